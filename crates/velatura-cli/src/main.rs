@@ -1,0 +1,2 @@
+//! The velatura command.
+fn main() {}

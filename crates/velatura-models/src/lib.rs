@@ -1,0 +1,1 @@
+//! velatura-models (being written).

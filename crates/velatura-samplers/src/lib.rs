@@ -1,0 +1,1 @@
+//! velatura-samplers (being written).

@@ -1,0 +1,1 @@
+//! velatura-scenes (being written).

@@ -1,0 +1,1 @@
+//! velatura-text (being written).

@@ -1,0 +1,1 @@
+//! velatura-train (being written).

@@ -1,0 +1,1 @@
+//! velatura-weights (being written).

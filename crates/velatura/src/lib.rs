@@ -1,0 +1,1 @@
+//! velatura (being written).
