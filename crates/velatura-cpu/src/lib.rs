@@ -2,9 +2,11 @@
 //! interpreter that runs a planned graph with them. It knows graphs and plans; it does not know what a
 //! model, a sampler or a file is. All unsafe code of the project lives here.
 
+pub mod data;
 pub mod isa;
 pub mod kernels;
 pub mod pool;
 
+pub use data::{AlignedBytes, Data, DataMut};
 pub use isa::Isa;
 pub use pool::ThreadPool;

@@ -1,0 +1,145 @@
+//! Typed slices that kernels take, and the aligned memory they point into.
+
+use half::bf16;
+use velatura_graph::DType;
+
+/// The elements of a tensor that a kernel reads.
+#[derive(Clone, Copy, Debug)]
+pub enum Data<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Brain floating point.
+    Bf16(&'a [bf16]),
+    /// Indices.
+    I32(&'a [i32]),
+}
+
+/// The elements of a tensor that a kernel writes.
+#[derive(Debug)]
+pub enum DataMut<'a> {
+    /// Single precision.
+    F32(&'a mut [f32]),
+    /// Brain floating point.
+    Bf16(&'a mut [bf16]),
+    /// Indices.
+    I32(&'a mut [i32]),
+}
+
+impl<'a> Data<'a> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Data::F32(x) => x.len(),
+            Data::Bf16(x) => x.len(),
+            Data::I32(x) => x.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How the elements are stored.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Data::F32(_) => DType::F32,
+            Data::Bf16(_) => DType::Bf16,
+            Data::I32(_) => DType::I32,
+        }
+    }
+}
+
+impl DataMut<'_> {
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.as_ref().len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How the elements are stored.
+    pub fn dtype(&self) -> DType {
+        self.as_ref().dtype()
+    }
+
+    /// The same elements, to read.
+    pub fn as_ref(&self) -> Data<'_> {
+        match self {
+            DataMut::F32(x) => Data::F32(x),
+            DataMut::Bf16(x) => Data::Bf16(x),
+            DataMut::I32(x) => Data::I32(x),
+        }
+    }
+
+    /// The same elements, borrowed for a shorter time.
+    pub fn reborrow(&mut self) -> DataMut<'_> {
+        match self {
+            DataMut::F32(x) => DataMut::F32(x),
+            DataMut::Bf16(x) => DataMut::Bf16(x),
+            DataMut::I32(x) => DataMut::I32(x),
+        }
+    }
+}
+
+/// Bytes at an address that is a multiple of 64: a cache line, and the widest vector.
+#[derive(Clone, Debug, Default)]
+pub struct AlignedBytes {
+    blocks: Vec<Block>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Block([u8; 64]);
+
+impl AlignedBytes {
+    /// `bytes` zero bytes.
+    pub fn zeroed(bytes: usize) -> Self {
+        AlignedBytes { blocks: vec![Block([0; 64]); bytes.div_ceil(64)], bytes }
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether there are no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Makes it at least `bytes` long; the contents are unspecified afterwards.
+    pub fn reserve(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            *self = Self::zeroed(bytes);
+        }
+    }
+
+    /// The first byte, aligned to 64.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.blocks.as_mut_ptr().cast()
+    }
+
+    /// The first byte, aligned to 64.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.blocks.as_ptr().cast()
+    }
+
+    /// The bytes as elements of a plain type; a rest that is too short for one is left out.
+    pub fn typed<T: bytemuck::AnyBitPattern>(&self) -> &[T] {
+        const { assert!(align_of::<T>() <= 64) };
+        // SAFETY: the blocks are initialised, 64-aligned, and long enough; `T` allows any bits.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.bytes / size_of::<T>()) }
+    }
+
+    /// The bytes as elements of a plain type, to write.
+    pub fn typed_mut<T: bytemuck::Pod>(&mut self) -> &mut [T] {
+        const { assert!(align_of::<T>() <= 64) };
+        // SAFETY: as in `typed`, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.bytes / size_of::<T>()) }
+    }
+}
