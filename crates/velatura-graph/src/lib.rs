@@ -2,6 +2,23 @@
 //! differentiation from graph to graph; passes; and the planner that lays activations into one arena. Pure
 //! data and pure functions: this crate has no unsafe code, no threads, and knows no device, model or file.
 
+mod autodiff;
+mod builder;
+mod error;
+mod graph;
+pub mod loss;
+pub mod op;
+pub mod passes;
+mod planner;
+pub mod reference;
 mod types;
+mod var;
 
-pub use types::{Activation, DType};
+pub use autodiff::gradients;
+pub use builder::{Builder, Params};
+pub use error::GraphError;
+pub use graph::{Graph, Init, Node, ParameterInfo, Value, ValueId};
+pub use op::Op;
+pub use planner::{MemoryPlan, Placement, plan_memory};
+pub use types::{Activation, DType, TensorType};
+pub use var::Var;

@@ -1,4 +1,6 @@
-//! Element types and the activation functions that kernels fuse.
+//! Element types, tensor types, and the activation functions that kernels fuse.
+
+use std::fmt;
 
 /// How the elements of a tensor are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +28,16 @@ impl DType {
     }
 }
 
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+            DType::I32 => "i32",
+        })
+    }
+}
+
 /// An elementwise function that a kernel can apply while it writes its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -43,4 +55,57 @@ pub enum Activation {
     Tanh,
     /// Logistic function.
     Sigmoid,
+}
+
+/// Shape and element type of a value. Channels last: images are `[batch, height, width, channels]`,
+/// tokens `[batch, tokens, channels]`. A scalar has the empty shape.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Length of each axis, outermost first.
+    pub shape: Vec<usize>,
+    /// How the elements are stored.
+    pub dtype: DType,
+}
+
+impl TensorType {
+    /// A type from its parts.
+    pub fn new(shape: impl Into<Vec<usize>>, dtype: DType) -> Self {
+        TensorType { shape: shape.into(), dtype }
+    }
+
+    /// A tensor of single-precision numbers.
+    pub fn f32(shape: impl Into<Vec<usize>>) -> Self {
+        Self::new(shape, DType::F32)
+    }
+
+    /// A tensor of indices.
+    pub fn i32(shape: impl Into<Vec<usize>>) -> Self {
+        Self::new(shape, DType::I32)
+    }
+
+    /// The number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that the elements take.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.size()
+    }
+
+    /// The number of axes.
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// The length of the last axis; 1 for a scalar.
+    pub fn last(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.dtype, self.shape)
+    }
 }

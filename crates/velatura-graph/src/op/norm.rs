@@ -1,0 +1,306 @@
+//! Group, layer and root-mean-square normalisation. Each also makes the statistics that its backward pass reads.
+
+use super::{Adjoint, Operation, arity, ensure, floats};
+use crate::error::GraphError;
+use crate::reference::Array;
+use crate::types::{Activation, TensorType};
+use crate::var::Var;
+
+/// Group normalisation (Wu and He 2018) of `[N, .., C]` with gamma and beta `[C]`, and optionally an activation.
+/// Makes the result and, for each image and group, mean and reciprocal deviation `[N, groups, 2]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupNorm {
+    /// Number of groups, a divisor of the channels.
+    pub groups: usize,
+    /// Added to the variance.
+    pub eps: f32,
+    /// Applied to the result while it is written.
+    pub activation: Option<Activation>,
+}
+
+/// The adjoint of [`GroupNorm`]: `(x, stats, gamma, beta, dy) -> (dx, dgamma, dbeta)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupNormGradient {
+    /// The normalisation that was applied.
+    pub forward: GroupNorm,
+}
+
+/// Layer normalisation over the last axis with optional gamma and beta `[C]`. Makes the result and, for each row,
+/// mean and reciprocal deviation `[rows, 2]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// Added to the variance.
+    pub eps: f32,
+    /// Whether the result is multiplied by gamma.
+    pub gamma: bool,
+    /// Whether beta is added; only together with gamma.
+    pub beta: bool,
+}
+
+/// The adjoint of [`LayerNorm`]: `(x, stats, [gamma], dy) -> (dx, dgamma, dbeta)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerNormGradient {
+    /// Whether gamma was given.
+    pub gamma: bool,
+}
+
+/// Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019) with gamma `[C]`. Makes the result
+/// and the reciprocal root mean square of each row `[rows]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+/// The adjoint of [`RmsNorm`]: `(x, stats, gamma, dy) -> (dx, dgamma)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RmsNormGradient;
+
+fn channels(inputs: &[&TensorType], vectors: &[&TensorType]) -> Result<usize, String> {
+    floats(inputs)?;
+    let c = inputs[0].last();
+    ensure!(inputs[0].rank() > 0, "a scalar has no channels");
+    ensure!(vectors.iter().all(|v| v.shape == [c]), "gamma and beta of shape [{c}] expected");
+    Ok(c)
+}
+
+impl GroupNorm {
+    /// `[images, pixels, channels]` of an input shape.
+    pub fn split(shape: &[usize]) -> [usize; 3] {
+        let c = shape.last().copied().unwrap_or(1);
+        let n = shape.first().copied().unwrap_or(1);
+        [n, shape.iter().product::<usize>() / (n * c), c]
+    }
+
+    fn check(&self, x: &TensorType, vectors: &[&TensorType]) -> Result<[usize; 3], String> {
+        let c = channels(&[x], vectors)?;
+        ensure!(x.rank() >= 2, "an input [batch, .., channels] expected");
+        ensure!(self.groups > 0 && c % self.groups == 0, "{c} channels do not divide into {} groups", self.groups);
+        Ok(Self::split(&x.shape))
+    }
+}
+
+impl Operation for GroupNorm {
+    fn name(&self) -> &'static str {
+        "group norm"
+    }
+    fn output_count(&self) -> usize {
+        2
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        arity(inputs, 3)?;
+        let [n, _, _] = self.check(inputs[0], &inputs[1..3])?;
+        Ok(vec![inputs[0].clone(), TensorType::f32([n, self.groups, 2])])
+    }
+    fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        let op = GroupNormGradient { forward: self.clone() };
+        let inputs = [at.inputs[0], at.outputs[1], at.inputs[1], at.inputs[2], at.grad()];
+        Ok(at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect())
+    }
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let (x, gamma, beta) = (inputs[0], inputs[1], inputs[2]);
+        let [n, pixels, c] = Self::split(&x.shape);
+        let width = c / self.groups;
+        let (mut y, mut stats) = (x.clone(), Array::from_fn(&types[1].shape, |_| 0.0));
+        for i in 0..n {
+            for g in 0..self.groups {
+                let places: Vec<usize> = (0..pixels * width)
+                    .map(|p| (i * pixels + p / width) * c + g * width + p % width)
+                    .collect();
+                let mean = places.iter().map(|&p| x.data[p]).sum::<f64>() / places.len() as f64;
+                let variance =
+                    places.iter().map(|&p| (x.data[p] - mean).powi(2)).sum::<f64>() / places.len() as f64;
+                let rstd = 1.0 / (variance + f64::from(self.eps)).sqrt();
+                *stats.at_mut(&[i, g, 0]) = mean;
+                *stats.at_mut(&[i, g, 1]) = rstd;
+                for p in places {
+                    let value = (x.data[p] - mean) * rstd * gamma.data[p % c] + beta.data[p % c];
+                    y.data[p] = self.activation.map_or(value, |a| a.value(value));
+                }
+            }
+        }
+        vec![y, stats]
+    }
+}
+
+impl Operation for GroupNormGradient {
+    fn name(&self) -> &'static str {
+        "group norm gradient"
+    }
+    fn output_count(&self) -> usize {
+        3
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        arity(inputs, 5)?;
+        let [n, _, c] = self.forward.check(inputs[0], &inputs[2..4])?;
+        ensure!(inputs[1].shape == [n, self.forward.groups, 2], "statistics of another normalisation");
+        ensure!(inputs[4].shape == inputs[0].shape, "the gradient has another shape than the input");
+        Ok(vec![inputs[0].clone(), TensorType::f32([c]), TensorType::f32([c])])
+    }
+    fn evaluate(&self, inputs: &[&Array], _: &[TensorType]) -> Vec<Array> {
+        let (x, stats, gamma, beta, dy) = (inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]);
+        let [n, pixels, c] = GroupNorm::split(&x.shape);
+        let width = c / self.forward.groups;
+        let mut dx = x.clone();
+        let [mut dgamma, mut dbeta] = [0, 1].map(|_| Array::from_fn(&[c], |_| 0.0));
+        for i in 0..n {
+            for g in 0..self.forward.groups {
+                let (mean, rstd) = (stats.at(&[i, g, 0]), stats.at(&[i, g, 1]));
+                let places: Vec<usize> = (0..pixels * width)
+                    .map(|p| (i * pixels + p / width) * c + g * width + p % width)
+                    .collect();
+                let normal = |p: usize| (x.data[p] - mean) * rstd;
+                let before = |p: usize| {
+                    let value = normal(p) * gamma.data[p % c] + beta.data[p % c];
+                    dy.data[p] * self.forward.activation.map_or(1.0, |a| a.derivative(value))
+                };
+                let count = places.len() as f64;
+                let sum = places.iter().map(|&p| before(p) * gamma.data[p % c]).sum::<f64>() / count;
+                let dot =
+                    places.iter().map(|&p| before(p) * gamma.data[p % c] * normal(p)).sum::<f64>() / count;
+                for p in places {
+                    dgamma.data[p % c] += before(p) * normal(p);
+                    dbeta.data[p % c] += before(p);
+                    dx.data[p] = rstd * (before(p) * gamma.data[p % c] - sum - normal(p) * dot);
+                }
+            }
+        }
+        vec![dx, dgamma, dbeta]
+    }
+}
+
+impl Operation for LayerNorm {
+    fn name(&self) -> &'static str {
+        "layer norm"
+    }
+    fn output_count(&self) -> usize {
+        2
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        ensure!(self.gamma || !self.beta, "beta without gamma");
+        arity(inputs, 1 + usize::from(self.gamma) + usize::from(self.beta))?;
+        let c = channels(&inputs[..1], &inputs[1..])?;
+        Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c, 2])])
+    }
+    fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        let mut inputs = vec![at.inputs[0], at.outputs[1]];
+        inputs.extend(self.gamma.then(|| at.inputs[1]));
+        inputs.push(at.grad());
+        let op = LayerNormGradient { gamma: self.gamma };
+        let mut grads: Vec<_> = at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect();
+        grads.truncate(at.inputs.len());
+        Ok(grads)
+    }
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let c = types[0].last();
+        let (mut y, mut stats) = (inputs[0].clone(), Array::from_fn(&types[1].shape, |_| 0.0));
+        for (row, stat) in y.rows_mut().zip(stats.rows_mut()) {
+            let mean = row.iter().sum::<f64>() / c as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / c as f64;
+            let rstd = 1.0 / (variance + f64::from(self.eps)).sqrt();
+            stat.copy_from_slice(&[mean, rstd]);
+            for (i, x) in row.iter_mut().enumerate() {
+                let gamma = if self.gamma { inputs[1].data[i] } else { 1.0 };
+                let beta = if self.beta { inputs[2].data[i] } else { 0.0 };
+                *x = (*x - mean) * rstd * gamma + beta;
+            }
+        }
+        vec![y, stats]
+    }
+}
+
+impl Operation for LayerNormGradient {
+    fn name(&self) -> &'static str {
+        "layer norm gradient"
+    }
+    fn output_count(&self) -> usize {
+        3
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        arity(inputs, 3 + usize::from(self.gamma))?;
+        let c = channels(&inputs[..1], &inputs[2..2 + usize::from(self.gamma)])?;
+        ensure!(inputs[1].shape == [inputs[0].elements() / c, 2], "statistics of another normalisation");
+        ensure!(
+            inputs[inputs.len() - 1].shape == inputs[0].shape,
+            "the gradient has another shape than the input"
+        );
+        Ok(vec![inputs[0].clone(), TensorType::f32([c]), TensorType::f32([c])])
+    }
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let (x, stats, dy) = (inputs[0], inputs[1], inputs[inputs.len() - 1]);
+        let c = types[1].shape[0];
+        let gamma = |i: usize| if self.gamma { inputs[2].data[i] } else { 1.0 };
+        let mut dx = x.clone();
+        let [mut dgamma, mut dbeta] = [0, 1].map(|_| Array::from_fn(&[c], |_| 0.0));
+        for (r, row) in dx.rows_mut().enumerate() {
+            let (mean, rstd, dy) = (stats.data[2 * r], stats.data[2 * r + 1], &dy.data[r * c..][..c]);
+            let normal: Vec<f64> = row.iter().map(|x| (x - mean) * rstd).collect();
+            let sum = (0..c).map(|i| dy[i] * gamma(i)).sum::<f64>() / c as f64;
+            let dot = (0..c).map(|i| dy[i] * gamma(i) * normal[i]).sum::<f64>() / c as f64;
+            for i in 0..c {
+                dgamma.data[i] += dy[i] * normal[i];
+                dbeta.data[i] += dy[i];
+                row[i] = rstd * (dy[i] * gamma(i) - sum - normal[i] * dot);
+            }
+        }
+        vec![dx, dgamma, dbeta]
+    }
+}
+
+impl Operation for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms norm"
+    }
+    fn output_count(&self) -> usize {
+        2
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        arity(inputs, 2)?;
+        let c = channels(&inputs[..1], &inputs[1..])?;
+        Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c])])
+    }
+    fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        let inputs = [at.inputs[0], at.outputs[1], at.inputs[1], at.grad()];
+        Ok(at.inputs[0].builder().push(RmsNormGradient.into(), &inputs).into_iter().map(Some).collect())
+    }
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let c = types[0].last();
+        let (mut y, mut stats) = (inputs[0].clone(), Array::from_fn(&types[1].shape, |_| 0.0));
+        for (row, stat) in y.rows_mut().zip(&mut stats.data) {
+            *stat = 1.0 / (row.iter().map(|x| x * x).sum::<f64>() / c as f64 + f64::from(self.eps)).sqrt();
+            row.iter_mut().zip(&inputs[1].data).for_each(|(x, gamma)| *x *= *stat * gamma);
+        }
+        vec![y, stats]
+    }
+}
+
+impl Operation for RmsNormGradient {
+    fn name(&self) -> &'static str {
+        "rms norm gradient"
+    }
+    fn output_count(&self) -> usize {
+        2
+    }
+    fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
+        arity(inputs, 4)?;
+        let c = channels(&inputs[..1], &inputs[2..3])?;
+        ensure!(inputs[1].shape == [inputs[0].elements() / c], "statistics of another normalisation");
+        ensure!(inputs[3].shape == inputs[0].shape, "the gradient has another shape than the input");
+        Ok(vec![inputs[0].clone(), TensorType::f32([c])])
+    }
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let (x, stats, gamma, dy) = (inputs[0], inputs[1], inputs[2], inputs[3]);
+        let c = types[1].shape[0];
+        let (mut dx, mut dgamma) = (x.clone(), Array::from_fn(&[c], |_| 0.0));
+        for (r, row) in dx.rows_mut().enumerate() {
+            let (rms, dy) = (stats.data[r], &dy.data[r * c..][..c]);
+            let dot = (0..c).map(|i| dy[i] * gamma.data[i] * row[i] * rms).sum::<f64>() / c as f64;
+            for i in 0..c {
+                let normal = row[i] * rms;
+                dgamma.data[i] += dy[i] * normal;
+                row[i] = rms * (dy[i] * gamma.data[i] - normal * dot);
+            }
+        }
+        vec![dx, dgamma]
+    }
+}

@@ -1,0 +1,26 @@
+//! Passes: functions from graph to graph that keep its meaning.
+
+mod common;
+mod dead;
+mod fuse;
+mod precision;
+mod rewrite;
+
+pub use common::merge_common;
+pub use dead::remove_dead;
+pub use fuse::{Fusion, fuse};
+pub use precision::{Precision, lower_precision};
+
+use crate::graph::Graph;
+
+/// The usual order for a graph that will only be run: tidy, fuse everything, lower the precision.
+pub fn for_inference(graph: Graph, precision: Precision) -> Graph {
+    let graph = fuse(remove_dead(merge_common(graph)), Fusion::All);
+    remove_dead(merge_common(lower_precision(graph, precision)))
+}
+
+/// The usual order for a graph that already holds its backward pass. What is to be fused in the forward pass was
+/// fused with [`Fusion::Differentiable`] before the gradients were taken.
+pub fn for_training(graph: Graph, precision: Precision) -> Graph {
+    remove_dead(merge_common(lower_precision(remove_dead(merge_common(graph)), precision)))
+}
