@@ -45,7 +45,7 @@ pub struct LayerNormGradient {
 }
 
 /// Root-mean-square normalisation over the last axis (Zhang and Sennrich 2019) with gamma `[C]`. Makes the result
-/// and the reciprocal root mean square of each row `[rows]`.
+/// and for each row `[rows, 2]` a zero (the mean that is not taken off) and the reciprocal root mean square.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean square.
@@ -257,7 +257,7 @@ impl Operation for RmsNorm {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 2)?;
         let c = channels(&inputs[..1], &inputs[1..])?;
-        Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c])])
+        Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c, 2])])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
         let inputs = [at.inputs[0], at.outputs[1], at.inputs[1], at.grad()];
@@ -266,9 +266,10 @@ impl Operation for RmsNorm {
     fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
         let c = types[0].last();
         let (mut y, mut stats) = (inputs[0].clone(), Array::from_fn(&types[1].shape, |_| 0.0));
-        for (row, stat) in y.rows_mut().zip(&mut stats.data) {
-            *stat = 1.0 / (row.iter().map(|x| x * x).sum::<f64>() / c as f64 + f64::from(self.eps)).sqrt();
-            row.iter_mut().zip(&inputs[1].data).for_each(|(x, gamma)| *x *= *stat * gamma);
+        for (row, stat) in y.rows_mut().zip(stats.rows_mut()) {
+            let square = row.iter().map(|x| x * x).sum::<f64>() / c as f64;
+            stat[1] = 1.0 / (square + f64::from(self.eps)).sqrt();
+            row.iter_mut().zip(&inputs[1].data).for_each(|(x, gamma)| *x *= stat[1] * gamma);
         }
         vec![y, stats]
     }
@@ -284,7 +285,7 @@ impl Operation for RmsNormGradient {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 4)?;
         let c = channels(&inputs[..1], &inputs[2..3])?;
-        ensure!(inputs[1].shape == [inputs[0].elements() / c], "statistics of another normalisation");
+        ensure!(inputs[1].shape == [inputs[0].elements() / c, 2], "statistics of another normalisation");
         ensure!(inputs[3].shape == inputs[0].shape, "the gradient has another shape than the input");
         Ok(vec![inputs[0].clone(), TensorType::f32([c])])
     }
@@ -293,7 +294,7 @@ impl Operation for RmsNormGradient {
         let c = types[1].shape[0];
         let (mut dx, mut dgamma) = (x.clone(), Array::from_fn(&[c], |_| 0.0));
         for (r, row) in dx.rows_mut().enumerate() {
-            let (rms, dy) = (stats.data[r], &dy.data[r * c..][..c]);
+            let (rms, dy) = (stats.data[2 * r + 1], &dy.data[r * c..][..c]);
             let dot = (0..c).map(|i| dy[i] * gamma.data[i] * row[i] * rms).sum::<f64>() / c as f64;
             for i in 0..c {
                 let normal = row[i] * rms;
