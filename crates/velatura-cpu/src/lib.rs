@@ -3,10 +3,18 @@
 //! model, a sampler or a file is. All unsafe code of the project lives here.
 
 pub mod data;
+mod error;
+mod executor;
 pub mod isa;
 pub mod kernels;
 pub mod pool;
+mod runtime;
+mod weights;
 
 pub use data::{AlignedBytes, Data, DataMut};
+pub use error::CpuError;
+pub use executor::Executor;
 pub use isa::Isa;
 pub use pool::ThreadPool;
+pub use runtime::{CancelToken, Runtime};
+pub use weights::{Form, Packed, WeightStore};

@@ -1,0 +1,174 @@
+//! Runs a planned graph.
+
+mod dispatch;
+mod memory;
+mod products;
+mod simple;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use velatura_graph::{Graph, MemoryPlan, Op, ValueId, plan_memory};
+
+use crate::error::CpuError;
+use crate::runtime::{CancelToken, Runtime};
+use crate::weights::{Form, WeightStore};
+use crate::{AlignedBytes, Data};
+use dispatch::Frame;
+use memory::Memory;
+
+/// A graph ready to run: its plan, its arena, and where its weights are.
+pub struct Executor {
+    runtime: Arc<Runtime>,
+    store: Arc<WeightStore>,
+    graph: Graph,
+    plan: MemoryPlan,
+    arena: AlignedBytes,
+    /// Constants written out in full, by value.
+    constants: Vec<Option<Vec<f32>>>,
+    /// For each value that is a parameter read as it is: its place in the store.
+    raw: Vec<Option<usize>>,
+    /// For each node that reads a packed weight: its place in the store.
+    packed: Vec<Option<usize>>,
+}
+
+impl Executor {
+    /// Plans a graph and registers the weights that it needs, which [`WeightStore::load`] then supplies.
+    ///
+    /// The graph has been through [`velatura_graph::passes::for_inference`] or `for_training`.
+    pub fn new(runtime: &Arc<Runtime>, graph: Graph, store: &Arc<WeightStore>) -> Result<Self, CpuError> {
+        let plan = plan_memory(&graph, |node| products::scratch_bytes(&graph, node, runtime));
+        let mut raw = vec![None; graph.values().len()];
+        let mut packed = vec![None; graph.nodes().len()];
+        for (i, node) in graph.nodes().iter().enumerate() {
+            let form = products::packed_weight(&graph, i, runtime);
+            for (place, &value) in node.inputs.iter().enumerate() {
+                let Some((name, shape)) = parameter(&graph, value) else { continue };
+                match &form {
+                    Some((at, form)) if *at == place => {
+                        packed[i] = Some(store.register(name, shape, form.clone()));
+                    }
+                    _ => raw[value.index()] = Some(store.register(name, shape, Form::Raw)),
+                }
+            }
+        }
+        for (_, value) in graph.outputs() {
+            if let Some((name, shape)) = parameter(&graph, *value) {
+                raw[value.index()] = Some(store.register(name, shape, Form::Raw));
+            }
+        }
+        let mut constants = vec![None; graph.values().len()];
+        for node in graph.nodes() {
+            if let Op::Constant(constant) = &node.op {
+                let elements = graph.ty(node.outputs[0]).elements();
+                let values =
+                    if constant.values.len() == 1 { vec![constant.values[0]; elements] } else { constant.values.to_vec() };
+                constants[node.outputs[0].index()] = Some(values);
+            }
+        }
+        let arena = AlignedBytes::zeroed(plan.arena_bytes);
+        let (runtime, store) = (Arc::clone(runtime), Arc::clone(store));
+        Ok(Executor { runtime, store, graph, plan, arena, constants, raw, packed })
+    }
+
+    /// The graph that is run.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Where everything lives.
+    pub fn plan(&self) -> &MemoryPlan {
+        &self.plan
+    }
+
+    /// Bytes of activations and scratch, as planned and as allocated.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Bytes of the packed weights, shared with other plans of the same store.
+    pub fn weight_bytes(&self) -> usize {
+        self.store.bytes()
+    }
+
+    /// Runs the graph on the named inputs. The outputs stay readable until the next run.
+    pub fn run(&mut self, inputs: &[(&str, Data<'_>)], cancel: &CancelToken) -> Result<(), CpuError> {
+        self.run_observed(inputs, cancel, |_, _| ())
+    }
+
+    /// As [`Executor::run`], and says how long each node took.
+    pub fn run_observed(
+        &mut self,
+        inputs: &[(&str, Data<'_>)],
+        cancel: &CancelToken,
+        mut observe: impl FnMut(usize, Duration),
+    ) -> Result<(), CpuError> {
+        let given = self.match_inputs(inputs)?;
+        let weights = self.store.loaded();
+        let memory = Memory {
+            arena: self.arena.as_mut_ptr(),
+            plan: &self.plan,
+            graph: &self.graph,
+            constants: &self.constants,
+            raw: &self.raw,
+            weights: &weights,
+            inputs: &given,
+        };
+        let frame = Frame { runtime: &self.runtime, graph: &self.graph, memory: &memory, weights: &weights };
+        for (i, node) in self.graph.nodes().iter().enumerate() {
+            if cancel.is_cancelled() {
+                return Err(CpuError::Cancelled);
+            }
+            let start = Instant::now();
+            frame.run_node(i, node, self.packed[i])?;
+            observe(i, start.elapsed());
+        }
+        Ok(())
+    }
+
+    /// An output of the last run. All outputs are f32.
+    ///
+    /// An output that is itself an input of the graph cannot be read back this way.
+    pub fn output(&self, name: &str) -> Result<&[f32], CpuError> {
+        let unknown = || CpuError::UnknownOutput(name.to_string());
+        let value = self.graph.output(name).map_err(|_| unknown())?;
+        let root = memory::root(&self.plan, value);
+        if let Some(constant) = &self.constants[root.index()] {
+            return Ok(constant);
+        }
+        let (offset, _) = memory::arena_place(&self.plan, root).ok_or_else(unknown)?;
+        let elements = self.graph.ty(value).elements();
+        Ok(&self.arena.typed::<f32>()[offset / 4..][..elements])
+    }
+
+    fn match_inputs<'d>(&self, given: &[(&str, Data<'d>)]) -> Result<Vec<Option<Data<'d>>>, CpuError> {
+        let mut found = vec![None; self.graph.values().len()];
+        for (name, value) in self.graph.inputs() {
+            let expected = self.graph.ty(*value);
+            let Some((_, data)) = given.iter().find(|(n, _)| n == name) else {
+                // An input that nothing reads need not be given.
+                if self.graph.nodes().iter().any(|n| n.inputs.contains(value)) {
+                    return Err(CpuError::MissingInput { name: name.clone(), expected: expected.clone() });
+                }
+                continue;
+            };
+            if data.dtype() != expected.dtype || data.len() != expected.elements() {
+                return Err(CpuError::WrongInput {
+                    name: name.clone(),
+                    expected: expected.clone(),
+                    given: data.len(),
+                });
+            }
+            found[value.index()] = Some(*data);
+        }
+        Ok(found)
+    }
+}
+
+/// Name and shape of a value that is a parameter.
+fn parameter(graph: &Graph, value: ValueId) -> Option<(&str, &[usize])> {
+    match &graph.nodes()[graph.values()[value.index()].producer].op {
+        Op::Parameter(parameter) => Some((&parameter.name, &parameter.ty.shape)),
+        _ => None,
+    }
+}
