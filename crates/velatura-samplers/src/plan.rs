@@ -1,0 +1,190 @@
+//! The timesteps and noise levels of one run.
+
+use crate::prediction::{Level, Prediction};
+use crate::schedule::NoiseTable;
+use crate::spacing::{self, Grid, Spacing};
+use crate::{PlanError, ScheduleError};
+
+/// The path that a latent takes from picture to noise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// Beta schedules: `alpha^2 + sigma^2 = 1`.
+    VariancePreserving,
+    /// Rectified flow: `alpha + sigma = 1`.
+    Flow,
+}
+
+/// One step: the network is asked at `timestep`, and the latent moves from one level to the other.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// What the network is given.
+    pub timestep: f32,
+    /// Level of the latent before the step.
+    pub from: Level,
+    /// Level after it. Usually the next step's `from`; DDIM with diffusers' fixed stride may differ.
+    pub to: Level,
+}
+
+/// What to lay out.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlanRequest {
+    /// Number of steps, at least 1.
+    pub steps: usize,
+    /// Which timesteps.
+    pub spacing: Spacing,
+    /// For karras and exponential spacing on sigma-based samplers: the spacing whose first and last
+    /// sigma are the range (diffusers' `timestep_spacing` beside `use_karras_sigmas`).
+    pub base: Spacing,
+    /// Image to image: the share of the steps to run, above 0 and at most 1. As in diffusers the last
+    /// `int(steps * strength)` steps remain.
+    pub strength: f64,
+}
+
+impl PlanRequest {
+    /// A run from pure noise.
+    pub fn new(steps: usize, spacing: Spacing) -> Self {
+        PlanRequest { steps, spacing, base: Spacing::Linspace, strength: 1.0 }
+    }
+}
+
+/// The steps of one run, in the order in which they are taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The steps; never empty.
+    pub steps: Vec<Step>,
+    /// Factor from unit noise to the starting latent of a run from pure noise.
+    pub init_scale: f64,
+    /// Path of the latent.
+    pub path: Path,
+    /// What the network predicts.
+    pub prediction: Prediction,
+}
+
+impl Plan {
+    /// Lays out a run of a sampler with the given grid.
+    ///
+    /// # Errors
+    /// Zero or too many steps, a strength out of range, a base that is no range.
+    pub fn new(table: &NoiseTable, grid: Grid, request: &PlanRequest) -> Result<Self, PlanError> {
+        let strength = request.strength;
+        if !(strength > 0.0 && strength <= 1.0) {
+            return Err(PlanError::Strength(strength));
+        }
+        let points = if table.is_flow() {
+            spacing::flow::points(table, grid, request)?
+        } else {
+            spacing::discrete::points(table, grid, request)?
+        };
+        let whole = Self::from_points(table, points);
+        if strength == 1.0 {
+            return Ok(whole);
+        }
+        let keep = ((request.steps as f64 * strength) as usize).min(request.steps);
+        whole.last(keep).ok_or(PlanError::NoStepsLeft { strength, steps: request.steps })
+    }
+
+    /// A run over sigmas of the caller's own: noise-to-signal ratios as in k-diffusion, or times 0..=1
+    /// for rectified flow. A final 0 is added; one that is there already is accepted.
+    ///
+    /// # Errors
+    /// Sigmas that are missing, not finite, not positive or not decreasing.
+    pub fn from_sigmas(table: &NoiseTable, sigmas: &[f64]) -> Result<Self, PlanError> {
+        let sigmas = sigmas.strip_suffix(&[0.0]).unwrap_or(sigmas);
+        let mut before = if table.is_flow() { 1.0 + f64::EPSILON } else { f64::INFINITY };
+        if sigmas.is_empty() {
+            return Err(PlanError::Sigmas { index: 0, value: 0.0 });
+        }
+        for (index, &value) in sigmas.iter().enumerate() {
+            if !(value > 0.0 && value < before) {
+                return Err(PlanError::Sigmas { index, value });
+            }
+            before = value;
+        }
+        let level = if table.is_flow() { Level::from_flow_time } else { Level::from_ratio };
+        let points = Points {
+            timesteps: sigmas.iter().map(|&sigma| table.timestep_of_sigma(sigma)).collect(),
+            levels: sigmas.iter().map(|&sigma| level(sigma)).collect(),
+            targets: None,
+            init_scale: None,
+        };
+        Ok(Self::from_points(table, points))
+    }
+
+    fn from_points(table: &NoiseTable, points: Points) -> Self {
+        let Points { timesteps, levels, targets, init_scale } = points;
+        let targets = targets
+            .unwrap_or_else(|| levels.iter().skip(1).copied().chain([Level::CLEAN]).collect::<Vec<_>>());
+        let init_scale = init_scale.unwrap_or_else(|| match levels.first() {
+            // Sigma-based samplers start from noise * sigma_max, which the network sees divided by
+            // sqrt(sigma_max^2 + 1).
+            Some(first) if !table.is_flow() => first.sigma,
+            _ => 1.0,
+        });
+        let steps = timesteps
+            .into_iter()
+            .zip(levels)
+            .zip(targets)
+            .map(|((timestep, from), to)| Step { timestep: timestep as f32, from, to })
+            .collect();
+        Plan {
+            steps,
+            init_scale,
+            path: if table.is_flow() { Path::Flow } else { Path::VariancePreserving },
+            prediction: table.schedule().prediction,
+        }
+    }
+
+    /// The last `count` steps of this plan; `None` for 0.
+    ///
+    /// ComfyUI's `denoise` is the last `steps` of a plan of `int(steps / denoise)`.
+    pub fn last(mut self, count: usize) -> Option<Self> {
+        if count == 0 {
+            return None;
+        }
+        self.steps.drain(..self.steps.len().saturating_sub(count));
+        Some(self)
+    }
+
+    /// Number of steps.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there are no steps. Plans that this crate lays out always have one.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// The starting latent of a run from pure noise: unit `noise`, scaled.
+    pub fn start(&self, noise: &[f32]) -> Vec<f32> {
+        noise.iter().map(|&n| (self.init_scale * f64::from(n)) as f32).collect()
+    }
+
+    /// The starting latent of a run from a picture: `x0` noised to the level of the first step.
+    ///
+    /// # Errors
+    /// Lengths that differ.
+    pub fn start_from(&self, x0: &[f32], noise: &[f32]) -> Result<Vec<f32>, ScheduleError> {
+        if x0.len() != noise.len() {
+            return Err(ScheduleError::Length { what: "noise", found: noise.len(), expected: x0.len() });
+        }
+        let at = self.steps.first().map_or(Level::CLEAN, |step| step.from);
+        Ok(x0
+            .iter()
+            .zip(noise)
+            .map(|(&x, &n)| (at.alpha * f64::from(x) + at.sigma * f64::from(n)) as f32)
+            .collect())
+    }
+}
+
+/// What a spacing gives: one entry a step.
+pub(crate) struct Points {
+    /// What the network is given.
+    pub timesteps: Vec<f64>,
+    /// Where each step begins.
+    pub levels: Vec<Level>,
+    /// Where each step ends, when that is not the next beginning.
+    pub targets: Option<Vec<Level>>,
+    /// Factor of the initial noise, when it is not the sigma of the first level.
+    pub init_scale: Option<f64>,
+}

@@ -1,0 +1,359 @@
+//! Samplers and spacings by name, in the spellings of A1111, diffusers and ComfyUI.
+
+use crate::sampler::{Ddim, Ddpm, DpmPp2m, Euler, EulerAncestral, Heun, Sampler, SamplerOptions};
+use crate::{OptionError, Spacing, UnknownName};
+
+/// One sampler of the registry.
+pub struct SamplerEntry {
+    /// Canonical name, which is ComfyUI's.
+    pub name: &'static str,
+    /// Name as A1111 shows it.
+    pub title: &'static str,
+    /// Other spellings. Case, spaces and punctuation never matter, except that `++` is read as `pp`.
+    pub aliases: &'static [&'static str],
+    /// When to use it, in one sentence.
+    pub when: &'static str,
+    /// Whether its pictures need fresh noise in every step.
+    pub stochastic: bool,
+    /// Questions to the network in one step.
+    pub order: usize,
+    make: fn(&SamplerOptions) -> Box<dyn Sampler>,
+}
+
+impl std::fmt::Debug for SamplerEntry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SamplerEntry").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl SamplerEntry {
+    /// The sampler with options set.
+    ///
+    /// # Errors
+    /// An option out of range.
+    pub fn build(&self, options: &SamplerOptions) -> Result<Box<dyn Sampler>, OptionError> {
+        options.validate()?;
+        Ok((self.make)(options))
+    }
+}
+
+/// One line a sampler; lists show them in this order.
+const SAMPLERS: &[SamplerEntry] = &[
+    SamplerEntry {
+        name: "dpmpp_2m",
+        title: "DPM++ 2M",
+        aliases: &["DPMSolverMultistepScheduler", "dpmsolver++", "dpm_solver_pp_2m", "dpmsolver_multistep"],
+        when: "The first choice for most pictures: sharp in 20 to 30 steps, best with the karras schedule.",
+        stochastic: false,
+        order: 1,
+        make: |_| Box::new(DpmPp2m),
+    },
+    SamplerEntry {
+        name: "euler",
+        title: "Euler",
+        aliases: &[
+            "EulerDiscreteScheduler",
+            "FlowMatchEulerDiscreteScheduler",
+            "flow_match_euler",
+            "k_euler",
+        ],
+        when: "Simple and steady; the one for rectified-flow models, and for v models that end in pure noise.",
+        stochastic: false,
+        order: 1,
+        make: |_| Box::new(Euler),
+    },
+    SamplerEntry {
+        name: "euler_ancestral",
+        title: "Euler a",
+        aliases: &["EulerAncestralDiscreteScheduler", "k_euler_a", "k_euler_ancestral"],
+        when: "Softer and more varied pictures that keep changing with the number of steps.",
+        stochastic: true,
+        order: 1,
+        make: |o| Box::new(EulerAncestral { eta: o.eta.unwrap_or(1.0), s_noise: o.s_noise }),
+    },
+    SamplerEntry {
+        name: "heun",
+        title: "Heun",
+        aliases: &["HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "k_heun"],
+        when: "More exact than Euler at the same number of steps, for twice the time.",
+        stochastic: false,
+        order: 2,
+        make: |_| Box::new(Heun),
+    },
+    SamplerEntry {
+        name: "ddim",
+        title: "DDIM",
+        aliases: &["DDIMScheduler"],
+        when: "Reproducible and easy to invert; the reference for older pictures and for editing.",
+        stochastic: false,
+        order: 1,
+        make: |o| Box::new(Ddim { eta: o.eta.unwrap_or(0.0) }),
+    },
+    SamplerEntry {
+        name: "ddpm",
+        title: "DDPM",
+        aliases: &["DDPMScheduler", "ancestral"],
+        when: "The process that the model was trained on; needs hundreds of steps, useful as a check.",
+        stochastic: true,
+        order: 1,
+        make: |_| Box::new(Ddpm),
+    },
+];
+
+/// One spacing of the registry.
+#[derive(Debug)]
+pub struct SpacingEntry {
+    /// The spacing.
+    pub spacing: Spacing,
+    /// Name as A1111 shows it, or diffusers' where A1111 has none.
+    pub title: &'static str,
+    /// Other spellings.
+    pub aliases: &'static [&'static str],
+    /// When to use it, in one sentence.
+    pub when: &'static str,
+}
+
+impl SpacingEntry {
+    /// Canonical name.
+    pub fn name(&self) -> &'static str {
+        self.spacing.name()
+    }
+}
+
+const SPACINGS: &[SpacingEntry] = &[
+    SpacingEntry {
+        spacing: Spacing::Karras,
+        title: "Karras",
+        aliases: &["use_karras_sigmas", "k"],
+        when: "Small steps near the clean end: crisp detail in few steps with noise-predicting models.",
+    },
+    SpacingEntry {
+        spacing: Spacing::Trailing,
+        title: "Trailing",
+        aliases: &[],
+        when: "Starts at pure noise: for zero-terminal-SNR, distilled and rectified-flow models.",
+    },
+    SpacingEntry {
+        spacing: Spacing::Linspace,
+        title: "Uniform",
+        aliases: &["normal", "discrete", "default", "even"],
+        when: "Equal steps over all timesteps; the plain default.",
+    },
+    SpacingEntry {
+        spacing: Spacing::Leading,
+        title: "Leading",
+        aliases: &["ddim_uniform"],
+        when: "The timesteps of the first Stable Diffusion releases with DDIM; to make old pictures again.",
+    },
+    SpacingEntry {
+        spacing: Spacing::SgmUniform,
+        title: "SGM Uniform",
+        aliases: &[],
+        when: "Like uniform without the last, nearly clean timestep; for turbo and lightning models.",
+    },
+    SpacingEntry {
+        spacing: Spacing::Simple,
+        title: "Simple",
+        aliases: &[],
+        when: "ComfyUI's default for rectified-flow models.",
+    },
+    SpacingEntry {
+        spacing: Spacing::Exponential,
+        title: "Exponential",
+        aliases: &["use_exponential_sigmas"],
+        when: "Even steps in the logarithm of the noise; smooth gradients, softer than karras.",
+    },
+];
+
+/// All samplers, the recommended ones first.
+pub fn samplers() -> &'static [SamplerEntry] {
+    SAMPLERS
+}
+
+/// All spacings, the recommended ones first.
+pub fn spacings() -> &'static [SpacingEntry] {
+    SPACINGS
+}
+
+/// The form in which names are compared: lower case, letters and digits only, `+` as `p`.
+fn key(name: &str) -> String {
+    name.chars()
+        .filter_map(|c| if c == '+' { Some('p') } else { c.is_alphanumeric().then_some(c) })
+        .flat_map(char::to_lowercase)
+        .collect()
+}
+
+impl SamplerEntry {
+    fn spellings(&self) -> impl Iterator<Item = &'static str> {
+        [self.name, self.title].into_iter().chain(self.aliases.iter().copied())
+    }
+}
+
+impl SpacingEntry {
+    fn spellings(&self) -> impl Iterator<Item = &'static str> {
+        [self.name(), self.title].into_iter().chain(self.aliases.iter().copied())
+    }
+}
+
+fn sampler_by_key(wanted: &str) -> Option<&'static SamplerEntry> {
+    SAMPLERS.iter().find(|entry| entry.spellings().any(|s| key(s) == wanted))
+}
+
+fn spacing_by_key(wanted: &str) -> Option<&'static SpacingEntry> {
+    SPACINGS.iter().find(|entry| entry.spellings().any(|s| key(s) == wanted))
+}
+
+/// Longest part of a name that is compared and shown; names come from people and from files.
+const NAME_LIMIT: usize = 64;
+
+fn unknown(
+    kind: &'static str,
+    name: &str,
+    known: impl Iterator<Item = (&'static str, &'static str)>,
+) -> UnknownName {
+    let name: String = name.chars().take(NAME_LIMIT).collect();
+    let wanted = key(&name);
+    let mut best: Vec<(f64, &'static str)> = Vec::new();
+    let mut all = Vec::new();
+    for (canonical, spelling) in known {
+        let score = strsim::normalized_damerau_levenshtein(&wanted, &key(spelling));
+        match best.iter_mut().find(|(_, name)| *name == canonical) {
+            Some(entry) => entry.0 = entry.0.max(score),
+            None => {
+                best.push((score, canonical));
+                all.push(canonical);
+            }
+        }
+    }
+    best.retain(|(score, _)| *score >= 0.5);
+    best.sort_by(|a, b| b.0.total_cmp(&a.0));
+    best.truncate(3);
+    let near = !best.is_empty();
+    let nearest = if near { best.into_iter().map(|(_, name)| name).collect() } else { all };
+    UnknownName { kind, name, nearest, near }
+}
+
+/// Finds a sampler by any of its spellings.
+///
+/// # Errors
+/// The name with the nearest known ones.
+pub fn find_sampler(name: &str) -> Result<&'static SamplerEntry, UnknownName> {
+    parse_name(name).and_then(|wanted| sampler_by_key(&wanted)).ok_or_else(|| unknown_sampler(name))
+}
+
+fn unknown_sampler(name: &str) -> UnknownName {
+    unknown("sampler", name, SAMPLERS.iter().flat_map(|e| e.spellings().map(|s| (e.name, s))))
+}
+
+/// Finds a spacing (a "schedule" to the people who type it) by any of its spellings.
+///
+/// # Errors
+/// The name with the nearest known ones.
+pub fn find_spacing(name: &str) -> Result<&'static SpacingEntry, UnknownName> {
+    parse_name(name).and_then(|wanted| spacing_by_key(&wanted)).ok_or_else(|| {
+        unknown("schedule", name, SPACINGS.iter().flat_map(|e| e.spellings().map(|s| (e.name(), s))))
+    })
+}
+
+/// The comparable form of a name of sensible length.
+fn parse_name(name: &str) -> Option<String> {
+    (name.len() <= 4 * NAME_LIMIT).then(|| key(name))
+}
+
+/// Reads a name that may carry its schedule, such as `DPM++ 2M Karras` or `ddim_trailing`.
+///
+/// # Errors
+/// The name with the nearest known samplers.
+pub fn parse_sampler(name: &str) -> Result<(&'static SamplerEntry, Option<Spacing>), UnknownName> {
+    let Some(wanted) = parse_name(name) else { return Err(unknown_sampler(name)) };
+    if let Some(entry) = sampler_by_key(&wanted) {
+        return Ok((entry, None));
+    }
+    let both = SPACINGS.iter().flat_map(|spacing| spacing.spellings().map(move |s| (spacing, key(s))));
+    for (spacing, suffix) in both {
+        if let Some(entry) = wanted.strip_suffix(suffix.as_str()).and_then(sampler_by_key) {
+            return Ok((entry, Some(spacing.spacing)));
+        }
+    }
+    Err(unknown_sampler(name))
+}
+
+/// A sampler with its default options, by any of its spellings.
+///
+/// # Errors
+/// As [`find_sampler`].
+pub fn sampler_named(name: &str) -> Result<Box<dyn Sampler>, UnknownName> {
+    find_sampler(name).map(|entry| (entry.make)(&SamplerOptions::default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spelling_means_two_things() {
+        let mut seen = std::collections::HashMap::new();
+        for entry in samplers() {
+            for spelling in entry.spellings() {
+                let before = seen.insert(key(spelling), entry.name);
+                assert!(before.is_none_or(|name| name == entry.name), "{spelling}");
+            }
+        }
+        let mut seen = std::collections::HashMap::new();
+        for entry in spacings() {
+            for spelling in entry.spellings() {
+                let before = seen.insert(key(spelling), entry.name());
+                assert!(before.is_none_or(|name| name == entry.name()), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn all_three_spellings_find_the_sampler() {
+        for (name, want) in [
+            ("DPM++ 2M", "dpmpp_2m"),
+            ("dpmpp_2m", "dpmpp_2m"),
+            ("DPMSolverMultistepScheduler", "dpmpp_2m"),
+            ("Euler a", "euler_ancestral"),
+            ("euler_a", "euler_ancestral"),
+            ("EULER-ANCESTRAL", "euler_ancestral"),
+            ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
+            ("DDIM", "ddim"),
+        ] {
+            assert_eq!(find_sampler(name).unwrap().name, want, "{name}");
+        }
+        for (name, want) in [
+            ("Karras", Spacing::Karras),
+            ("SGM Uniform", Spacing::SgmUniform),
+            ("sgm_uniform", Spacing::SgmUniform),
+            ("normal", Spacing::Linspace),
+            ("ddim_uniform", Spacing::Leading),
+        ] {
+            assert_eq!(find_spacing(name).unwrap().spacing, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_name_may_carry_its_schedule() {
+        let parse = |name| parse_sampler(name).map(|(entry, spacing)| (entry.name, spacing)).unwrap();
+        assert_eq!(parse("DPM++ 2M Karras"), ("dpmpp_2m", Some(Spacing::Karras)));
+        assert_eq!(parse("ddim_trailing"), ("ddim", Some(Spacing::Trailing)));
+        assert_eq!(parse("Euler SGM Uniform"), ("euler", Some(Spacing::SgmUniform)));
+        assert_eq!(parse("euler a"), ("euler_ancestral", None));
+    }
+
+    #[test]
+    fn unknown_names_carry_the_nearest() {
+        let error = find_sampler("eulr").unwrap_err();
+        assert_eq!(error.nearest[0], "euler");
+        assert!(error.to_string().contains("did you mean euler"), "{error}");
+        let error = find_sampler("dpmp 2m").unwrap_err();
+        assert_eq!(error.nearest[0], "dpmpp_2m");
+        let error = find_spacing("karas").unwrap_err();
+        assert_eq!(error.nearest[0], "karras");
+        let error = find_sampler("").unwrap_err();
+        assert!(!error.near && error.nearest.len() == samplers().len());
+        let long = "x".repeat(1 << 20);
+        assert_eq!(parse_sampler(&long).unwrap_err().name.len(), NAME_LIMIT);
+    }
+}
