@@ -1,1 +1,183 @@
-//! (being written)
+//! Attention that never stores the scores: `softmax(scale Q K^T + mask) V` for each head, and its gradients.
+//!
+//! | function | meaning |
+//! |---|---|
+//! | [`forward`] | the output, and where wanted the logarithm of each row's sum of exponentials |
+//! | [`backward`] | gradients of Q, K and V from the output and those logarithms |
+//!
+//! Both work tile by tile with a running maximum and sum (Milakov and Gimelshein 2018; Dao, FlashAttention-2,
+//! 2023). Lanes run along the *queries* (the transposed scores), so that maximum and sum are vertical
+//! operations and a head of any width wastes nothing. Tensors are `[batch, tokens, heads * head_dim]`. Where
+//! all inputs are `Bf16` and the processor multiplies pairs of them, products are bf16 with single-precision
+//! sums; otherwise everything is single precision.
+
+mod backward;
+mod forward;
+mod pack;
+mod product;
+#[cfg(test)]
+mod tests;
+mod vector;
+
+pub use backward::{Gradients, backward};
+pub use forward::forward;
+
+use crate::{Data, Isa};
+
+/// Sizes of an attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionShape {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Tokens of Q and of the output.
+    pub q_tokens: usize,
+    /// Tokens of K and V.
+    pub k_tokens: usize,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Whether query `i` sees only the keys up to `i`.
+    pub causal: bool,
+    /// Factor of the scores before the mask and the softmax; usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+}
+
+/// Rows of Q, K or V: row `b * tokens + t` starts at element `stride * (b * tokens + t)`, and head `h` at
+/// `h * head_dim` in it. A stride above `heads * head_dim` reads one part of a joint product of all three in
+/// place: pass the slice from the part's first column on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// Elements, from the first one used.
+    pub data: Data<'a>,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows without anything between them.
+    pub fn packed(data: Data<'a>, shape: &AttentionShape) -> Self {
+        Rows { data, stride: shape.heads * shape.head_dim }
+    }
+}
+
+/// Added to the scaled scores; negative infinity hides a key. A query that sees no key gives zeros.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// The elements, contiguous.
+    pub data: &'a [f32],
+    /// `[batch or 1, heads or 1, q_tokens or 1, k_tokens]`; ones repeat.
+    pub shape: [usize; 4],
+}
+
+impl Mask<'_> {
+    fn strides(&self) -> [usize; 4] {
+        let [b, h, q, k] = self.shape;
+        [if b == 1 { 0 } else { h * q * k }, if h == 1 { 0 } else { q * k }, if q == 1 { 0 } else { k }, 1]
+    }
+}
+
+impl AttentionShape {
+    /// Elements of Q, the output and their gradients.
+    pub fn q_len(&self) -> usize {
+        self.batch * self.q_tokens * self.heads * self.head_dim
+    }
+
+    /// Elements of K, V and their gradients.
+    pub fn k_len(&self) -> usize {
+        self.batch * self.k_tokens * self.heads * self.head_dim
+    }
+
+    /// Floating-point operations of the two products of the forward pass, masked or not.
+    pub fn forward_operations(&self) -> f64 {
+        4.0 * (self.batch * self.heads * self.q_tokens) as f64 * (self.k_tokens * self.head_dim) as f64
+    }
+
+    fn check_rows(&self, name: &str, rows: &Rows<'_>, tokens: usize) {
+        assert!(rows.data.dtype().is_float(), "attention: {name} is not floating point");
+        let width = self.heads * self.head_dim;
+        let count = self.batch * tokens;
+        assert!(rows.stride >= width, "attention: stride of {name} below heads * head_dim");
+        assert!(
+            count == 0 || rows.data.len() >= (count - 1) * rows.stride + width,
+            "attention: {name} is too short"
+        );
+    }
+
+    fn check_mask(&self, mask: &Option<Mask<'_>>) {
+        let Some(mask) = mask else { return };
+        let [b, h, q, k] = mask.shape;
+        assert!(
+            (b == 1 || b == self.batch)
+                && (h == 1 || h == self.heads)
+                && (q == 1 || q == self.q_tokens)
+                && k == self.k_tokens
+                && mask.data.len() == b * h * q * k,
+            "attention: a mask of {:?} does not fit {self:?}",
+            mask.shape
+        );
+    }
+}
+
+/// Which kernel an attention runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kernel {
+    Plain,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Dot,
+}
+
+impl Kernel {
+    fn choose(isa: Isa, inputs: &[Data<'_>]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        match isa {
+            Isa::Avx512 if inputs.iter().all(|x| matches!(x, Data::Bf16(_))) => return Kernel::Dot,
+            Isa::Avx512 => return Kernel::Avx512,
+            Isa::Avx2 => return Kernel::Avx2,
+            Isa::Portable => {}
+        }
+        let _ = (isa, inputs);
+        Kernel::Plain
+    }
+}
+
+/// Calls `$function::<P>($arguments)` for the product of a kernel, compiled for its instruction set.
+macro_rules! dispatch {
+    ($kernel:expr, $function:ident($($argument:ident: $type:ty),*)) => {{
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2($($argument: $type),*) {
+            // SAFETY: compiled for the instruction set.
+            unsafe { $function::<Single<std::arch::x86_64::__m256, false>>($($argument),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        unsafe fn avx512($($argument: $type),*) {
+            // SAFETY: compiled for the instruction set.
+            unsafe { $function::<Single<std::arch::x86_64::__m512, true>>($($argument),*) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        unsafe fn dot($($argument: $type),*) {
+            // SAFETY: compiled for the instruction set.
+            unsafe { $function::<Dot>($($argument),*) }
+        }
+        // SAFETY: kernels are called with an instruction set that the processor supports.
+        unsafe {
+            match $kernel {
+                Kernel::Plain => $function::<Single<Plain, false>>($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx2 => avx2($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Avx512 => avx512($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Dot => dot($($argument),*),
+            }
+        }
+    }};
+}
+use dispatch;

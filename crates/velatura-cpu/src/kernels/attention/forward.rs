@@ -1,0 +1,348 @@
+//! The forward pass. A task is a run of queries of one head: they are packed once, keys and values block by
+//! block, and for each block the scores live in the first-level cache only.
+
+use super::pack::{self, Head};
+#[cfg(target_arch = "x86_64")]
+use super::product::Dot;
+use super::product::{Left, Product, Rescale, Right, Scores, Single, for_runs, multiply};
+use super::vector::{Plain, Vector};
+use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
+use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
+use crate::{DataMut, Isa, ThreadPool};
+
+/// Queries of a task: a multiple of three vectors of every instruction set, enough to make packing the keys
+/// and values for each task cheap.
+const TASK: usize = 192;
+
+/// Keys of a block: the scores of a block and three vectors of queries stay in the first-level cache.
+pub(super) const KEYS: usize = 64;
+
+/// `out = softmax(scale Q K^T + mask) V` for each head, `[batch, q_tokens, heads * head_dim]`.
+///
+/// `lse`, where given, receives `[batch, heads, q_tokens]`: the natural logarithm of the sum of
+/// exponentials of each query's scores, negative infinity for a query that sees no key.
+#[allow(clippy::too_many_arguments)]
+pub fn forward(
+    pool: &ThreadPool,
+    isa: Isa,
+    shape: &AttentionShape,
+    q: Rows<'_>,
+    k: Rows<'_>,
+    v: Rows<'_>,
+    mask: Option<Mask<'_>>,
+    out: DataMut<'_>,
+    lse: Option<&mut [f32]>,
+) {
+    shape.check_rows("q", &q, shape.q_tokens);
+    shape.check_rows("k", &k, shape.k_tokens);
+    shape.check_rows("v", &v, shape.k_tokens);
+    shape.check_mask(&mask);
+    assert_eq!(out.len(), shape.q_len(), "attention: output size");
+    assert!(
+        lse.as_ref().is_none_or(|l| l.len() == shape.batch * shape.heads * shape.q_tokens),
+        "attention: size of lse"
+    );
+    let kernel = Kernel::choose(isa, &[q.data, k.data, v.data]);
+    let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
+    let tasks = shape.q_tokens.div_ceil(TASK);
+    pool.run(shape.batch * shape.heads * tasks, |index, _| {
+        let (head, task) = (index / tasks, index % tasks);
+        let job = &job;
+        run(kernel, job, head, task * TASK);
+    });
+}
+
+fn run(kernel: Kernel, job: &Job<'_>, head: usize, first: usize) {
+    let d = job.shape.head_dim;
+    let width = TASK.min(job.shape.q_tokens - first).next_multiple_of(MAX_LANES);
+    // Enough for every kernel: units of one element, the widest vectors. The buffer is taken here because
+    // a closure inside the task would not be compiled for the task's instruction set.
+    let len = 2 * d * width + 2 * width + 2 * KEYS * d + 2 * KEYS * 3 * MAX_LANES + 8 * 16;
+    with_scratch(len, |scratch: &mut [u32]| {
+        dispatch!(kernel, task(job: &Job<'_>, head: usize, first: usize, scratch: &mut [u32]));
+    });
+}
+
+/// Lanes of the widest vectors.
+pub(super) const MAX_LANES: usize = 16;
+
+struct Job<'a> {
+    isa: Isa,
+    shape: &'a AttentionShape,
+    q: Rows<'a>,
+    k: Rows<'a>,
+    v: Rows<'a>,
+    mask: Option<Mask<'a>>,
+    out: Out<'a>,
+    lse: Option<Shared<'a, f32>>,
+}
+
+/// The rows of one head of one sequence.
+pub(super) fn head_rows<'a>(shape: &AttentionShape, rows: &Rows<'a>, tokens: usize, head: usize) -> Head<'a> {
+    let (sequence, head) = (head / shape.heads, head % shape.heads);
+    Head {
+        data: rows.data,
+        start: sequence * tokens * rows.stride + head * shape.head_dim,
+        stride: rows.stride,
+        width: shape.head_dim,
+    }
+}
+
+/// Hides keys from the scores of one block: `scores[key][lane]`, already scaled and in units of log2.
+pub(super) fn apply_mask(
+    shape: &AttentionShape,
+    mask: Option<Mask<'_>>,
+    head: usize,
+    [first_q, queries, lanes]: [usize; 3],
+    [first_k, keys]: [usize; 2],
+    scores: &mut [f32],
+) {
+    if let Some(mask) = mask {
+        let [sb, sh, sq, _] = mask.strides();
+        let base = head / shape.heads * sb + head % shape.heads * sh + first_k;
+        for lane in 0..queries {
+            let row = &mask.data[base + (first_q + lane) * sq..][..keys];
+            for (score, mask) in scores[lane..].iter_mut().step_by(lanes).zip(row) {
+                *score += mask * std::f32::consts::LOG2_E;
+            }
+        }
+    }
+    if shape.causal && first_k + keys > first_q + 1 {
+        for key in 0..keys {
+            let hidden = (first_k + key).saturating_sub(first_q).min(lanes);
+            scores[key * lanes..key * lanes + hidden].fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// # Safety
+/// Called from code compiled for the product's instruction set.
+#[inline(always)]
+unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &mut [u32]) {
+    let shape = job.shape;
+    let d = shape.head_dim;
+    let lanes = P::V::LANES;
+    let queries = TASK.min(shape.q_tokens - first);
+    let vectors = queries.div_ceil(lanes);
+    let width = vectors * lanes;
+    let units = d.div_ceil(P::PAIR);
+    let q = head_rows(shape, &job.q, shape.q_tokens, head);
+    let k = head_rows(shape, &job.k, shape.k_tokens, head);
+    let v = head_rows(shape, &job.v, shape.k_tokens, head);
+    // Everything is laid out by runs of at most three vectors; a run's part starts at its first lane.
+    let sizes =
+        [units * width, d * width, 2 * width, KEYS * units, KEYS.div_ceil(P::PAIR) * d, KEYS * 3 * lanes];
+    let mut parts = Parts(scratch);
+    let [packed_q, out, state, packed_k, packed_v, scores] = sizes.map(|n| parts.take(n));
+    let weights = parts.take(KEYS * 3 * lanes);
+    let out: &mut [f32] = bytemuck::cast_slice_mut(out);
+    let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
+    let state: &mut [f32] = bytemuck::cast_slice_mut(state);
+    out.fill(0.0);
+    let (greatest, sum) = state.split_at_mut(width);
+    greatest.fill(f32::NEG_INFINITY);
+    sum.fill(0.0);
+    for_runs!(vectors, N, run => {
+        let start = run * lanes;
+        let count = (N * lanes).min(queries - start);
+        pack::transposed::<P>(q, first + start, count, N * lanes, &mut packed_q[units * start..]);
+    });
+    let mut keys_end = shape.k_tokens;
+    if shape.causal {
+        keys_end = keys_end.min(first + queries);
+    }
+    for first_k in (0..keys_end).step_by(KEYS) {
+        let keys = KEYS.min(keys_end - first_k);
+        pack::rows::<P>(k, first_k, keys, packed_k);
+        pack::tokens::<P>(v, first_k, keys, d, packed_v);
+        for_runs!(vectors, N, run => {
+            let start = run * lanes;
+            let count = (N * lanes).min(queries - start);
+            // A run whose last query precedes the block sees none of it.
+            if !shape.causal || first_k < first + start + count {
+                // SAFETY: operands were packed with these sizes; the contract of this function.
+                unsafe {
+                    block::<P, N>(Block {
+                        job,
+                        head,
+                        first_q: first + start,
+                        queries: count,
+                        first_k,
+                        keys,
+                        units,
+                        packed_q: packed_q[units * start..].as_ptr(),
+                        packed_k: packed_k.as_ptr(),
+                        packed_v: packed_v.as_ptr(),
+                        scores: &mut scores[..keys * N * lanes],
+                        weights: weights.as_mut_ptr(),
+                        out: out[d * start..].as_mut_ptr(),
+                        greatest: greatest[start..].as_mut_ptr(),
+                        sum: sum[start..].as_mut_ptr(),
+                    });
+                }
+            }
+        });
+    }
+    for_runs!(vectors, N, run => {
+        let start = run * lanes;
+        let count = (N * lanes).min(queries - start);
+        let out = &out[d * start..][..d * N * lanes];
+        finish(job, head, first + start, count, N * lanes, out, &greatest[start..], &sum[start..]);
+    });
+}
+
+/// Cuts a buffer into parts that start at a multiple of a cache line.
+pub(super) struct Parts<'a>(pub(super) &'a mut [u32]);
+
+impl<'a> Parts<'a> {
+    pub(super) fn take(&mut self, len: usize) -> &'a mut [u32] {
+        let rest = std::mem::take(&mut self.0);
+        let (part, rest) = rest.split_at_mut(len.next_multiple_of(16));
+        self.0 = rest;
+        &mut part[..len]
+    }
+}
+
+struct Block<'a> {
+    job: &'a Job<'a>,
+    head: usize,
+    first_q: usize,
+    queries: usize,
+    first_k: usize,
+    keys: usize,
+    units: usize,
+    packed_q: *const u32,
+    packed_k: *const u32,
+    packed_v: *const u32,
+    scores: &'a mut [f32],
+    weights: *mut u32,
+    out: *mut f32,
+    greatest: *mut f32,
+    sum: *mut f32,
+}
+
+/// One block of keys against one run of queries.
+///
+/// # Safety
+/// Pointers reach as far as the sizes say; called from code compiled for the product's instruction set.
+#[inline(always)]
+unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
+    let Block { job, keys, .. } = b;
+    let shape = job.shape;
+    let d = shape.head_dim;
+    let lanes = P::V::LANES;
+    let width = N * lanes;
+    // SAFETY: the contract of this function.
+    unsafe {
+        let low = P::V::splat(f32::NEG_INFINITY);
+        let mut scores = Scores {
+            to: b.scores.as_mut_ptr(),
+            scale: P::V::splat(shape.scale * std::f32::consts::LOG2_E),
+            greatest: [low; N],
+        };
+        let keys_rows = Left { start: b.packed_k, row: b.units, step: 1 };
+        multiply::<P, N>(keys_rows, Right { start: b.packed_q, step: width }, keys, b.units, &mut scores);
+        let mut block_greatest = scores.greatest;
+        if job.mask.is_some() || (shape.causal && b.first_k + keys > b.first_q + 1) {
+            apply_mask(shape, job.mask, b.head, [b.first_q, b.queries, width], [b.first_k, keys], b.scores);
+            block_greatest = [low; N];
+            for key in 0..keys {
+                let mut j = 0;
+                while j < N {
+                    let score = P::V::load(b.scores.as_ptr().add((key * N + j) * lanes));
+                    block_greatest[j] = score.max(block_greatest[j]);
+                    j += 1;
+                }
+            }
+        }
+        // The new maximum; where every key so far is hidden, zero, so that nothing is subtracted from
+        // negative infinity.
+        let mut shift = [P::V::splat(0.0); N];
+        let mut correction = [P::V::splat(0.0); N];
+        let mut total = [P::V::splat(0.0); N];
+        let finite = P::V::splat(f32::MIN);
+        let mut j = 0;
+        while j < N {
+            let old = P::V::load(b.greatest.add(j * lanes));
+            let new = block_greatest[j].max(old);
+            new.store(b.greatest.add(j * lanes));
+            shift[j] = new.max(finite);
+            correction[j] = old.sub(shift[j]).exp2::<true>();
+            total[j] = P::V::load(b.sum.add(j * lanes)).mul(correction[j]);
+            j += 1;
+        }
+        let source = b.scores.as_ptr();
+        let mut key = 0;
+        while key < keys {
+            let mut j = 0;
+            while j < N {
+                let at = source.add((key * N + j) * lanes);
+                let first = weight::<P>(P::V::load(at).sub(shift[j]));
+                total[j] = total[j].add(first);
+                let mut second = P::V::splat(0.0);
+                if P::PAIR == 2 && key + 1 < keys {
+                    second = weight::<P>(P::V::load(at.add(width)).sub(shift[j]));
+                    total[j] = total[j].add(second);
+                }
+                P::store_units(first, second, b.weights.add((key / P::PAIR * N + j) * lanes));
+                j += 1;
+            }
+            key += P::PAIR;
+        }
+        let mut j = 0;
+        while j < N {
+            total[j].store(b.sum.add(j * lanes));
+            j += 1;
+        }
+        let mut rescale = Rescale { to: b.out, factor: correction };
+        let values = Left { start: b.packed_v, row: 1, step: d };
+        let weights = Right { start: b.weights, step: width };
+        multiply::<P, N>(values, weights, d, keys.div_ceil(P::PAIR), &mut rescale);
+    }
+}
+
+#[inline(always)]
+unsafe fn weight<P: Product>(x: P::V) -> P::V {
+    // SAFETY: the caller is compiled for the product's instruction set.
+    unsafe { if P::FINE { x.exp2::<true>() } else { x.exp2::<false>() } }
+}
+
+/// Divides by the sums and writes the rows of the output.
+#[allow(clippy::too_many_arguments)]
+fn finish(
+    job: &Job<'_>,
+    head: usize,
+    first: usize,
+    count: usize,
+    lanes: usize,
+    out: &[f32],
+    greatest: &[f32],
+    sum: &[f32],
+) {
+    let shape = job.shape;
+    let d = shape.head_dim;
+    let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
+    for lane in 0..count {
+        let factor = if sum[lane] == 0.0 { 0.0 } else { 1.0 / sum[lane] };
+        let row = sequence * shape.q_tokens + first + lane;
+        // SAFETY: each row of a head belongs to one task.
+        unsafe {
+            job.out.write(job.isa, row * shape.heads * d + in_sequence * d, d, |to| {
+                for (to, x) in to.iter_mut().zip(out[lane..].iter().step_by(lanes)) {
+                    *to = x * factor;
+                }
+            });
+        }
+    }
+    if let Some(lse) = &job.lse {
+        // SAFETY: as above.
+        let lse = unsafe { lse.slice(head * shape.q_tokens + first, count) };
+        for (lane, to) in lse.iter_mut().enumerate() {
+            *to = if sum[lane] == 0.0 {
+                f32::NEG_INFINITY
+            } else {
+                greatest[lane] * std::f32::consts::LN_2 + sum[lane].ln()
+            };
+        }
+    }
+}

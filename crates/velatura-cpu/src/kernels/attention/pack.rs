@@ -1,0 +1,162 @@
+//! Copies of operands in the order in which the products read them, in units of `P::PAIR` elements.
+
+use half::bf16;
+
+use super::product::Product;
+use crate::Data;
+
+/// One head's rows of a `[B, T, heads * D]` tensor: element `start + token * stride + d`.
+#[derive(Clone, Copy)]
+pub(super) struct Head<'a> {
+    pub(super) data: Data<'a>,
+    pub(super) start: usize,
+    pub(super) stride: usize,
+    pub(super) width: usize,
+}
+
+impl Head<'_> {
+    #[inline(always)]
+    fn row<T>(&self, x: &[T], token: usize) -> std::ops::Range<usize> {
+        let start = self.start + token * self.stride;
+        debug_assert!(start + self.width <= x.len());
+        start..start + self.width
+    }
+}
+
+#[inline(always)]
+fn wide(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
+}
+
+#[inline(always)]
+fn bits_pair(a: bf16, b: bf16) -> u32 {
+    u32::from(a.to_bits()) | u32::from(b.to_bits()) << 16
+}
+
+/// `[count][ceil(D / PAIR)]`: units along the channels, one row for each token.
+#[inline(always)]
+pub(super) fn rows<P: Product>(head: Head<'_>, first: usize, count: usize, to: &mut [u32]) {
+    let units = head.width.div_ceil(P::PAIR);
+    for (token, to) in to.chunks_exact_mut(units).take(count).enumerate() {
+        match head.data {
+            Data::F32(x) => {
+                let x = &x[head.row(x, first + token)];
+                if P::PAIR == 1 {
+                    for (to, &x) in to.iter_mut().zip(x) {
+                        *to = x.to_bits();
+                    }
+                } else {
+                    for (to, x) in to.iter_mut().zip(x.chunks(2)) {
+                        *to = P::unit(x[0], x.get(1).copied().unwrap_or(0.0));
+                    }
+                }
+            }
+            Data::Bf16(x) => {
+                let x = &x[head.row(x, first + token)];
+                if P::PAIR == 1 {
+                    for (to, &x) in to.iter_mut().zip(x) {
+                        *to = wide(x).to_bits();
+                    }
+                } else {
+                    let whole = x.chunks_exact(2);
+                    let rest = whole.remainder();
+                    for (to, x) in to.iter_mut().zip(whole) {
+                        *to = bits_pair(x[0], x[1]);
+                    }
+                    if let [last] = rest {
+                        to[units - 1] = bits_pair(*last, bf16::ZERO);
+                    }
+                }
+            }
+            Data::I32(_) => unreachable!("checked on entry"),
+        }
+    }
+}
+
+/// `[ceil(count / PAIR)][width]`: units along the tokens; columns past D and tokens past `count` are zero.
+#[inline(always)]
+pub(super) fn tokens<P: Product>(head: Head<'_>, first: usize, count: usize, width: usize, to: &mut [u32]) {
+    let units = count.div_ceil(P::PAIR);
+    for (unit, to) in to.chunks_exact_mut(width).take(units).enumerate() {
+        let token = first + unit * P::PAIR;
+        let second = P::PAIR == 2 && unit * 2 + 1 < count;
+        let (to, padding) = to.split_at_mut(head.width);
+        padding.fill(0);
+        match head.data {
+            Data::F32(x) => {
+                let a = &x[head.row(x, token)];
+                if second {
+                    let b = &x[head.row(x, token + 1)];
+                    for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
+                        *to = P::unit(a, b);
+                    }
+                } else {
+                    for (to, &a) in to.iter_mut().zip(a) {
+                        *to = P::unit(a, 0.0);
+                    }
+                }
+            }
+            Data::Bf16(x) => {
+                let a = &x[head.row(x, token)];
+                if P::PAIR == 1 {
+                    for (to, &a) in to.iter_mut().zip(a) {
+                        *to = wide(a).to_bits();
+                    }
+                } else if second {
+                    let b = &x[head.row(x, token + 1)];
+                    for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
+                        *to = bits_pair(a, b);
+                    }
+                } else {
+                    for (to, &a) in to.iter_mut().zip(a) {
+                        *to = bits_pair(a, bf16::ZERO);
+                    }
+                }
+            }
+            Data::I32(_) => unreachable!("checked on entry"),
+        }
+    }
+}
+
+/// `[ceil(D / PAIR)][lanes]`: units along the channels, tokens along the lanes; lanes past `count` are zero.
+#[inline(always)]
+pub(super) fn transposed<P: Product>(
+    head: Head<'_>,
+    first: usize,
+    count: usize,
+    lanes: usize,
+    to: &mut [u32],
+) {
+    let units = head.width.div_ceil(P::PAIR);
+    let to = &mut to[..units * lanes];
+    for lane in 0..lanes {
+        if lane >= count {
+            to[lane..].iter_mut().step_by(lanes).for_each(|to| *to = 0);
+            continue;
+        }
+        let column = to[lane..].iter_mut().step_by(lanes);
+        match head.data {
+            Data::F32(x) => {
+                let x = &x[head.row(x, first + lane)];
+                if P::PAIR == 1 {
+                    column.zip(x).for_each(|(to, &x)| *to = x.to_bits());
+                } else {
+                    column
+                        .zip(x.chunks(2))
+                        .for_each(|(to, x)| *to = P::unit(x[0], x.get(1).copied().unwrap_or(0.0)));
+                }
+            }
+            Data::Bf16(x) => {
+                let x = &x[head.row(x, first + lane)];
+                if P::PAIR == 1 {
+                    column.zip(x).for_each(|(to, &x)| *to = wide(x).to_bits());
+                } else {
+                    column.zip(x.chunks(2)).for_each(|(to, x)| {
+                        *to = bits_pair(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
+                    });
+                }
+            }
+            Data::I32(_) => unreachable!("checked on entry"),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The one inner loop of attention: a product whose left operand is broadcast and whose right operand runs
+//! along the lanes. All operands are packed in *units* of four bytes along the contraction: one `f32`, or a
+//! pair of bf16 numbers that one instruction multiplies and adds.
+//!
+//! ```text
+//! C[i][lane] (+)= sum over steps s of A[i * row + s * step] * B[s * width + lane]      i < rows
+//! ```
+//!
+//! Safety contract of everything here: called from a function compiled for the product's instruction set,
+//! with operands that reach as far as the formula says.
+
+use super::vector::Vector;
+
+pub(super) trait Product: Copy {
+    type V: Vector;
+    type Operand: Copy;
+    /// Elements in a unit: 1 or 2.
+    const PAIR: usize;
+    /// Whether there are registers for eight rows of three vectors (else four).
+    const WIDE: bool;
+    /// Whether probabilities need more precision than bf16 holds.
+    const FINE: bool;
+    unsafe fn broadcast(from: *const u32) -> Self::Operand;
+    unsafe fn load(from: *const u32) -> Self::Operand;
+    unsafe fn step(total: Self::V, a: Self::Operand, b: Self::Operand) -> Self::V;
+    /// Stores one vector of units made of lanes of `first` and (for pairs) `second`.
+    unsafe fn store_units(first: Self::V, second: Self::V, to: *mut u32);
+    /// Stores lanes one after another in the element type: `LANES / PAIR` units.
+    unsafe fn store_row(x: Self::V, to: *mut u32);
+    /// A unit of two elements in single precision (the second counts for pairs only).
+    fn unit(first: f32, second: f32) -> u32;
+}
+
+/// Single precision on any vector.
+#[derive(Clone, Copy)]
+pub(super) struct Single<V, const WIDE: bool>(std::marker::PhantomData<V>);
+
+impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
+    type V = V;
+    type Operand = V;
+    const PAIR: usize = 1;
+    const WIDE: bool = WIDE;
+    const FINE: bool = true;
+    #[inline(always)]
+    unsafe fn broadcast(from: *const u32) -> V {
+        // SAFETY: the contract of this module.
+        unsafe { V::splat(from.cast::<f32>().read()) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const u32) -> V {
+        // SAFETY: the contract of this module.
+        unsafe { V::load(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn step(total: V, a: V, b: V) -> V {
+        // SAFETY: the contract of this module.
+        unsafe { a.fma(b, total) }
+    }
+    #[inline(always)]
+    unsafe fn store_units(first: V, _second: V, to: *mut u32) {
+        // SAFETY: the contract of this module.
+        unsafe { first.store(to.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_row(x: V, to: *mut u32) {
+        // SAFETY: the contract of this module.
+        unsafe { x.store(to.cast()) }
+    }
+    #[inline(always)]
+    fn unit(first: f32, _second: f32) -> u32 {
+        first.to_bits()
+    }
+}
+
+/// Pairs of bf16 numbers with `vdpbf16ps`.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct Dot;
+
+#[cfg(target_arch = "x86_64")]
+mod dot {
+    use std::arch::x86_64::*;
+    use std::mem::transmute;
+
+    use super::{Dot, Product};
+    use crate::kernels::elementwise::dispatch::round_bf16;
+
+    // SAFETY (of every block below): the contract of the module; the transmutations keep the 64 bytes of a
+    // register (32 of half a one).
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Product for Dot {
+        type V = __m512;
+        type Operand = __m512i;
+        const PAIR: usize = 2;
+        const WIDE: bool = true;
+        const FINE: bool = false;
+        #[inline(always)]
+        unsafe fn broadcast(from: *const u32) -> __m512i {
+            unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const u32) -> __m512i {
+            unsafe { _mm512_loadu_si512(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn step(total: __m512, a: __m512i, b: __m512i) -> __m512 {
+            unsafe {
+                _mm512_dpbf16_ps(total, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_units(first: __m512, second: __m512, to: *mut u32) {
+            unsafe {
+                let low = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(first));
+                let high = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(second));
+                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
+                let units = _mm512_or_si512(_mm512_cvtepu16_epi32(low), high);
+                _mm512_storeu_si512(to.cast(), units);
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_row(x: __m512, to: *mut u32) {
+            unsafe { _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
+        }
+        #[inline(always)]
+        fn unit(first: f32, second: f32) -> u32 {
+            u32::from(round_bf16(first).to_bits()) | u32::from(round_bf16(second).to_bits()) << 16
+        }
+    }
+}
+
+/// What becomes of a finished row of the product.
+pub(super) trait Finish<P: Product, const N: usize> {
+    unsafe fn row(&mut self, row: usize, values: [P::V; N]);
+}
+
+/// The left operand: where it starts and the distances of rows and steps, in units.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    pub(super) start: *const u32,
+    pub(super) row: usize,
+    pub(super) step: usize,
+}
+
+/// The right operand: where it starts and the distance of steps, in units.
+#[derive(Clone, Copy)]
+pub(super) struct Right {
+    pub(super) start: *const u32,
+    pub(super) step: usize,
+}
+
+/// All rows of a product over `N` vectors of lanes.
+#[inline(always)]
+pub(super) unsafe fn multiply<P: Product, const N: usize>(
+    a: Left,
+    b: Right,
+    rows: usize,
+    steps: usize,
+    finish: &mut impl Finish<P, N>,
+) {
+    let mut row = 0;
+    // SAFETY: the contract of this module.
+    unsafe {
+        if P::WIDE {
+            while row + 8 <= rows {
+                tile::<P, 8, N>(a, b, row, steps, finish);
+                row += 8;
+            }
+        }
+        while row + 4 <= rows {
+            tile::<P, 4, N>(a, b, row, steps, finish);
+            row += 4;
+        }
+        while row < rows {
+            tile::<P, 1, N>(a, b, row, steps, finish);
+            row += 1;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<P: Product, const M: usize, const N: usize>(
+    a: Left,
+    b: Right,
+    first: usize,
+    steps: usize,
+    finish: &mut impl Finish<P, N>,
+) {
+    // SAFETY: the contract of this module.
+    unsafe {
+        let mut total = [[P::V::splat(0.0); N]; M];
+        let mut left = a.start.add(first * a.row);
+        let mut right = b.start;
+        for _ in 0..steps {
+            let mut lanes = [P::load(right); N];
+            let mut j = 1;
+            while j < N {
+                lanes[j] = P::load(right.add(j * P::V::LANES));
+                j += 1;
+            }
+            let mut i = 0;
+            while i < M {
+                let x = P::broadcast(left.add(i * a.row));
+                let mut j = 0;
+                while j < N {
+                    total[i][j] = P::step(total[i][j], x, lanes[j]);
+                    j += 1;
+                }
+                i += 1;
+            }
+            left = left.wrapping_add(a.step);
+            right = right.wrapping_add(b.step);
+        }
+        let mut i = 0;
+        while i < M {
+            finish.row(first + i, total[i]);
+            i += 1;
+        }
+    }
+}
+
+/// Stores `scale * product` in rows of `N` vectors and keeps the greatest of each lane.
+pub(super) struct Scores<V, const N: usize> {
+    pub(super) to: *mut f32,
+    pub(super) scale: V,
+    pub(super) greatest: [V; N],
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
+    #[inline(always)]
+    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
+        let mut j = 0;
+        while j < N {
+            // SAFETY: the contract of this module.
+            unsafe {
+                let score = values[j].mul(self.scale);
+                self.greatest[j] = score.max(self.greatest[j]);
+                score.store(self.to.add((row * N + j) * P::V::LANES));
+            }
+            j += 1;
+        }
+    }
+}
+
+/// `C[row] = C[row] * factor + product`
+pub(super) struct Rescale<V, const N: usize> {
+    pub(super) to: *mut f32,
+    pub(super) factor: [V; N],
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Rescale<P::V, N> {
+    #[inline(always)]
+    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
+        let mut j = 0;
+        while j < N {
+            // SAFETY: the contract of this module.
+            unsafe {
+                let at = self.to.add((row * N + j) * P::V::LANES);
+                P::V::load(at).fma(self.factor[j], values[j]).store(at);
+            }
+            j += 1;
+        }
+    }
+}
+
+/// `C[row] += product`, rows a given distance apart.
+pub(super) struct Accumulate {
+    pub(super) to: *mut f32,
+    pub(super) stride: usize,
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Accumulate {
+    #[inline(always)]
+    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
+        let mut j = 0;
+        while j < N {
+            // SAFETY: the contract of this module.
+            unsafe {
+                let at = self.to.add(row * self.stride + j * P::V::LANES);
+                P::V::load(at).add(values[j]).store(at);
+            }
+            j += 1;
+        }
+    }
+}
+
+/// Splits `vectors` into runs of at most three, as even as can be, and calls the one made for the length of
+/// each run: `$run!(N, first vector)`.
+macro_rules! for_runs {
+    ($vectors:expr, $n:ident, $first:ident => $body:expr) => {{
+        let vectors: usize = $vectors;
+        let mut runs = vectors.div_ceil(3);
+        let mut $first = 0;
+        while runs > 0 {
+            let run = (vectors - $first).div_ceil(runs);
+            match run {
+                1 => {
+                    const $n: usize = 1;
+                    $body
+                }
+                2 => {
+                    const $n: usize = 2;
+                    $body
+                }
+                _ => {
+                    const $n: usize = 3;
+                    $body
+                }
+            }
+            $first += run;
+            runs -= 1;
+        }
+    }};
+}
+pub(super) use for_runs;

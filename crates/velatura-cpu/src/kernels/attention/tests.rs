@@ -1,0 +1,256 @@
+//! Every kernel against attention in double precision, written as its definition.
+
+use half::bf16;
+
+use super::{AttentionShape, Gradients, Mask, Rows, backward, forward};
+use crate::{Data, DataMut, Isa, ThreadPool};
+
+/// Numbers in `[-1, 1)` that any run repeats.
+pub(crate) fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn narrow(x: &[f32]) -> Vec<bf16> {
+    x.iter().map(|&x| bf16::from_f32(x)).collect()
+}
+
+struct Case {
+    shape: AttentionShape,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    dout: Vec<f32>,
+    mask: Option<(Vec<f32>, [usize; 4])>,
+}
+
+impl Case {
+    fn new(shape: AttentionShape, mask: Option<[usize; 4]>) -> Self {
+        let rounded = |n, seed| noise(n, seed).iter().map(|&x| bf16::from_f32(2.0 * x).to_f32()).collect();
+        let mask = mask.map(|dims| {
+            let mut mask = noise(dims.iter().product(), 9);
+            mask.iter_mut().for_each(|m| *m = if *m > 0.5 { f32::NEG_INFINITY } else { *m });
+            (mask, dims)
+        });
+        Case {
+            shape,
+            q: rounded(shape.q_len(), 1),
+            k: rounded(shape.k_len(), 2),
+            v: rounded(shape.k_len(), 3),
+            dout: rounded(shape.q_len(), 4),
+            mask,
+        }
+    }
+
+    fn mask(&self) -> Option<Mask<'_>> {
+        self.mask.as_ref().map(|(data, shape)| Mask { data, shape: *shape })
+    }
+
+    /// Output, lse, dq, dk, dv by the definition.
+    fn exact(&self) -> [Vec<f64>; 5] {
+        let s = &self.shape;
+        let (d, w) = (s.head_dim, s.heads * s.head_dim);
+        let mut out = vec![0.0; s.q_len()];
+        let mut lse = vec![f64::NEG_INFINITY; s.batch * s.heads * s.q_tokens];
+        let (mut dq, mut dk, mut dv) = (vec![0.0; s.q_len()], vec![0.0; s.k_len()], vec![0.0; s.k_len()]);
+        let f = f64::from;
+        for b in 0..s.batch {
+            for h in 0..s.heads {
+                for i in 0..s.q_tokens {
+                    let qi = (b * s.q_tokens + i) * w + h * d;
+                    let key = |j: usize| (b * s.k_tokens + j) * w + h * d;
+                    let scores: Vec<f64> = (0..s.k_tokens)
+                        .map(|j| {
+                            let dot: f64 = (0..d).map(|c| f(self.q[qi + c]) * f(self.k[key(j) + c])).sum();
+                            let mask = self.mask().map_or(0.0, |m| {
+                                let [sb, sh, sq, sk] = m.strides();
+                                f(m.data[b * sb + h * sh + i * sq + j * sk])
+                            });
+                            let hidden = s.causal && j > i;
+                            if hidden { f64::NEG_INFINITY } else { dot * f(s.scale) + mask }
+                        })
+                        .collect();
+                    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    if top == f64::NEG_INFINITY {
+                        continue;
+                    }
+                    let sum: f64 = scores.iter().map(|x| (x - top).exp()).sum();
+                    lse[(b * s.heads + h) * s.q_tokens + i] = top + sum.ln();
+                    let p: Vec<f64> = scores.iter().map(|x| (x - top).exp() / sum).collect();
+                    let mut total = 0.0;
+                    for c in 0..d {
+                        out[qi + c] = (0..s.k_tokens).map(|j| p[j] * f(self.v[key(j) + c])).sum();
+                        total += out[qi + c] * f(self.dout[qi + c]);
+                    }
+                    for j in 0..s.k_tokens {
+                        let dp: f64 = (0..d).map(|c| f(self.dout[qi + c]) * f(self.v[key(j) + c])).sum();
+                        let ds = p[j] * (dp - total) * f(s.scale);
+                        for c in 0..d {
+                            dv[key(j) + c] += p[j] * f(self.dout[qi + c]);
+                            dq[qi + c] += ds * f(self.k[key(j) + c]);
+                            dk[key(j) + c] += ds * f(self.q[qi + c]);
+                        }
+                    }
+                }
+            }
+        }
+        [out, lse, dq, dk, dv]
+    }
+
+    /// The same by the kernels; bf16 inputs when asked for, outputs in single precision.
+    fn kernels(&self, isa: Isa, threads: usize, short: bool) -> [Vec<f32>; 5] {
+        let s = &self.shape;
+        let pool = ThreadPool::new(threads);
+        let narrowed = [&self.q, &self.k, &self.v, &self.dout].map(|x| narrow(x));
+        let [q, k, v, dout] = if short {
+            [0, 1, 2, 3].map(|i| Data::Bf16(&narrowed[i]))
+        } else {
+            [Data::F32(&self.q), Data::F32(&self.k), Data::F32(&self.v), Data::F32(&self.dout)]
+        };
+        let [q, k, v] = [q, k, v].map(|x| Rows::packed(x, s));
+        let mut out = vec![f32::NAN; s.q_len()];
+        let mut lse = vec![f32::NAN; s.batch * s.heads * s.q_tokens];
+        forward(&pool, isa, s, q, k, v, self.mask(), DataMut::F32(&mut out), Some(&mut lse));
+        let (mut dq, mut dk, mut dv) =
+            (vec![f32::NAN; s.q_len()], vec![f32::NAN; s.k_len()], vec![f32::NAN; s.k_len()]);
+        let gradients =
+            Gradients { q: DataMut::F32(&mut dq), k: DataMut::F32(&mut dk), v: DataMut::F32(&mut dv) };
+        backward(&pool, isa, s, q, k, v, self.mask(), Data::F32(&out), &lse, dout, gradients);
+        [out, lse, dq, dk, dv]
+    }
+}
+
+fn shape(
+    batch: usize,
+    heads: usize,
+    q_tokens: usize,
+    k_tokens: usize,
+    head_dim: usize,
+    causal: bool,
+) -> AttentionShape {
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    AttentionShape { batch, heads, q_tokens, k_tokens, head_dim, causal, scale }
+}
+
+fn relative_error(got: &[f32], want: &[f64]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (&got, &want) in got.iter().zip(want) {
+        if got == f32::NEG_INFINITY && want == f64::NEG_INFINITY {
+            continue;
+        }
+        difference += (f64::from(got) - want).powi(2);
+        norm += want * want;
+    }
+    // One key makes exact zeros of the gradients of Q and K: compare with the inputs there.
+    (difference / norm.max(1e-3 * got.len() as f64)).sqrt()
+}
+
+const NAMES: [&str; 5] = ["out", "lse", "dq", "dk", "dv"];
+
+fn check(case: &Case) {
+    let exact = case.exact();
+    for isa in Isa::supported() {
+        for short in [false, true] {
+            let got = case.kernels(isa, 1, short);
+            let tolerance = if short && isa == Isa::Avx512 { 8e-3 } else { 3e-6 };
+            for ((name, got), want) in NAMES.iter().zip(&got).zip(&exact) {
+                let error = relative_error(got, want);
+                // The negated comparison also catches NaN.
+                assert!(
+                    !(error > tolerance) && !error.is_nan(),
+                    "{name} {isa:?} {short} {:?}: {error}",
+                    case.shape
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn forward_and_backward_follow_the_definition() {
+    for (q, k, d) in
+        [(1, 1, 8), (1, 70, 40), (7, 3, 13), (17, 77, 40), (50, 65, 16), (197, 130, 33), (64, 64, 64)]
+    {
+        check(&Case::new(shape(1, 2, q, k, d, false), None));
+    }
+    check(&Case::new(shape(1, 1, 20, 30, 160, false), None));
+    check(&Case::new(shape(3, 1, 5, 9, 24, false), None));
+}
+
+#[test]
+fn causal_attention_sees_the_past_only() {
+    for (q, k, d) in [(1, 1, 8), (77, 77, 16), (200, 200, 8), (5, 90, 8), (90, 5, 8)] {
+        check(&Case::new(shape(1, 2, q, k, d, true), None));
+    }
+}
+
+#[test]
+fn masks_broadcast() {
+    for dims in [[2, 3, 21, 70], [1, 3, 1, 70], [2, 1, 1, 70], [1, 1, 21, 70]] {
+        check(&Case::new(shape(2, 3, 21, 70, 8, false), Some(dims)));
+    }
+}
+
+#[test]
+fn a_query_without_keys_gives_zeros() {
+    let mut case = Case::new(shape(1, 1, 5, 70, 8, false), Some([1, 1, 5, 70]));
+    let (mask, _) = case.mask.as_mut().unwrap();
+    mask[140..210].fill(f32::NEG_INFINITY);
+    check(&case);
+    for isa in Isa::supported() {
+        let [out, lse, dq, ..] = case.kernels(isa, 1, false);
+        assert!(out[16..24].iter().chain(&dq[16..24]).all(|&x| x == 0.0));
+        assert_eq!(lse[2], f32::NEG_INFINITY);
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_the_number_of_threads() {
+    let case = Case::new(shape(2, 3, 210, 90, 24, false), None);
+    for isa in Isa::supported() {
+        for short in [false, true] {
+            let one = case.kernels(isa, 1, short);
+            for threads in [2, 3] {
+                assert!(one == case.kernels(isa, threads, short), "{isa:?} {short}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_joint_product_is_read_in_place() {
+    let s = shape(2, 2, 19, 19, 8, false);
+    let joint = noise(2 * 19 * 48, 5);
+    let part = |i: usize| -> Vec<f32> { joint.chunks(48).flat_map(|r| r[i * 16..][..16].to_vec()).collect() };
+    let pool = ThreadPool::new(1);
+    for isa in Isa::supported() {
+        let (mut a, mut b) = (vec![0.0; s.q_len()], vec![0.0; s.q_len()]);
+        let rows = [0, 1, 2].map(|i| Rows { data: Data::F32(&joint[i * 16..]), stride: 48 });
+        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, DataMut::F32(&mut a), None);
+        let parts = [part(0), part(1), part(2)];
+        let rows = [0, 1, 2].map(|i| Rows::packed(Data::F32(&parts[i]), &s));
+        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, DataMut::F32(&mut b), None);
+        assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn not_a_number_is_passed_on() {
+    let s = shape(1, 1, 4, 40, 8, false);
+    let pool = ThreadPool::new(1);
+    for isa in Isa::supported() {
+        let (q, mut k, v) = (noise(s.q_len(), 1), noise(s.k_len(), 2), noise(s.k_len(), 3));
+        k[30] = f32::NAN;
+        let mut out = vec![0.0; s.q_len()];
+        let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::F32(x), &s));
+        forward(&pool, isa, &s, q, k, v, None, DataMut::F32(&mut out), None);
+        assert!(out.iter().all(|x| x.is_nan()), "{isa:?}");
+    }
+}

@@ -1,0 +1,222 @@
+//! Vectors of single-precision lanes for the attention kernels, one type for each instruction set.
+//!
+//! Every function is `#[inline(always)]` and must end up in a function compiled for the instruction set of
+//! its type; that is the safety contract of all of them, next to valid pointers for loads and stores.
+
+/// Coefficients of 2^f for f in `[-1/2, 1/2]`, constant term first; relative error 2e-9 before rounding.
+const EXP2_FINE: [f32; 7] =
+    [1.0, 6.931_472e-1, 2.402_264_6e-1, 5.550_329e-2, 9.618_489e-3, 1.339_993_1e-3, 1.534_581_2e-4];
+
+/// As [`EXP2_FINE`] with a relative error of 3e-6: far below the rounding of a bf16 probability.
+const EXP2_COARSE: [f32; 5] = [9.999_993e-1, 6.931_218_4e-1, 2.402_474_4e-1, 5.591_786e-2, 9.570_102e-3];
+
+/// Below it the result is zero; keeps the exponent arithmetic in range.
+const EXP2_LOWEST: f32 = -127.0;
+
+pub(super) trait Vector: Copy {
+    const LANES: usize;
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn add(self, b: Self) -> Self;
+    unsafe fn sub(self, b: Self) -> Self;
+    unsafe fn mul(self, b: Self) -> Self;
+    /// `self * b + c`
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    /// The greater; `b` where either is NaN.
+    unsafe fn max(self, b: Self) -> Self;
+    /// The nearest integer.
+    unsafe fn round(self) -> Self;
+    /// `self * 2^n` for integers `n` from -127 up, with 2^-127 taken as zero.
+    unsafe fn scale_by_power(self, n: Self) -> Self;
+
+    /// 2^self for arguments up to about 127; exactly zero from -127 down; passes NaN on.
+    #[inline(always)]
+    unsafe fn exp2<const FINE: bool>(self) -> Self {
+        // SAFETY: the contract of this trait.
+        unsafe {
+            let x = Self::splat(EXP2_LOWEST).max(self);
+            let n = x.round();
+            let f = x.sub(n);
+            let coefficients: &[f32] = if FINE { &EXP2_FINE } else { &EXP2_COARSE };
+            let mut p = Self::splat(coefficients[coefficients.len() - 1]);
+            let mut i = coefficients.len() - 1;
+            while i > 0 {
+                i -= 1;
+                p = p.fma(f, Self::splat(coefficients[i]));
+            }
+            p.scale_by_power(n)
+        }
+    }
+}
+
+/// Four lanes of plain Rust: one register of the oldest 64-bit processors, and of ARM.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub(super) struct Plain([f32; 4]);
+
+macro_rules! lanes {
+    ($i:ident => $value:expr) => {{
+        let mut out = [0.0f32; 4];
+        let mut $i = 0;
+        while $i < 4 {
+            out[$i] = $value;
+            $i += 1;
+        }
+        Plain(out)
+    }};
+}
+
+impl Vector for Plain {
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Plain([x; 4])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: four elements, by contract.
+        Plain(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: four elements, by contract.
+        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        lanes!(i => self.0[i] + b.0[i])
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        lanes!(i => self.0[i] - b.0[i])
+    }
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        lanes!(i => self.0[i] * b.0[i])
+    }
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        lanes!(i => self.0[i] * b.0[i] + c.0[i])
+    }
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        lanes!(i => if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] })
+    }
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        const ROUND: f32 = 12_582_912.0;
+        lanes!(i => (self.0[i] + ROUND) - ROUND)
+    }
+    #[inline(always)]
+    unsafe fn scale_by_power(self, n: Self) -> Self {
+        const ROUND: f32 = 12_582_912.0;
+        // The integer is in the low bits of the sum.
+        lanes!(i => self.0[i] * f32::from_bits((n.0[i] + (ROUND + 127.0)).to_bits().wrapping_shl(23)))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    // SAFETY (of every block below): the contract of the trait, which names the instruction set and the
+    // pointers.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for __m256 {
+        const LANES: usize = 8;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { _mm256_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { _mm256_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm256_storeu_ps(to, self) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            unsafe { _mm256_add_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            unsafe { _mm256_sub_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            unsafe { _mm256_mul_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            unsafe { _mm256_fmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, b: Self) -> Self {
+            unsafe { _mm256_max_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(self, n: Self) -> Self {
+            unsafe {
+                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_mul_ps(self, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+            }
+        }
+    }
+
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Vector for __m512 {
+        const LANES: usize = 16;
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            unsafe { _mm512_set1_ps(x) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self) }
+        }
+        #[inline(always)]
+        unsafe fn add(self, b: Self) -> Self {
+            unsafe { _mm512_add_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(self, b: Self) -> Self {
+            unsafe { _mm512_sub_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, b: Self) -> Self {
+            unsafe { _mm512_mul_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, b: Self, c: Self) -> Self {
+            unsafe { _mm512_fmadd_ps(self, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn max(self, b: Self) -> Self {
+            unsafe { _mm512_max_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn round(self) -> Self {
+            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
+        }
+        #[inline(always)]
+        unsafe fn scale_by_power(self, n: Self) -> Self {
+            unsafe {
+                let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                _mm512_mul_ps(self, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
+            }
+        }
+    }
+}
