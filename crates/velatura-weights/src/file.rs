@@ -1,0 +1,221 @@
+//! Reading: a memory-mapped file whose tensors are touched only when they are asked for.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
+
+use crate::convert::to_f32;
+use crate::{Storage, WeightsError};
+
+/// Bytes embedded in the program, aligned so that f32 tensors in them can be borrowed:
+/// `static MODEL: &AlignedBytes<[u8]> = &AlignedBytes(*include_bytes!("model.safetensors"));`
+#[repr(C, align(64))]
+pub struct AlignedBytes<T: ?Sized>(pub T);
+
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// A safetensors file, checked in full when it is opened: header length, JSON, every tensor's size against its
+/// shape and type, no overlap, no hole, nothing missing at the end. The numbers themselves are read when asked for.
+pub struct SafetensorsFile {
+    path: PathBuf,
+    bytes: Bytes,
+    /// Where the tensors' data begins.
+    data: usize,
+    header: Metadata,
+}
+
+/// What the header says of a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Its storage type as the file names it, for example `BF16`.
+    pub dtype: String,
+    /// Its storage type when it can be read as f32.
+    pub storage: Option<Storage>,
+    /// Bytes that it takes.
+    pub bytes: usize,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl SafetensorsFile {
+    /// Maps a file into memory and checks its header.
+    ///
+    /// The file must not be shortened by another program while it is open; writers of this crate never do that,
+    /// since they put a new file in the old one's place.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
+        let path = path.as_ref();
+        let failed = |source| WeightsError::Read { file: path.to_path_buf(), source };
+        if path.is_dir() {
+            return Err(WeightsError::Folder { file: path.to_path_buf(), found: model_files(path) });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        if !meta.is_file() {
+            let reason = "it is a device or a pipe".to_string();
+            return Err(WeightsError::Foreign { file: path.to_path_buf(), reason });
+        }
+        if meta.len() == 0 {
+            return Err(WeightsError::Foreign { file: path.to_path_buf(), reason: "it is empty".into() });
+        }
+        // SAFETY: the map is read-only and private to this value, which hands out shared slices only. That another
+        // process shortens the file meanwhile is outside the program's power and documented above.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        Self::new(path.to_path_buf(), Bytes::Mapped(map))
+    }
+
+    /// A file that is part of the program. `name` stands for its path in messages.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
+        Self::new(PathBuf::from(name), Bytes::Static(bytes))
+    }
+
+    /// A file held in memory. `name` stands for its path in messages.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, WeightsError> {
+        Self::new(PathBuf::from(name), Bytes::Owned(bytes))
+    }
+
+    fn new(path: PathBuf, bytes: Bytes) -> Result<Self, WeightsError> {
+        let (length, header) = SafeTensors::read_metadata(bytes.get())
+            .map_err(|error| WeightsError::from_safetensors(&path, bytes.get(), error))?;
+        Ok(SafetensorsFile { path, bytes, data: length + 8, header })
+    }
+
+    /// The path, or the name given for bytes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Size of the whole file in bytes.
+    pub fn file_bytes(&self) -> usize {
+        self.bytes.get().len()
+    }
+
+    /// All bytes of the file, for hashing and copying.
+    pub fn raw(&self) -> &[u8] {
+        self.bytes.get()
+    }
+
+    /// The file's own text entries.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        static NONE: std::sync::LazyLock<HashMap<String, String>> = std::sync::LazyLock::new(HashMap::new);
+        self.header.metadata().as_ref().unwrap_or(&NONE)
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = self.header.offset_keys();
+        names.sort_unstable();
+        names
+    }
+
+    /// What the header says of a tensor.
+    pub fn info(&self, name: &str) -> Result<TensorInfo, WeightsError> {
+        let info = self.header.info(name).ok_or_else(|| self.missing(name))?;
+        Ok(TensorInfo {
+            shape: info.shape.clone(),
+            dtype: info.dtype.to_string(),
+            storage: Storage::from_safetensors(info.dtype),
+            bytes: info.data_offsets.1 - info.data_offsets.0,
+        })
+    }
+
+    /// Whether the file has a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// A tensor's bytes as they are stored, little-endian and row-major.
+    pub fn bytes(&self, name: &str) -> Result<&[u8], WeightsError> {
+        let (start, end) = self.header.info(name).ok_or_else(|| self.missing(name))?.data_offsets;
+        // Both ends were checked against the file when it was opened.
+        Ok(&self.bytes.get()[self.data + start..self.data + end])
+    }
+
+    /// A tensor as f32, row-major: borrowed from the file when it is stored so, else converted.
+    pub fn f32(&self, name: &str) -> Result<Cow<'_, [f32]>, WeightsError> {
+        let info = self.header.info(name).ok_or_else(|| self.missing(name))?;
+        let storage = Storage::from_safetensors(info.dtype).ok_or_else(|| WeightsError::UnsupportedType {
+            file: self.path.clone(),
+            tensor: name.to_string(),
+            dtype: info.dtype.to_string(),
+        })?;
+        Ok(to_f32(self.bytes(name)?, storage))
+    }
+
+    /// As [`SafetensorsFile::f32`], and the shape must be this.
+    pub fn f32_of_shape(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [f32]>, WeightsError> {
+        let info = self.info(name)?;
+        if info.shape != shape {
+            return Err(WeightsError::WrongShape {
+                file: self.path.clone(),
+                tensor: name.to_string(),
+                expected: shape.to_vec(),
+                found: info.shape,
+            });
+        }
+        self.f32(name)
+    }
+
+    fn missing(&self, name: &str) -> WeightsError {
+        let last = name.rsplit('.').next().unwrap_or(name);
+        // A name that differs only in its front part is the likely one: another layout's prefix.
+        let mut nearest: Vec<String> = self
+            .names()
+            .into_iter()
+            .filter(|n| n.ends_with(last) && (n.ends_with(name) || name.ends_with(n.as_str())))
+            .collect();
+        WeightsError::MissingTensor {
+            file: self.path.clone(),
+            tensor: name.to_string(),
+            nearest: (!nearest.is_empty()).then(|| nearest.swap_remove(0)),
+        }
+    }
+}
+
+impl std::fmt::Debug for SafetensorsFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SafetensorsFile")
+            .field("path", &self.path)
+            .field("tensors", &self.names().len())
+            .finish()
+    }
+}
+
+/// The model files in a folder, for the message that lists them.
+fn model_files(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| n.ends_with(".safetensors"))
+        .take(8)
+        .collect();
+    found.sort_unstable();
+    found
+}
