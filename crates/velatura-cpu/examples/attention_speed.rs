@@ -35,14 +35,15 @@ fn best(mut f: impl FnMut()) -> f64 {
 #[cfg(target_arch = "x86_64")]
 mod peak {
     use std::arch::x86_64::*;
+    use std::hint::black_box;
 
     /// Independent chains: enough to hide the latency.
     const CHAINS: usize = 12;
 
     #[target_feature(enable = "avx512f")]
     pub fn fma(rounds: usize) -> f32 {
-        let (a, b) = (_mm512_set1_ps(0.999), _mm512_set1_ps(0.001));
-        let mut x = [_mm512_set1_ps(1.0); CHAINS];
+        let (a, b) = black_box((_mm512_set1_ps(0.999), _mm512_set1_ps(0.001)));
+        let mut x = black_box([_mm512_set1_ps(1.0); CHAINS]);
         for _ in 0..rounds {
             for x in &mut x {
                 *x = _mm512_fmadd_ps(*x, a, b);
@@ -55,7 +56,7 @@ mod peak {
     pub fn dot(rounds: usize) -> f32 {
         // SAFETY: both are 64 bytes.
         let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(0x3a00)) };
-        let mut x = [_mm512_set1_ps(1.0); CHAINS];
+        let mut x = black_box([_mm512_set1_ps(1.0); CHAINS]);
         for _ in 0..rounds {
             for x in &mut x {
                 *x = _mm512_dpbf16_ps(*x, a, a);
@@ -66,8 +67,8 @@ mod peak {
 
     #[target_feature(enable = "avx2,fma")]
     pub fn fma256(rounds: usize) -> f32 {
-        let (a, b) = (_mm256_set1_ps(0.999), _mm256_set1_ps(0.001));
-        let mut x = [_mm256_set1_ps(1.0); CHAINS];
+        let (a, b) = black_box((_mm256_set1_ps(0.999), _mm256_set1_ps(0.001)));
+        let mut x = black_box([_mm256_set1_ps(1.0); CHAINS]);
         for _ in 0..rounds {
             for x in &mut x {
                 *x = _mm256_fmadd_ps(*x, a, b);

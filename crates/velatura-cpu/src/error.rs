@@ -2,6 +2,8 @@
 
 use velatura_graph::TensorType;
 
+use crate::kernels::gemm::GemmError;
+
 /// A graph that cannot be run as asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CpuError {
@@ -58,4 +60,7 @@ pub enum CpuError {
     /// An output name that the graph does not have.
     #[error("the graph has no output named {0}")]
     UnknownOutput(String),
+    /// A product whose operands do not fit: an error of this crate.
+    #[error(transparent)]
+    Gemm(#[from] GemmError),
 }

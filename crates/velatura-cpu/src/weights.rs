@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
+use velatura_graph::DType;
 
 use crate::error::CpuError;
+use crate::kernels::gemm::{GemmError, PackedMatrix};
 use crate::runtime::Runtime;
 
 /// How a kernel wants a weight.
@@ -13,6 +15,14 @@ use crate::runtime::Runtime;
 pub enum Form {
     /// As it is in the model: f32, row-major.
     Raw,
+    /// Packed for a linear layer that reads activations of this type.
+    Linear(DType),
+    /// Packed for the input gradient of a linear layer.
+    LinearGradient(DType),
+    /// Packed for a convolution in this many groups.
+    Conv(DType, usize),
+    /// Packed for the input gradient of a convolution in this many groups with this stride.
+    ConvGradient(DType, usize, [usize; 2]),
 }
 
 /// A weight in one form.
@@ -21,6 +31,8 @@ pub enum Packed {
     Empty,
     /// [`Form::Raw`].
     Raw(Vec<f32>),
+    /// Any other form.
+    Matrix(PackedMatrix),
 }
 
 struct Entry {
@@ -92,10 +104,7 @@ impl WeightStore {
                     given: values.len(),
                 });
             }
-            let _ = &self.runtime;
-            entry.packed = match entry.form {
-                Form::Raw => Packed::Raw(values.into_owned()),
-            };
+            entry.pack(&self.runtime, values)?;
         }
         Ok(())
     }
@@ -106,6 +115,7 @@ impl WeightStore {
         let bytes = |entry: &Entry| match &entry.packed {
             Packed::Empty => 0,
             Packed::Raw(values) => values.len() * 4,
+            Packed::Matrix(matrix) => matrix.bytes(),
         };
         entries.list.iter().map(bytes).sum()
     }
@@ -123,7 +133,50 @@ impl Loaded<'_> {
         }
     }
 
+    pub(crate) fn matrix(&self, position: usize) -> Result<&PackedMatrix, CpuError> {
+        match &self.0.list[position].packed {
+            Packed::Matrix(matrix) => Ok(matrix),
+            _ => Err(self.not_loaded(position)),
+        }
+    }
+
     fn not_loaded(&self, position: usize) -> CpuError {
         CpuError::NotLoaded(self.0.list[position].name.clone())
+    }
+}
+
+impl Entry {
+    fn pack(&mut self, runtime: &Runtime, values: Cow<'_, [f32]>) -> Result<(), CpuError> {
+        if let Packed::Matrix(matrix) = &mut self.packed {
+            return Ok(matrix.repack(&runtime.pool, &values)?);
+        }
+        self.packed = match self.form {
+            Form::Raw => match std::mem::replace(&mut self.packed, Packed::Empty) {
+                Packed::Raw(mut old) => {
+                    old.copy_from_slice(&values);
+                    Packed::Raw(old)
+                }
+                _ => Packed::Raw(values.into_owned()),
+            },
+            _ => Packed::Matrix(self.matrix(runtime, &values)?),
+        };
+        Ok(())
+    }
+
+    fn matrix(&self, runtime: &Runtime, values: &[f32]) -> Result<PackedMatrix, GemmError> {
+        let (pool, isa) = (&runtime.pool, runtime.isa);
+        let axis = |i: usize| self.shape.get(i).copied().unwrap_or(1);
+        let shape = [0, 1, 2, 3].map(axis);
+        match self.form {
+            Form::Linear(dtype) => PackedMatrix::linear(pool, isa, dtype, values, [shape[0], shape[1]]),
+            Form::LinearGradient(dtype) => {
+                PackedMatrix::linear_input_gradient(pool, isa, dtype, values, [shape[0], shape[1]])
+            }
+            Form::Conv(dtype, groups) => PackedMatrix::conv2d(pool, isa, dtype, values, shape, groups),
+            Form::ConvGradient(dtype, groups, stride) => {
+                PackedMatrix::conv2d_input_gradient(pool, isa, dtype, values, shape, groups, stride)
+            }
+            Form::Raw => unreachable!("raw weights are not packed"),
+        }
     }
 }

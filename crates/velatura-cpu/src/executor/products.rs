@@ -1,22 +1,239 @@
-//! Nodes that are matrix products at heart (until the kernels arrive: by the reference).
+//! Nodes that are matrix products at heart: linear layers, convolutions, attention.
 
-use velatura_graph::{Graph, Node};
+use velatura_graph::op::{Attention, Epilogue, MatMul, Window};
+use velatura_graph::{DType, Graph, Node, Op, ValueId};
 
 use super::dispatch::Frame;
+use crate::Data;
 use crate::error::CpuError;
+use crate::kernels::attention::{self, AttentionShape, Gradients, Mask, Rows};
+use crate::kernels::gemm::{self, ConvGeometry, GemmError, MatmulGeometry, PackedMatrix};
 use crate::runtime::Runtime;
 use crate::weights::Form;
+use crate::{Isa, ThreadPool};
 
-pub(super) fn packed_weight(_: &Graph, _: usize, _: &Runtime) -> Option<(usize, Form)> {
-    None
+/// Which input of a node is a weight that its kernel wants packed, and how.
+pub(super) fn packed_weight(graph: &Graph, node: usize, _runtime: &Runtime) -> Option<(usize, Form)> {
+    let node = &graph.nodes()[node];
+    let dtype = || graph.ty(node.inputs[0]).dtype;
+    match &node.op {
+        Op::Linear(_) => Some((1, Form::Linear(dtype()))),
+        Op::LinearInputGradient(_) => Some((1, Form::LinearGradient(dtype()))),
+        Op::Conv2d(conv) => Some((1, Form::Conv(dtype(), conv.window.groups))),
+        Op::Conv2dInputGradient(op) => {
+            Some((1, Form::ConvGradient(dtype(), op.window.groups, op.window.stride)))
+        }
+        _ => None,
+    }
 }
 
-pub(super) fn scratch_bytes(_: &Graph, _: usize, _: &Runtime) -> usize {
-    0
+/// Scratch memory that the kernel of a node wants.
+pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> usize {
+    let (node, isa) = (&graph.nodes()[node], runtime.isa);
+    let Some(&first) = node.inputs.first() else { return 0 };
+    let storage = graph.ty(first).dtype;
+    match &node.op {
+        Op::Linear(_) | Op::LinearInputGradient(_) => {
+            // As for the convolution of one tap that it is: the weight is not packed yet.
+            let ty = graph.ty(first);
+            let g = ConvGeometry {
+                batch: 1,
+                height: 1,
+                width: ty.elements() / ty.last(),
+                in_channels: ty.last(),
+                out_channels: 1,
+                kernel: [1; 2],
+                stride: [1; 2],
+                padding: [0; 4],
+                groups: 1,
+            };
+            gemm::conv2d_scratch_bytes(isa, storage, &g)
+        }
+        Op::LinearWeightGradient(_) => {
+            let [m, inputs, outputs] = linear_sizes(graph, node);
+            gemm::linear_weight_gradient_scratch_bytes(isa, storage, m, inputs, outputs)
+        }
+        Op::MatMul(op) => gemm::matmul_scratch_bytes(isa, storage, &matmul_geometry(graph, node, op)),
+        Op::Conv2d(_) => {
+            geometry(graph, node).map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g))
+        }
+        Op::Conv2dInputGradient(_) => {
+            geometry(graph, node).map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g))
+        }
+        Op::Conv2dWeightGradient(_) => {
+            geometry(graph, node).map_or(0, |g| gemm::conv2d_weight_gradient_scratch_bytes(isa, storage, &g))
+        }
+        _ => 0,
+    }
+}
+
+/// Rows, inputs and outputs of the linear layer whose weight gradient a node is.
+fn linear_sizes(graph: &Graph, node: &Node) -> [usize; 3] {
+    let (x, dy) = (graph.ty(node.inputs[0]), graph.ty(node.inputs[1]));
+    [x.elements() / x.last(), x.last(), dy.last()]
+}
+
+fn matmul_geometry(graph: &Graph, node: &Node, op: &MatMul) -> MatmulGeometry {
+    let [a, b, out] = [node.inputs[0], node.inputs[1], node.outputs[0]].map(|v| graph.ty(v).shape.as_slice());
+    let rank = a.len();
+    MatmulGeometry {
+        batch: a[..rank - 2].iter().product(),
+        m: out[rank - 2],
+        n: out[rank - 1],
+        k: a[if op.transpose_a { rank - 2 } else { rank - 1 }],
+        transpose_a: op.transpose_a,
+        transpose_b: op.transpose_b,
+        broadcast_b: b.len() == 2 && rank > 2,
+    }
+}
+
+fn four(shape: &[usize]) -> Option<[usize; 4]> {
+    shape.try_into().ok()
+}
+
+/// The convolution that a node runs, or is the adjoint of.
+fn geometry(graph: &Graph, node: &Node) -> Option<ConvGeometry> {
+    let shape = |value: ValueId| four(&graph.ty(value).shape);
+    let (window, image, weight): (&Window, [usize; 4], [usize; 4]) = match &node.op {
+        Op::Conv2d(op) => (&op.window, shape(node.inputs[0])?, shape(node.inputs[1])?),
+        Op::Conv2dInputGradient(op) => (&op.window, shape(node.outputs[0])?, shape(node.inputs[1])?),
+        Op::Conv2dWeightGradient(op) => (&op.window, shape(node.inputs[0])?, shape(node.outputs[0])?),
+        _ => return None,
+    };
+    Some(ConvGeometry {
+        batch: image[0],
+        height: image[1],
+        width: image[2],
+        in_channels: image[3],
+        out_channels: weight[0],
+        kernel: [weight[2], weight[3]],
+        stride: window.stride,
+        padding: window.padding,
+        groups: window.groups,
+    })
 }
 
 impl Frame<'_> {
-    pub(super) fn product(&self, _: usize, _: &Node, _: Option<usize>) -> Result<bool, CpuError> {
-        Ok(false)
+    /// Runs the node if it is one of these.
+    pub(super) fn product(&self, index: usize, node: &Node, packed: Option<usize>) -> Result<bool, CpuError> {
+        let (pool, isa) = (&self.runtime.pool, self.runtime.isa);
+        let input = |i: usize| self.read(node.inputs[i]);
+        let shape = |i: usize| self.ty(node.inputs[i]).shape.as_slice();
+        let out = || self.write(node.outputs[0]);
+        let scratch = || self.memory.scratch(index);
+        let matrix = || packed.map(|position| self.weights.matrix(position)).transpose();
+        match &node.op {
+            Op::Linear(op) => {
+                self.linear(index, node, packed, &self.epilogue(node, &op.epilogue)?, PackedMatrix::linear)?;
+            }
+            Op::LinearInputGradient(_) => {
+                let pack = PackedMatrix::linear_input_gradient;
+                self.linear(index, node, packed, &gemm::Epilogue::default(), pack)?;
+            }
+            Op::LinearWeightGradient(_) => {
+                let sizes = linear_sizes(self.graph, node);
+                if let Some(out) = self.write_f32(node.outputs[0]) {
+                    gemm::linear_weight_gradient(pool, isa, input(0)?, input(1)?, sizes, out, scratch())?;
+                }
+            }
+            Op::MatMul(op) => {
+                let geometry = matmul_geometry(self.graph, node, op);
+                gemm::matmul(pool, isa, &geometry, input(0)?, input(1)?, out(), scratch())?;
+            }
+            Op::Conv2d(op) => {
+                let (Some(geometry), Some(weight)) = (geometry(self.graph, node), matrix()?) else {
+                    return Ok(false);
+                };
+                let epilogue = self.epilogue(node, &op.epilogue)?;
+                gemm::conv2d(pool, isa, &geometry, input(0)?, weight, &epilogue, out(), scratch())?;
+            }
+            Op::Conv2dInputGradient(_) => {
+                let (Some(geometry), Some(weight)) = (geometry(self.graph, node), matrix()?) else {
+                    return Ok(false);
+                };
+                gemm::conv2d_input_gradient(pool, isa, &geometry, input(0)?, weight, out(), scratch())?;
+            }
+            Op::Conv2dWeightGradient(_) => {
+                let Some(geometry) = geometry(self.graph, node) else { return Ok(false) };
+                if let Some(out) = self.write_f32(node.outputs[0]) {
+                    gemm::conv2d_weight_gradient(pool, isa, &geometry, input(0)?, input(1)?, out, scratch())?;
+                }
+            }
+            Op::Attention(op) => {
+                let attention = attention_shape(op, shape(0), shape(1));
+                let [q, k, v] = [input(0)?, input(1)?, input(2)?].map(|x| Rows::packed(x, &attention));
+                let mask = self.mask(node, op.mask)?;
+                let lse = self.write_f32(node.outputs[1]);
+                attention::forward(pool, isa, &attention, q, k, v, mask, out(), lse);
+            }
+            Op::AttentionGradient(op) => {
+                let attention = attention_shape(&op.forward, shape(0), shape(1));
+                let [q, k, v] = [input(0)?, input(1)?, input(2)?].map(|x| Rows::packed(x, &attention));
+                let mask = self.mask(node, op.forward.mask)?;
+                let next = 3 + usize::from(op.forward.mask);
+                let (o, lse, grad) = (input(next)?, self.read_f32(node.inputs[next + 1])?, input(next + 2)?);
+                let [q_grad, k_grad, v_grad] = [0, 1, 2].map(|i| self.write(node.outputs[i]));
+                let gradients = Gradients { q: q_grad, k: k_grad, v: v_grad };
+                attention::backward(pool, isa, &attention, q, k, v, mask, o, lse, grad, gradients);
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// A linear layer or its input gradient. A weight that is computed in the graph is packed on the spot.
+    fn linear(
+        &self,
+        index: usize,
+        node: &Node,
+        packed: Option<usize>,
+        epilogue: &gemm::Epilogue<'_>,
+        pack: fn(&ThreadPool, Isa, DType, &[f32], [usize; 2]) -> Result<PackedMatrix, GemmError>,
+    ) -> Result<(), CpuError> {
+        let (pool, isa) = (&self.runtime.pool, self.runtime.isa);
+        let ty = self.ty(node.inputs[0]);
+        let rows = ty.elements() / ty.last();
+        let own;
+        let weight = match packed {
+            Some(position) => self.weights.matrix(position)?,
+            None => {
+                let shape = &self.ty(node.inputs[1]).shape;
+                own = pack(pool, isa, ty.dtype, self.read_f32(node.inputs[1])?, [shape[0], shape[1]])?;
+                &own
+            }
+        };
+        let (x, out, scratch) =
+            (self.read(node.inputs[0])?, self.write(node.outputs[0]), self.memory.scratch(index));
+        Ok(gemm::linear(pool, isa, x, rows, weight, epilogue, out, scratch)?)
+    }
+
+    fn mask(&self, node: &Node, given: bool) -> Result<Option<Mask<'_>>, CpuError> {
+        let Some(shape) = given.then(|| four(&self.ty(node.inputs[3]).shape)).flatten() else { return Ok(None) };
+        Ok(Some(Mask { data: self.read_f32(node.inputs[3])?, shape }))
+    }
+
+    fn epilogue(&self, node: &Node, epilogue: &Epilogue) -> Result<gemm::Epilogue<'_>, CpuError> {
+        let bias = epilogue.bias_input().map(|i| self.read_f32(node.inputs[i])).transpose()?;
+        let read = |place: Option<usize>| -> Result<Option<Data<'_>>, CpuError> {
+            place.map(|i| self.read(node.inputs[i])).transpose()
+        };
+        Ok(gemm::Epilogue {
+            bias,
+            per_image: read(epilogue.per_image_input())?,
+            activation: epilogue.activation,
+            residual: read(epilogue.residual_input())?,
+        })
+    }
+}
+
+fn attention_shape(op: &Attention, q: &[usize], k: &[usize]) -> AttentionShape {
+    AttentionShape {
+        batch: q[0],
+        heads: op.heads,
+        q_tokens: q[1],
+        k_tokens: k[1],
+        head_dim: q[2] / op.heads,
+        causal: op.causal,
+        scale: op.scale,
     }
 }

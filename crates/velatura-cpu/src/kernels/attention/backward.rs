@@ -90,7 +90,7 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize) {
     let d = job.shape.head_dim.next_multiple_of(MAX_LANES);
     let width = job.shape.q_tokens.next_multiple_of(MAX_LANES);
     // As in the forward pass: enough for every kernel, taken outside of the code for one.
-    let len = 5 * d * width + 2 * width + 5 * KEYS * d + 5 * KEYS * 3 * MAX_LANES + 24 * 16;
+    let len = 5 * d * width + 2 * width + 5 * KEYS * d + (5 * KEYS + d) * 3 * MAX_LANES + 24 * 16;
     with_scratch(len, |scratch: &mut [u32]| {
         dispatch!(kernel, task(job: &Job<'_>, head: usize, scratch: &mut [u32]));
     });
@@ -122,6 +122,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     let [dk, dv] = [KEYS * columns; 2].map(|n| parts.take(n));
     let [scores, products] = [KEYS * 3 * lanes; 2].map(|n| parts.take(n));
     let [p_rows, ds_rows, ds_units] = [KEYS * 3 * lanes; 3].map(|n| parts.take(n));
+    let rows = parts.take(d * 3 * lanes);
     let dq: &mut [f32] = bytemuck::cast_slice_mut(dq);
     let lse: &mut [f32] = bytemuck::cast_slice_mut(lse);
     let delta: &mut [f32] = bytemuck::cast_slice_mut(delta);
@@ -133,8 +134,8 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     for_runs!(vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
-        pack::transposed::<P>(q, start, count, N * lanes, &mut q_lanes[units * start..]);
-        pack::transposed::<P>(dout, start, count, N * lanes, &mut dout_lanes[units * start..]);
+        pack::transposed::<P>(q, start, count, N * lanes, rows, &mut q_lanes[units * start..]);
+        pack::transposed::<P>(dout, start, count, N * lanes, rows, &mut dout_lanes[units * start..]);
         for (head, to) in [(q, &mut *q_tokens), (dout, &mut *dout_tokens)] {
             let to = &mut to[start / P::PAIR * columns..][..N * lanes / P::PAIR * columns];
             pack::tokens::<P>(head, start, count, columns, to);
@@ -186,7 +187,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
         });
         for (out, values) in [(&job.dk, &*dk), (&job.dv, &*dv)] {
             for (key, row) in values.chunks_exact(columns).take(keys).enumerate() {
-                write_row(job, out, shape.k_tokens, head, first_k + key, row[..d].iter());
+                write_row(job, out, shape.k_tokens, head, first_k + key, &row[..d]);
             }
         }
     }
@@ -194,13 +195,16 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         let dq = &dq[d * start..][..d * N * lanes];
-        for lane in 0..count {
-            write_row(job, &job.dq, shape.q_tokens, head, start + lane, dq[lane..].iter().step_by(N * lanes));
+        pack::transpose(bytemuck::cast_slice(dq), d, N * lanes, rows);
+        let rows: &[f32] = bytemuck::cast_slice(rows);
+        for (lane, row) in rows.chunks_exact(d).take(count).enumerate() {
+            write_row(job, &job.dq, shape.q_tokens, head, start + lane, row);
         }
     });
 }
 
 /// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`.
+#[inline(always)]
 fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     let shape = job.shape;
     let out = head_rows(shape, &job.out, shape.q_tokens, head);
@@ -216,35 +220,38 @@ fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     }
 }
 
+/// The scalar product of a row of each.
+#[inline(always)]
 fn dot(a: &Head<'_>, b: &Head<'_>, token: usize) -> f32 {
-    let element = |head: &Head<'_>, i: usize| {
-        let at = head.start + token * head.stride + i;
-        match head.data {
-            Data::F32(x) => x[at],
-            Data::Bf16(x) => x[at].to_f32(),
-            Data::I32(_) => unreachable!("checked on entry"),
-        }
-    };
-    (0..a.width).map(|i| element(a, i) * element(b, i)).sum()
+    const LANES: usize = 8;
+    let rows = [a, b].map(|head| head.start + token * head.stride..head.start + token * head.stride + head.width);
+    macro_rules! sum {
+        ($a:ident, $b:ident, $x:ident => $wide_x:expr, $y:ident => $wide_y:expr) => {{
+            let mut total = [0.0f32; LANES];
+            for ($a, $b) in $a[rows[0].clone()].chunks(LANES).zip($b[rows[1].clone()].chunks(LANES)) {
+                for ((total, $x), $y) in total.iter_mut().zip($a).zip($b) {
+                    *total += $wide_x * $wide_y;
+                }
+            }
+            total.iter().sum()
+        }};
+    }
+    match (a.data, b.data) {
+        (Data::F32(a), Data::F32(b)) => sum!(a, b, x => *x, y => *y),
+        (Data::F32(a), Data::Bf16(b)) => sum!(a, b, x => *x, y => pack::wide(*y)),
+        (Data::Bf16(a), Data::F32(b)) => sum!(a, b, x => pack::wide(*x), y => *y),
+        (Data::Bf16(a), Data::Bf16(b)) => sum!(a, b, x => pack::wide(*x), y => pack::wide(*y)),
+        _ => unreachable!("checked on entry"),
+    }
 }
 
-fn write_row<'x>(
-    job: &Job<'_>,
-    out: &Out<'_>,
-    tokens: usize,
-    head: usize,
-    token: usize,
-    values: impl Iterator<Item = &'x f32>,
-) {
+#[inline(always)]
+fn write_row(job: &Job<'_>, out: &Out<'_>, tokens: usize, head: usize, token: usize, values: &[f32]) {
     let shape = job.shape;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
     let row = (sequence * tokens + token) * shape.heads + in_sequence;
     // SAFETY: each row of a head belongs to one task.
-    unsafe {
-        out.write(job.isa, row * shape.head_dim, shape.head_dim, |to| {
-            to.iter_mut().zip(values).for_each(|(to, x)| *to = *x);
-        });
-    }
+    unsafe { out.store(job.isa, row * shape.head_dim, values) };
 }
 
 struct Tile<'a> {

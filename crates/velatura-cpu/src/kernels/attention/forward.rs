@@ -57,7 +57,7 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize, first: usize) {
     let width = TASK.min(job.shape.q_tokens - first).next_multiple_of(MAX_LANES);
     // Enough for every kernel: units of one element, the widest vectors. The buffer is taken here because
     // a closure inside the task would not be compiled for the task's instruction set.
-    let len = 2 * d * width + 2 * width + 2 * KEYS * d + 2 * KEYS * 3 * MAX_LANES + 8 * 16;
+    let len = 2 * d * width + 2 * width + 2 * KEYS * d + (2 * KEYS + d) * 3 * MAX_LANES + 8 * 16;
     with_scratch(len, |scratch: &mut [u32]| {
         dispatch!(kernel, task(job: &Job<'_>, head: usize, first: usize, scratch: &mut [u32]));
     });
@@ -135,6 +135,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     let mut parts = Parts(scratch);
     let [packed_q, out, state, packed_k, packed_v, scores] = sizes.map(|n| parts.take(n));
     let weights = parts.take(KEYS * 3 * lanes);
+    let rows = parts.take(d * 3 * lanes);
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
     let state: &mut [f32] = bytemuck::cast_slice_mut(state);
@@ -145,7 +146,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     for_runs!(vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(queries - start);
-        pack::transposed::<P>(q, first + start, count, N * lanes, &mut packed_q[units * start..]);
+        pack::transposed::<P>(q, first + start, count, N * lanes, rows, &mut packed_q[units * start..]);
     });
     let mut keys_end = shape.k_tokens;
     if shape.causal {
@@ -187,7 +188,8 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
         let start = run * lanes;
         let count = (N * lanes).min(queries - start);
         let out = &out[d * start..][..d * N * lanes];
-        finish(job, head, first + start, count, N * lanes, out, &greatest[start..], &sum[start..]);
+        let state = [&greatest[start..][..count], &sum[start..][..count]];
+        finish(job, head, first + start, N * lanes, out, state, rows);
     });
 }
 
@@ -308,40 +310,38 @@ unsafe fn weight<P: Product>(x: P::V) -> P::V {
 }
 
 /// Divides by the sums and writes the rows of the output.
-#[allow(clippy::too_many_arguments)]
+#[inline(always)]
 fn finish(
     job: &Job<'_>,
     head: usize,
     first: usize,
-    count: usize,
     lanes: usize,
     out: &[f32],
-    greatest: &[f32],
-    sum: &[f32],
+    [greatest, sum]: [&[f32]; 2],
+    rows: &mut [u32],
 ) {
     let shape = job.shape;
     let d = shape.head_dim;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
-    for lane in 0..count {
-        let factor = if sum[lane] == 0.0 { 0.0 } else { 1.0 / sum[lane] };
+    pack::transpose(bytemuck::cast_slice(out), d, lanes, rows);
+    let rows: &mut [f32] = bytemuck::cast_slice_mut(rows);
+    for (lane, (&sum, values)) in sum.iter().zip(rows.chunks_exact_mut(d)).enumerate() {
+        let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        for value in values.iter_mut() {
+            *value *= factor;
+        }
         let row = sequence * shape.q_tokens + first + lane;
         // SAFETY: each row of a head belongs to one task.
-        unsafe {
-            job.out.write(job.isa, row * shape.heads * d + in_sequence * d, d, |to| {
-                for (to, x) in to.iter_mut().zip(out[lane..].iter().step_by(lanes)) {
-                    *to = x * factor;
-                }
-            });
-        }
+        unsafe { job.out.store(job.isa, (row * shape.heads + in_sequence) * d, values) };
     }
     if let Some(lse) = &job.lse {
         // SAFETY: as above.
-        let lse = unsafe { lse.slice(head * shape.q_tokens + first, count) };
-        for (lane, to) in lse.iter_mut().enumerate() {
-            *to = if sum[lane] == 0.0 {
+        let lse = unsafe { lse.slice(head * shape.q_tokens + first, sum.len()) };
+        for ((to, &sum), &greatest) in lse.iter_mut().zip(sum).zip(greatest) {
+            *to = if sum == 0.0 {
                 f32::NEG_INFINITY
             } else {
-                greatest[lane] * std::f32::consts::LN_2 + sum[lane].ln()
+                greatest * std::f32::consts::LN_2 + sum.ln()
             };
         }
     }

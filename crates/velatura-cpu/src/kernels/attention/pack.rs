@@ -24,7 +24,7 @@ impl Head<'_> {
 }
 
 #[inline(always)]
-fn wide(x: bf16) -> f32 {
+pub(super) fn wide(x: bf16) -> f32 {
     f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
@@ -58,14 +58,9 @@ pub(super) fn rows<P: Product>(head: Head<'_>, first: usize, count: usize, to: &
                         *to = wide(x).to_bits();
                     }
                 } else {
-                    let whole = x.chunks_exact(2);
-                    let rest = whole.remainder();
-                    for (to, x) in to.iter_mut().zip(whole) {
-                        *to = bits_pair(x[0], x[1]);
-                    }
-                    if let [last] = rest {
-                        to[units - 1] = bits_pair(*last, bf16::ZERO);
-                    }
+                    // Pairs in memory are units already; an odd last channel is paired with zero.
+                    to[units - 1] = 0;
+                    bytemuck::cast_slice_mut::<u32, bf16>(to)[..head.width].copy_from_slice(x);
                 }
             }
             Data::I32(_) => unreachable!("checked on entry"),
@@ -119,44 +114,85 @@ pub(super) fn tokens<P: Product>(head: Head<'_>, first: usize, count: usize, wid
 }
 
 /// `[ceil(D / PAIR)][lanes]`: units along the channels, tokens along the lanes; lanes past `count` are zero.
+/// `rows_buffer` holds `lanes` rows of units.
 #[inline(always)]
 pub(super) fn transposed<P: Product>(
     head: Head<'_>,
     first: usize,
     count: usize,
     lanes: usize,
+    rows_buffer: &mut [u32],
     to: &mut [u32],
 ) {
     let units = head.width.div_ceil(P::PAIR);
-    let to = &mut to[..units * lanes];
-    for lane in 0..lanes {
-        if lane >= count {
-            to[lane..].iter_mut().step_by(lanes).for_each(|to| *to = 0);
-            continue;
+    rows::<P>(head, first, count, rows_buffer);
+    rows_buffer[count * units..lanes * units].fill(0);
+    transpose(rows_buffer, lanes, units, to);
+}
+
+/// `to[column][row] = from[row][column]`, both contiguous.
+#[inline(always)]
+pub(super) fn transpose(from: &[u32], rows: usize, columns: usize, to: &mut [u32]) {
+    let (from, to) = (&from[..rows * columns], &mut to[..rows * columns]);
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    for row in (0..whole_rows).step_by(4) {
+        for column in (0..whole_columns).step_by(4) {
+            // SAFETY: the square of four is inside of both.
+            unsafe {
+                square(
+                    from.as_ptr().add(row * columns + column),
+                    columns,
+                    to.as_mut_ptr().add(column * rows + row),
+                    rows,
+                );
+            }
         }
-        let column = to[lane..].iter_mut().step_by(lanes);
-        match head.data {
-            Data::F32(x) => {
-                let x = &x[head.row(x, first + lane)];
-                if P::PAIR == 1 {
-                    column.zip(x).for_each(|(to, &x)| *to = x.to_bits());
-                } else {
-                    column
-                        .zip(x.chunks(2))
-                        .for_each(|(to, x)| *to = P::unit(x[0], x.get(1).copied().unwrap_or(0.0)));
-                }
+        for column in whole_columns..columns {
+            for i in row..row + 4 {
+                to[column * rows + i] = from[i * columns + column];
             }
-            Data::Bf16(x) => {
-                let x = &x[head.row(x, first + lane)];
-                if P::PAIR == 1 {
-                    column.zip(x).for_each(|(to, &x)| *to = wide(x).to_bits());
-                } else {
-                    column.zip(x.chunks(2)).for_each(|(to, x)| {
-                        *to = bits_pair(x[0], x.get(1).copied().unwrap_or(bf16::ZERO));
-                    });
-                }
-            }
-            Data::I32(_) => unreachable!("checked on entry"),
+        }
+    }
+    for row in whole_rows..rows {
+        for column in 0..columns {
+            to[column * rows + row] = from[row * columns + column];
+        }
+    }
+}
+
+/// Transposes four by four elements.
+///
+/// # Safety
+/// Four rows of four elements at these distances are inside of both allocations.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's promise; every x86-64 processor has these instructions.
+    unsafe {
+        let load = |row: usize| _mm_loadu_ps(from.add(row * from_stride).cast());
+        let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+        let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        let store = |row: usize, x: __m128| _mm_storeu_ps(to.add(row * to_stride).cast(), x);
+        store(0, _mm_movelh_ps(ab_low, cd_low));
+        store(1, _mm_movehl_ps(cd_low, ab_low));
+        store(2, _mm_movelh_ps(ab_high, cd_high));
+        store(3, _mm_movehl_ps(cd_high, ab_high));
+    }
+}
+
+/// Transposes four by four elements.
+///
+/// # Safety
+/// Four rows of four elements at these distances are inside of both allocations.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    for row in 0..4 {
+        for column in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) };
         }
     }
 }

@@ -104,6 +104,20 @@ impl<'a> Out<'a> {
         }
     }
 
+    /// Stores `values` from `start` on.
+    ///
+    /// # Safety
+    /// As for [`Out::write`].
+    #[inline]
+    pub(crate) unsafe fn store(&self, isa: Isa, start: usize, values: &[f32]) {
+        match self {
+            // SAFETY: the caller's promise.
+            Out::F32(shared) => unsafe { shared.slice(start, values.len()) }.copy_from_slice(values),
+            // SAFETY: the caller's promise.
+            Out::Bf16(shared) => narrow(isa, values, unsafe { shared.slice(start, values.len()) }),
+        }
+    }
+
     /// Lets `f` write (not read) `len` elements from `start` in single precision, then stores them.
     ///
     /// # Safety

@@ -1,0 +1,221 @@
+//! The loops around the tile kernel: blocks of rows by groups of panels, in parallel.
+//!
+//! A task keeps its rows of A and one block of a panel of B in the second-level cache. Depth is cut into
+//! blocks where a panel is too big for that; sums are then carried on in memory, which changes no bit of
+//! the result. Nor does any other choice made here, since an element is always one chain of additions.
+
+use super::pack::Layout;
+use super::tile::{Finish, Kernels, ROWS, STEP, Target, Tile};
+use crate::ThreadPool;
+use crate::kernels::elementwise::dispatch::with_scratch;
+
+/// Bytes of a panel that are used at a time: less than half of the second-level cache, the rest is for A.
+pub(super) const PANEL_BLOCK: usize = 448 << 10;
+
+/// Full tiles of one task.
+const TASK_TILES: usize = 16;
+
+/// Cycles of work that are worth a task: some thirty microseconds.
+const TASK_CYCLES: usize = 100_000;
+
+/// Tasks that keep a few threads evenly busy.
+const ENOUGH_TASKS: usize = 16;
+
+/// Many products of the same shape, `[rows, segments * steps] x [segments * steps, columns]`.
+pub(super) struct Product<'a> {
+    pub kernels: &'static Kernels,
+    pub items: usize,
+    /// Rows of each product.
+    pub rows: usize,
+    pub columns: usize,
+    pub segments: usize,
+    /// Steps of each segment.
+    pub steps: usize,
+    /// Bytes from step to step of a row.
+    pub row_step: usize,
+    /// Panels of the first product's B.
+    pub panels: *const u8,
+    /// Bytes to the panels of the next product: zero where they share one B.
+    pub item_panels: usize,
+    /// Columns of the output from one product to the next: groups of channels.
+    pub item_columns: usize,
+    pub finish: &'a Finish,
+}
+
+// SAFETY: the pointers are to operands that outlive the product; tasks write disjoint parts of the output.
+unsafe impl Sync for Product<'_> {}
+
+/// Rows of some tiles, to be filled in by the operation.
+pub(super) struct RowBlock<'a> {
+    /// The product.
+    pub item: usize,
+    /// The first row, a multiple of [`ROWS`].
+    pub first: usize,
+    /// For each tile, and in it for each segment, the pointers of its rows.
+    pub pointers: &'a mut [[*const u8; ROWS]],
+    /// For each row its row of the output, counted over all products.
+    pub outputs: &'a mut [usize],
+    /// Zeros: as many bytes as asked for.
+    pub zeros: *const u8,
+}
+
+/// Full tiles of a task, and panels of a task.
+fn plan(product: &Product<'_>, panels: usize) -> (usize, usize) {
+    let tiles = product.rows.div_ceil(ROWS);
+    let tile_cycles = 64 + product.segments * product.steps * ROWS * 4;
+    let mut block = tiles.min(TASK_TILES);
+    let mut group = (TASK_CYCLES / (block * tile_cycles)).clamp(1, panels);
+    loop {
+        let tasks = product.items * tiles.div_ceil(block) * panels.div_ceil(group);
+        let small = block * group * tile_cycles < TASK_CYCLES / 3;
+        if tasks >= ENOUGH_TASKS || small || (block <= 2 && group == 1) {
+            return (block, group);
+        }
+        if group > 1 {
+            group = group.div_ceil(2);
+        } else {
+            block = block.div_ceil(2);
+        }
+    }
+}
+
+/// Computes the products. `fill` names the rows of a block; it may use `zeros` bytes of zeros.
+///
+/// # Safety
+/// The pointers of the product and those that `fill` gives are valid for the extents of the shapes, and the
+/// output's rows are disjoint.
+pub(super) unsafe fn run(
+    pool: &ThreadPool,
+    product: &Product<'_>,
+    zeros: usize,
+    fill: impl Fn(&mut RowBlock<'_>) + Sync,
+) {
+    if product.items * product.rows * product.columns == 0 {
+        return;
+    }
+    let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
+    let (block, group) = plan(product, layout.panels());
+    let blocks = product.rows.div_ceil(ROWS).div_ceil(block);
+    let groups = layout.panels().div_ceil(group);
+    pool.run(product.items * groups * blocks, |index, _| {
+        // Neighbouring tasks share panels, so that big weights come from memory once.
+        let (at, index) = (index % blocks, index / blocks);
+        let (panels, item) = (index % groups * group, index / groups);
+        let first = at * block * ROWS;
+        let rows = (block * ROWS).min(product.rows - first);
+        let panels = panels..layout.panels().min(panels + group);
+        // SAFETY: the caller's promise; the task's rows and panels are inside the shapes.
+        unsafe { task(product, &layout, item, first, rows, panels, zeros, &fill) };
+    });
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn task(
+    product: &Product<'_>,
+    layout: &Layout,
+    item: usize,
+    first: usize,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+    zeros: usize,
+    fill: &(impl Fn(&mut RowBlock<'_>) + Sync),
+) {
+    let tiles = rows.div_ceil(ROWS);
+    let table_bytes = (tiles * product.segments * size_of::<[*const u8; ROWS]>()).next_multiple_of(64);
+    let outputs_bytes = (rows * size_of::<usize>()).next_multiple_of(64);
+    let zeros = zeros.next_multiple_of(64);
+    let partial_bytes = tiles * ROWS * product.kernels.panel * size_of::<f32>();
+    with_scratch(table_bytes + outputs_bytes + zeros + partial_bytes, |memory: &mut [u8]| {
+        let (table, memory) = memory.split_at_mut(table_bytes);
+        let (outputs, memory) = memory.split_at_mut(outputs_bytes);
+        let (zeros, partial) = memory.split_at_mut(zeros);
+        zeros.fill(0);
+        table.fill(0);
+        // SAFETY: the parts are 64-aligned, long enough, and zeroed (as null pointers) before use.
+        let pointers = unsafe {
+            std::slice::from_raw_parts_mut(
+                table.as_mut_ptr().cast::<[*const u8; ROWS]>(),
+                tiles * product.segments,
+            )
+        };
+        let outputs = &mut bytemuck::cast_slice_mut::<u8, usize>(outputs)[..rows];
+        fill(&mut RowBlock { item, first, pointers, outputs, zeros: zeros.as_ptr() });
+        let partial = partial.as_mut_ptr().cast::<f32>();
+        for panel in panels {
+            // SAFETY: the caller's promise.
+            unsafe { run_panel(product, layout, item, panel, pointers, outputs, partial) };
+        }
+    });
+}
+
+/// A range of segments, or of steps of the only segment.
+struct DepthBlock {
+    segments: usize,
+    steps: usize,
+    count: usize,
+}
+
+fn depth_block(product: &Product<'_>, width: usize) -> DepthBlock {
+    let segment = product.steps * width * STEP;
+    let whole = DepthBlock { segments: product.segments, steps: product.steps, count: 1 };
+    if product.segments * segment <= PANEL_BLOCK {
+        return whole;
+    }
+    if product.segments > 1 {
+        let count = product.segments.div_ceil((PANEL_BLOCK / segment).max(1));
+        let segments = product.segments.div_ceil(count);
+        return DepthBlock { segments, count: product.segments.div_ceil(segments), ..whole };
+    }
+    let count = segment.div_ceil(PANEL_BLOCK);
+    let steps = product.steps.div_ceil(count);
+    DepthBlock { steps, count: product.steps.div_ceil(steps), ..whole }
+}
+
+unsafe fn run_panel(
+    product: &Product<'_>,
+    layout: &Layout,
+    item: usize,
+    panel: usize,
+    pointers: &[[*const u8; ROWS]],
+    outputs: &[usize],
+    partial: *mut f32,
+) {
+    let width = layout.width(panel);
+    let block = depth_block(product, width);
+    let base = product.panels.wrapping_add(item * product.item_panels + layout.start(panel) * STEP);
+    for b in 0..block.count {
+        let first_segment = if product.segments > 1 { b * block.segments } else { 0 };
+        let first_step = if product.segments > 1 { 0 } else { b * block.steps };
+        let segments = block.segments.min(product.segments - first_segment);
+        let steps = block.steps.min(product.steps - first_step);
+        for (tile, rows) in outputs.chunks(ROWS).enumerate() {
+            let sums = partial.wrapping_add(tile * ROWS * width);
+            let target = if b + 1 < block.count {
+                Target::Partial { to: sums, stride: width }
+            } else {
+                Target::Finished {
+                    finish: product.finish,
+                    rows: rows.as_ptr(),
+                    column: item * product.item_columns + panel * layout.panel,
+                    columns: layout.valid(panel),
+                }
+            };
+            let tile = Tile {
+                rows: pointers.as_ptr().wrapping_add(tile * product.segments + first_segment),
+                segments,
+                steps,
+                offset: first_step * product.row_step,
+                row_step: product.row_step,
+                panel: base.wrapping_add((first_segment * product.steps + first_step) * width * STEP),
+                panel_step: width * STEP,
+                panel_segment: steps * width * STEP,
+                panel_offsets: std::ptr::null(),
+                start: if b > 0 { sums } else { std::ptr::null() },
+                start_stride: width,
+                target,
+            };
+            // SAFETY: the caller's promise; `partial` holds a panel's width for every row of the block.
+            unsafe { product.kernels.run(rows.len(), width, &tile) };
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Linear layers: one matrix product with a packed weight.
+
+use super::driver::{Product, RowBlock, run};
+use super::epilogue::Epilogue;
+use super::error::{GemmError, check_len};
+use super::packed::{PackedMatrix, Purpose};
+use super::prepare::{Rows, rows, rows_bytes};
+use super::tile::{Finish, Kernels, ROWS, STEP};
+use super::{matmul, scratch};
+use crate::{Data, DataMut, Isa, ThreadPool};
+use velatura_graph::DType;
+
+/// Bytes of scratch memory that [`linear`] needs for `rows` rows stored as `storage`; often zero.
+pub fn linear_scratch_bytes(storage: DType, m: usize, weight: &PackedMatrix) -> usize {
+    scratch::total(&[rows_bytes(weight.kernels, storage, m, 1, weight.depth)])
+}
+
+/// `out = epilogue(x B)`: x `[m, in]`, out `[m, out]`.
+///
+/// With a weight packed by [`PackedMatrix::linear`] it is the layer, with one packed by
+/// [`PackedMatrix::linear_input_gradient`] the gradient of its input. `x` must be stored as the weight was
+/// packed for; `out` and the epilogue's operands in either floating-point type.
+///
+/// # Errors
+/// Operands that do not fit together.
+pub fn linear(
+    pool: &ThreadPool,
+    isa: Isa,
+    x: Data<'_>,
+    m: usize,
+    weight: &PackedMatrix,
+    epilogue: &Epilogue<'_>,
+    mut out: DataMut<'_>,
+    scratch: &mut [u8],
+) -> Result<(), GemmError> {
+    let operation = "linear";
+    if !matches!(weight.purpose, Purpose::Linear | Purpose::LinearInputGradient) || weight.isa() != isa {
+        return Err(GemmError::Packing {
+            operation,
+            expected: format!("a linear layer on {}", isa.name()),
+            found: weight.description(),
+        });
+    }
+    check_len(operation, "the input", m * weight.depth, x.len())?;
+    let finish = epilogue.bind(operation, m, weight.columns, &mut out)?;
+    let bytes = rows_bytes(weight.kernels, x.dtype(), m, 1, weight.depth);
+    let [memory] = scratch::cut(operation, scratch, [bytes])?;
+    // SAFETY: lengths were checked, and the scratch memory was cut for it.
+    unsafe {
+        let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory)?;
+        product(pool, weight, x, m, &finish);
+    }
+    Ok(())
+}
+
+/// The product of rows and the only part of a weight with one tap.
+///
+/// # Safety
+/// `x` has `m` rows of the weight's depth; `finish` was bound for `m` rows.
+pub(super) unsafe fn product(pool: &ThreadPool, weight: &PackedMatrix, x: Rows, m: usize, finish: &Finish) {
+    let product = Product {
+        kernels: weight.kernels,
+        items: 1,
+        rows: m,
+        columns: weight.columns,
+        segments: 1,
+        steps: weight.steps(),
+        row_step: STEP,
+        panels: weight.panels(0),
+        item_panels: 0,
+        item_columns: 0,
+        finish,
+    };
+    // SAFETY: the caller's promise.
+    unsafe { run(pool, &product, 0, |block| fill(x, 0, block)) };
+}
+
+/// Names successive rows, from row `base` on.
+pub(super) fn fill(x: Rows, base: usize, block: &mut RowBlock<'_>) {
+    for (i, output) in block.outputs.iter_mut().enumerate() {
+        let row = base + block.first + i;
+        *output = row;
+        block.pointers[i / ROWS][i % ROWS] = x.data.wrapping_add(row * x.stride);
+    }
+}
+
+fn weight_gradient_geometry(m: usize, inputs: usize, outputs: usize) -> matmul::MatmulGeometry {
+    matmul::MatmulGeometry {
+        batch: 1,
+        m: outputs,
+        n: inputs,
+        k: m,
+        transpose_a: true,
+        transpose_b: false,
+        broadcast_b: false,
+    }
+}
+
+/// Bytes of scratch memory that [`linear_weight_gradient`] needs.
+pub fn linear_weight_gradient_scratch_bytes(
+    isa: Isa,
+    storage: DType,
+    m: usize,
+    inputs: usize,
+    outputs: usize,
+) -> usize {
+    matmul::matmul_scratch_bytes(isa, storage, &weight_gradient_geometry(m, inputs, outputs))
+}
+
+/// The gradient of a linear layer's weight: x `[m, in]` and dy `[m, out]`, stored alike, to `[out, in]`.
+///
+/// # Errors
+/// Operands that do not fit together.
+pub fn linear_weight_gradient(
+    pool: &ThreadPool,
+    isa: Isa,
+    x: Data<'_>,
+    dy: Data<'_>,
+    [m, inputs, outputs]: [usize; 3],
+    out: &mut [f32],
+    scratch: &mut [u8],
+) -> Result<(), GemmError> {
+    let geometry = weight_gradient_geometry(m, inputs, outputs);
+    matmul::matmul(pool, isa, &geometry, dy, x, DataMut::F32(out), scratch)
+}
+
+/// The kernels for operands stored as `storage`.
+pub(super) fn kernels_for(isa: Isa, storage: DType) -> &'static Kernels {
+    Kernels::of(isa, super::compute_dtype(isa, storage) == DType::Bf16)
+}

@@ -1,0 +1,254 @@
+//! Packing of operands into panels that the tile kernel streams.
+//!
+//! A panel holds `width` columns: `[segments][steps][width]` 32-bit cells, where a cell is one
+//! single-precision number, or two successive brain floating-point numbers of a column. Depths that do not
+//! fill the last pair, and columns that do not fill the last vector, are zero.
+
+use half::bf16;
+
+use super::tile::{Kernels, STEP};
+use crate::kernels::elementwise::dispatch::simd;
+use crate::{Isa, ThreadPool};
+
+/// The bits of the nearest brain floating-point number, ties to even.
+#[inline(always)]
+pub(super) fn bf16_bits(x: f32) -> u16 {
+    crate::kernels::elementwise::dispatch::round_bf16(x).to_bits()
+}
+
+/// An element type that can be packed.
+pub(super) trait Number: Copy + Send + Sync {
+    fn single(self) -> f32;
+    fn half(self) -> u16;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn half(self) -> u16 {
+        bf16_bits(self)
+    }
+}
+
+impl Number for bf16 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+    #[inline(always)]
+    fn half(self) -> u16 {
+        self.to_bits()
+    }
+}
+
+/// How the columns of a matrix are divided into panels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub columns: usize,
+    /// Columns of a full panel.
+    pub panel: usize,
+    /// The last panel's columns are rounded up to a multiple of it.
+    pub granule: usize,
+    /// Steps of all segments together.
+    pub steps: usize,
+}
+
+impl Layout {
+    /// Panels of the second operand.
+    pub(super) fn right(kernels: &Kernels, columns: usize, steps: usize) -> Self {
+        Layout { columns, panel: kernels.panel, granule: kernels.lanes, steps }
+    }
+
+    /// Panels of the rows of the first operand, where its depth is not contiguous.
+    pub(super) fn left(rows: usize, steps: usize) -> Self {
+        Layout { columns: rows, panel: super::tile::ROWS, granule: super::tile::ROWS, steps }
+    }
+
+    pub(super) fn panels(&self) -> usize {
+        self.columns.div_ceil(self.panel)
+    }
+
+    /// Columns of the matrix in panel `p`.
+    pub(super) fn valid(&self, p: usize) -> usize {
+        self.panel.min(self.columns - p * self.panel)
+    }
+
+    /// Columns of panel `p` with its padding.
+    pub(super) fn width(&self, p: usize) -> usize {
+        self.valid(p).next_multiple_of(self.granule)
+    }
+
+    /// Cells before panel `p`.
+    pub(super) fn start(&self, p: usize) -> usize {
+        p * self.panel * self.steps
+    }
+
+    /// Cells of all panels.
+    pub(super) fn cells(&self) -> usize {
+        self.columns.next_multiple_of(self.granule) * self.steps
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.cells() * STEP
+    }
+}
+
+/// Where the elements of the matrix are: `data[base + item * item_stride + tap + k * depth_stride + n *
+/// column_stride]` for depth `k` and column `n`, one segment for each tap.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, T> {
+    pub data: &'a [T],
+    pub items: usize,
+    pub item_stride: usize,
+    pub taps: &'a [usize],
+    pub depth: usize,
+    pub depth_stride: usize,
+    pub column_stride: usize,
+}
+
+/// Steps of one task of packing: with 64 columns a task writes 16 KiB.
+const CHUNK: usize = 64;
+
+#[derive(Clone, Copy)]
+struct Cells(*mut u32);
+
+// SAFETY: tasks write disjoint cells.
+unsafe impl Sync for Cells {}
+
+impl Cells {
+    fn at(&self, offset: usize) -> *mut u32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Packs all items one after another into `to`.
+///
+/// # Safety
+/// `to` has room for `source.items * layout.cells()` cells, which nothing else uses meanwhile; the source's
+/// strides stay inside its data (checked by slicing).
+pub(super) unsafe fn pack<T: Number>(
+    pool: &ThreadPool,
+    isa: Isa,
+    pairs: bool,
+    source: &Source<'_, T>,
+    layout: &Layout,
+    to: *mut u32,
+) {
+    let per_step = if pairs { 2 } else { 1 };
+    let steps = source.depth.div_ceil(per_step);
+    debug_assert_eq!(steps * source.taps.len(), layout.steps);
+    let chunks = steps.div_ceil(CHUNK);
+    // Narrow panels are packed several at a time, so that each cache line is read once.
+    let group = (64 / layout.panel).max(1);
+    let groups = layout.panels().div_ceil(group);
+    let to = Cells(to);
+    pool.run(source.items * groups * chunks, |index, _| {
+        let (chunk, index) = (index % chunks, index / chunks);
+        let (first, item) = (index % groups * group, index / groups);
+        let first_step = chunk * CHUNK;
+        let count = CHUNK.min(steps - first_step);
+        for p in first..layout.panels().min(first + group) {
+            let width = layout.width(p);
+            for (segment, tap) in source.taps.iter().enumerate() {
+                let base = item * source.item_stride
+                    + tap
+                    + first_step * per_step * source.depth_stride
+                    + p * layout.panel * source.column_stride;
+                let start = item * layout.cells() + layout.start(p) + (segment * steps + first_step) * width;
+                // SAFETY: inside the room that the caller promises, and in no other task's part.
+                let cells = unsafe { std::slice::from_raw_parts_mut(to.at(start), count * width) };
+                let block = Block {
+                    depth: (source.depth - first_step * per_step).min(count * per_step),
+                    depth_stride: source.depth_stride,
+                    columns: layout.valid(p),
+                    column_stride: source.column_stride,
+                    width,
+                };
+                if pairs {
+                    pack_pairs(isa, &source.data[base..], block, cells);
+                } else {
+                    pack_singles(isa, &source.data[base..], block, cells);
+                }
+            }
+        }
+    });
+}
+
+/// A part of a panel: `depth` by `columns` elements into rows of `width` cells.
+#[derive(Clone, Copy)]
+struct Block {
+    depth: usize,
+    depth_stride: usize,
+    columns: usize,
+    column_stride: usize,
+    width: usize,
+}
+
+simd! {
+    fn pack_singles<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
+        if b.columns < b.width {
+            cells.fill(0);
+        }
+        if b.column_stride == 1 {
+            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+                let from = &data[k * b.depth_stride..][..b.columns];
+                for (cell, x) in row.iter_mut().zip(from) {
+                    *cell = x.single().to_bits();
+                }
+            }
+        } else {
+            for n in 0..b.columns {
+                let column = &data[n * b.column_stride..][..(b.depth - 1) * b.depth_stride + 1];
+                for (x, cell) in column.iter().step_by(b.depth_stride).zip(cells[n..].iter_mut().step_by(b.width)) {
+                    *cell = x.single().to_bits();
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pair(low: u16, high: u16) -> u32 {
+    u32::from(low) | u32::from(high) << 16
+}
+
+simd! {
+    fn pack_pairs<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
+        if b.columns < b.width {
+            cells.fill(0);
+        }
+        if b.column_stride == 1 {
+            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+                let low = &data[2 * k * b.depth_stride..][..b.columns];
+                if 2 * k + 1 < b.depth {
+                    let high = &data[(2 * k + 1) * b.depth_stride..][..b.columns];
+                    for ((cell, low), high) in row.iter_mut().zip(low).zip(high) {
+                        *cell = pair(low.half(), high.half());
+                    }
+                } else {
+                    for (cell, low) in row.iter_mut().zip(low) {
+                        *cell = pair(low.half(), 0);
+                    }
+                }
+            }
+        } else {
+            for n in 0..b.columns {
+                let column = &data[n * b.column_stride..][..(b.depth - 1) * b.depth_stride + 1];
+                let mut k = 0;
+                let mut at = n;
+                while k + 1 < b.depth {
+                    let (low, high) = (column[k * b.depth_stride], column[(k + 1) * b.depth_stride]);
+                    cells[at] = pair(low.half(), high.half());
+                    k += 2;
+                    at += b.width;
+                }
+                if k < b.depth {
+                    cells[at] = pair(column[k * b.depth_stride].half(), 0);
+                }
+            }
+        }
+    }
+}

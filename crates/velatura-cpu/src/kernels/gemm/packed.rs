@@ -1,0 +1,242 @@
+//! Weights in the form that the tile kernel reads.
+
+use velatura_graph::DType;
+
+use super::error::{GemmError, check_len};
+use super::pack::{Layout, Source, pack};
+use super::tile::Kernels;
+use crate::{AlignedBytes, Isa, ThreadPool};
+
+/// The type in which products of operands stored as `storage` are computed: brain floating point only where
+/// the instruction set multiplies it, single precision elsewhere.
+pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
+    if isa == Isa::Avx512 && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
+}
+
+/// What a packed weight is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Linear,
+    LinearInputGradient,
+    Conv,
+    ConvInputGradient,
+}
+
+/// Some taps of a weight, as panels: all of them, or those that meet one phase of a strided gradient.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// Cells before it.
+    pub start: usize,
+    /// Offsets of the taps in the canonical weight.
+    pub taps: Vec<usize>,
+}
+
+/// A parameter packed into panels for one use, instruction set and storage type of the activations.
+///
+/// Made from the canonical layouts: linear `[out, in]`, convolution `[out, in / groups, kh, kw]`.
+pub struct PackedMatrix {
+    pub(super) kernels: &'static Kernels,
+    pub(super) purpose: Purpose,
+    /// Shape of the canonical weight; a linear layer's is `[out, in, 1, 1]`.
+    pub(super) shape: [usize; 4],
+    pub(super) groups: usize,
+    /// Of the convolution, where it matters to the packing (its input gradient); else 1.
+    pub(super) stride: [usize; 2],
+    /// Depth of one tap.
+    pub(super) depth: usize,
+    depth_stride: usize,
+    /// Columns of one group.
+    pub(super) columns: usize,
+    column_stride: usize,
+    /// One, or one for each phase, row of phases by row.
+    pub(super) parts: Vec<Part>,
+    cells: AlignedBytes,
+}
+
+impl std::fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.description())
+    }
+}
+
+impl PackedMatrix {
+    /// The weight `[out, in]` of a linear layer, for [`linear`](super::linear) on activations stored as
+    /// `storage`.
+    pub fn linear(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        [out, inputs]: [usize; 2],
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, weight, [out, inputs, 1, 1], 1, [1, 1], Purpose::Linear)
+    }
+
+    /// The weight `[out, in]` of a linear layer, for the gradient of its input: [`linear`](super::linear)
+    /// then takes `[M, out]` to `[M, in]`.
+    pub fn linear_input_gradient(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        [out, inputs]: [usize; 2],
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, weight, [out, inputs, 1, 1], 1, [1, 1], Purpose::LinearInputGradient)
+    }
+
+    /// The weight `[out, in / groups, kh, kw]` of a convolution, for [`conv2d`](super::conv2d).
+    pub fn conv2d(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        shape: [usize; 4],
+        groups: usize,
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, weight, shape, groups, [1, 1], Purpose::Conv)
+    }
+
+    /// The weight `[out, in / groups, kh, kw]` of a convolution with this stride (down, right), for
+    /// [`conv2d_input_gradient`](super::conv2d_input_gradient).
+    pub fn conv2d_input_gradient(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        shape: [usize; 4],
+        groups: usize,
+        stride: [usize; 2],
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, weight, shape, groups, stride, Purpose::ConvInputGradient)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        shape: [usize; 4],
+        groups: usize,
+        stride: [usize; 2],
+        purpose: Purpose,
+    ) -> Result<Self, GemmError> {
+        let [out, inputs, kh, kw] = shape;
+        if groups == 0 || out % groups != 0 || shape.contains(&0) || stride.contains(&0) {
+            return Err(GemmError::Geometry(format!(
+                "a weight {shape:?} in {groups} groups with stride {stride:?}"
+            )));
+        }
+        let kernels = Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16);
+        let (area, out_per_group) = (kh * kw, out / groups);
+        let (depth, depth_stride, columns, column_stride) = match purpose {
+            Purpose::Linear | Purpose::Conv => (inputs, area, out_per_group, inputs * area),
+            _ => (out_per_group, inputs * area, inputs, area),
+        };
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for phase_y in 0..stride[0] {
+            for phase_x in 0..stride[1] {
+                let taps: Vec<usize> = (phase_y..kh)
+                    .step_by(stride[0])
+                    .flat_map(|y| (phase_x..kw).step_by(stride[1]).map(move |x| y * kw + x))
+                    .collect();
+                let steps = taps.len() * depth.div_ceil(kernels.depth());
+                parts.push(Part { start, taps });
+                start += groups * Layout::right(kernels, columns, steps).cells();
+            }
+        }
+        let cells = AlignedBytes::zeroed(start * size_of::<u32>());
+        let mut packed = PackedMatrix {
+            kernels,
+            purpose,
+            shape,
+            groups,
+            stride,
+            depth,
+            depth_stride,
+            columns,
+            column_stride,
+            parts,
+            cells,
+        };
+        packed.repack(pool, weight)?;
+        Ok(packed)
+    }
+
+    /// Packs new values of the same weight in place: after an optimizer step.
+    pub fn repack(&mut self, pool: &ThreadPool, weight: &[f32]) -> Result<(), GemmError> {
+        check_len("packing", "the weight", self.shape.iter().product(), weight.len())?;
+        for part in 0..self.parts.len() {
+            let layout = self.layout(part);
+            let Part { start, taps } = &self.parts[part];
+            if taps.is_empty() {
+                continue;
+            }
+            let source = Source {
+                data: weight,
+                items: self.groups,
+                item_stride: weight.len() / self.groups,
+                taps,
+                depth: self.depth,
+                depth_stride: self.depth_stride,
+                column_stride: self.column_stride,
+            };
+            let to = self.cells.as_mut_ptr().cast::<u32>().wrapping_add(*start);
+            // SAFETY: `new` reserved `groups * layout.cells()` cells from `start` on for this part.
+            unsafe { pack(pool, self.kernels.isa, self.kernels.pairs, &source, &layout, to) };
+        }
+        Ok(())
+    }
+
+    /// The instruction set that it was packed for.
+    pub fn isa(&self) -> Isa {
+        self.kernels.isa
+    }
+
+    /// The type in which products with it are computed.
+    pub fn compute_dtype(&self) -> DType {
+        if self.kernels.pairs { DType::Bf16 } else { DType::F32 }
+    }
+
+    /// Features that it takes: the last axis of the input of [`linear`](super::linear), or channels.
+    pub fn inputs(&self) -> usize {
+        self.depth * self.groups
+    }
+
+    /// Features that it makes.
+    pub fn outputs(&self) -> usize {
+        self.columns * self.groups
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn bytes(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// The panels of one group of a part.
+    pub(super) fn layout(&self, part: usize) -> Layout {
+        let steps = self.parts[part].taps.len() * self.steps();
+        Layout::right(self.kernels, self.columns, steps)
+    }
+
+    /// Steps of one tap.
+    pub(super) fn steps(&self) -> usize {
+        self.depth.div_ceil(self.kernels.depth())
+    }
+
+    pub(super) fn panels(&self, part: usize) -> *const u8 {
+        self.cells.as_ptr().wrapping_add(self.parts[part].start * size_of::<u32>())
+    }
+
+    pub(super) fn description(&self) -> String {
+        format!(
+            "{:?} {:?}, {} groups, stride {:?}, on {}",
+            self.purpose,
+            self.shape,
+            self.groups,
+            self.stride,
+            self.kernels.isa.name()
+        )
+    }
+}

@@ -1,0 +1,153 @@
+//! Convolutions and their gradients.
+
+use proptest::prelude::*;
+use velatura_graph::DType;
+
+use super::{Exact, Finish, Noise, Store, check, everywhere, on_any_threads, scratch};
+use crate::Isa;
+use crate::kernels::gemm::*;
+
+/// Calls `f(x index, weight index, y index)` for every product that the convolution sums.
+fn products(g: &ConvGeometry, mut f: impl FnMut(usize, usize, usize)) {
+    let (inputs, outputs) = (g.in_channels / g.groups, g.out_channels / g.groups);
+    let (oh, ow) = (g.out_height(), g.out_width());
+    for n in 0..g.batch {
+        for oy in 0..oh {
+            for ox in 0..ow {
+                for ky in 0..g.kernel[0] {
+                    for kx in 0..g.kernel[1] {
+                        let (y, x) = (oy * g.stride[0] + ky, ox * g.stride[1] + kx);
+                        let (Some(y), Some(x)) = (y.checked_sub(g.padding[0]), x.checked_sub(g.padding[1]))
+                        else {
+                            continue;
+                        };
+                        if y >= g.height || x >= g.width {
+                            continue;
+                        }
+                        for o in 0..g.out_channels {
+                            for i in 0..inputs {
+                                let at_x =
+                                    ((n * g.height + y) * g.width + x) * g.in_channels + o / outputs * inputs + i;
+                                let at_w = ((o * inputs + i) * g.kernel[0] + ky) * g.kernel[1] + kx;
+                                let at_y = ((n * oh + oy) * ow + ox) * g.out_channels + o;
+                                f(at_x, at_w, at_y);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
+    let what = format!("{g:?} {bits} {dtype:?} {isa:?}");
+    let mut noise = Noise(17);
+    let shape = g.weight_shape();
+    let weights: usize = shape.iter().product();
+    let x = noise.numbers(g.in_pixels() * g.in_channels);
+    let w = noise.numbers(weights);
+    let dy = noise.numbers(g.out_pixels() * g.out_channels);
+    let (x_store, dy_store) = (Store::new(dtype, &x), Store::new(dtype, &dy));
+    let finish = Finish::new(bits, g.batch, g.out_pixels(), g.out_channels, &mut noise);
+    let got = on_any_threads(&what, |pool| {
+        let weight = PackedMatrix::conv2d(pool, isa, dtype, &w, shape, g.groups).unwrap();
+        let mut out = Store::nan(dtype, dy.len());
+        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, &g));
+        let epilogue = finish.epilogue();
+        conv2d(pool, isa, &g, x_store.data(), &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
+        out
+    });
+    let mut want = vec![Exact::default(); dy.len()];
+    products(&g, |i, j, k| want[k].add(x[i], w[j]));
+    finish.apply(g.batch, g.out_channels, &mut want);
+    check(&what, &got, &want);
+
+    let got = on_any_threads(&what, |pool| {
+        let weight =
+            PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &w, shape, g.groups, g.stride).unwrap();
+        let mut out = Store::nan(dtype, x.len());
+        let mut memory = scratch(conv2d_input_gradient_scratch_bytes(isa, dtype, &g));
+        conv2d_input_gradient(pool, isa, &g, dy_store.data(), &weight, out.data_mut(), &mut memory).unwrap();
+        out
+    });
+    let mut want = vec![Exact::default(); x.len()];
+    products(&g, |i, j, k| want[i].add(dy[k], w[j]));
+    check(&format!("input gradient of {what}"), &got, &want);
+
+    let got = on_any_threads(&what, |pool| {
+        let mut out = vec![f32::NAN; weights];
+        let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, &g));
+        conv2d_weight_gradient(pool, isa, &g, x_store.data(), dy_store.data(), &mut out, &mut memory).unwrap();
+        Store::F32(out)
+    });
+    let mut want = vec![Exact::default(); weights];
+    products(&g, |i, j, k| want[j].add(x[i], dy[k]));
+    check(&format!("weight gradient of {what}"), &got, &want);
+}
+
+fn square(batch: usize, size: [usize; 2], channels: [usize; 2], kernel: usize, stride: usize) -> ConvGeometry {
+    ConvGeometry {
+        batch,
+        height: size[0],
+        width: size[1],
+        in_channels: channels[0],
+        out_channels: channels[1],
+        kernel: [kernel; 2],
+        stride: [stride; 2],
+        padding: [kernel / 2; 4],
+        groups: 1,
+    }
+}
+
+#[test]
+fn usual_convolutions() {
+    everywhere(|isa, dtype| {
+        case(isa, dtype, square(2, [5, 7], [6, 70], 3, 1), 0x75);
+        case(isa, dtype, square(1, [8, 8], [33, 5], 3, 1), 0x12);
+        case(isa, dtype, square(2, [6, 5], [16, 24], 1, 1), 0x77);
+        case(isa, dtype, square(1, [9, 8], [5, 4], 3, 2), 0x73);
+        // The down-sampling of diffusers' autoencoders: padded at the bottom and right alone.
+        let down = ConvGeometry { padding: [0, 0, 1, 1], ..square(1, [8, 8], [8, 8], 3, 2) };
+        case(isa, dtype, down, 0x70);
+        // Patches.
+        case(isa, dtype, ConvGeometry { padding: [0; 4], ..square(2, [8, 8], [3, 10], 4, 4) }, 0x71);
+    });
+}
+
+#[test]
+fn groups_and_depthwise() {
+    everywhere(|isa, dtype| {
+        case(isa, dtype, ConvGeometry { groups: 2, ..square(2, [5, 4], [8, 6], 3, 1) }, 0x17);
+        case(isa, dtype, ConvGeometry { groups: 5, ..square(1, [5, 6], [5, 5], 3, 1) }, 0x71);
+        case(isa, dtype, ConvGeometry { groups: 3, ..square(1, [7, 6], [3, 6], 3, 2) }, 0x70);
+    });
+}
+
+#[test]
+fn deep_convolutions_are_cut_into_blocks() {
+    everywhere(|isa, dtype| {
+        case(isa, dtype, square(1, [3, 3], [700, 64], 3, 1), 0x71);
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_convolution(
+        batch in 1usize..3, height in 3usize..9, width in 3usize..9,
+        inputs in 1usize..9, outputs in 1usize..9, groups in 1usize..3,
+        kernel in [1usize..5, 1usize..5], stride in [1usize..4, 1usize..4],
+        padding in [0usize..4, 0usize..4, 0usize..4, 0usize..4], bits in 0usize..128,
+    ) {
+        let g = ConvGeometry {
+            batch, height, width,
+            in_channels: inputs * groups, out_channels: outputs * groups,
+            kernel, stride, padding, groups,
+        };
+        if g.out_pixels() > 0 {
+            everywhere(|isa, dtype| case(isa, dtype, g, bits));
+        }
+    }
+}

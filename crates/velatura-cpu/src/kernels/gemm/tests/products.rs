@@ -1,0 +1,203 @@
+//! Linear layers, their gradients, and batched products.
+
+use proptest::prelude::*;
+use velatura_graph::DType;
+
+use super::{Exact, Finish, Noise, Store, check, everywhere, on_any_threads, scratch};
+use crate::kernels::gemm::*;
+use crate::{Data, DataMut, Isa, ThreadPool};
+
+/// `[m, k] x [k, n]` with elements by function.
+fn product(
+    [m, n, k]: [usize; 3],
+    a: impl Fn(usize, usize) -> f32,
+    b: impl Fn(usize, usize) -> f32,
+) -> Vec<Exact> {
+    let mut out = vec![Exact::default(); m * n];
+    for (i, out) in out.iter_mut().enumerate() {
+        for k in 0..k {
+            out.add(a(i / n, k), b(k, i % n));
+        }
+    }
+    out
+}
+
+fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bits: usize) {
+    let what = format!("linear {m} {n} {k} {images} {bits} {dtype:?} {isa:?}");
+    let mut noise = Noise((m * 7919 + n * 31 + k) as u64);
+    let (x, w) = (noise.numbers(m * k), noise.numbers(n * k));
+    let finish = Finish::new(bits, images, m, n, &mut noise);
+    let x_store = Store::new(dtype, &x);
+    let out_dtype = if bits & 128 != 0 { DType::F32 } else { dtype };
+    let got = on_any_threads(&what, |pool| {
+        let weight = PackedMatrix::linear(pool, isa, dtype, &w, [n, k]).unwrap();
+        assert_eq!((weight.inputs(), weight.outputs()), (k, n));
+        let mut out = Store::nan(out_dtype, m * n);
+        let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
+        linear(pool, isa, x_store.data(), m, &weight, &finish.epilogue(), out.data_mut(), &mut memory).unwrap();
+        out
+    });
+    let mut want = product([m, n, k], |i, k_| x[i * k + k_], |k_, j| w[j * k + k_]);
+    finish.apply(images, n, &mut want);
+    check(&what, &got, &want);
+}
+
+#[test]
+fn linear_layers_of_odd_shapes() {
+    everywhere(|isa, dtype| {
+        for shape in [[1, 1, 1], [1, 130, 7], [6, 64, 8], [7, 65, 33], [13, 16, 5], [100, 3, 64], [97, 81, 31]] {
+            linear_case(isa, dtype, shape, 1, 0x70);
+            linear_case(isa, dtype, shape, 1, 0xf5);
+        }
+    });
+}
+
+#[test]
+fn every_epilogue() {
+    everywhere(|isa, dtype| {
+        for bits in 0..128 {
+            linear_case(isa, dtype, [14, 37, 12], 2, bits);
+        }
+        linear_case(isa, dtype, [14, 70, 12], 7, 128 + 0x1f);
+    });
+}
+
+#[test]
+fn a_deep_product_is_one_chain_whatever_the_blocks() {
+    // Deep enough to be cut into blocks on AVX-512; the bits must be those of a narrow panel, which is not.
+    let pool = ThreadPool::new(2);
+    everywhere(|isa, dtype| {
+        let (m, k) = (8, 5000);
+        let mut noise = Noise(5);
+        let (x, w) = (Store::new(dtype, &noise.numbers(m * k)), noise.numbers(64 * k));
+        let run = |n: usize| {
+            let weight = PackedMatrix::linear(&pool, isa, dtype, &w[..n * k], [n, k]).unwrap();
+            let mut out = vec![0.0; m * n];
+            let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
+            let epilogue = Epilogue::default();
+            linear(&pool, isa, x.data(), m, &weight, &epilogue, DataMut::F32(&mut out), &mut memory).unwrap();
+            out
+        };
+        let (wide, narrow) = (run(64), run(5));
+        for i in 0..m {
+            assert_eq!(wide[i * 64..][..5], narrow[i * 5..][..5]);
+        }
+    });
+}
+
+#[test]
+fn gradients_of_linear_layers() {
+    everywhere(|isa, dtype| {
+        for [m, n, k] in [[1, 1, 1], [7, 65, 33], [50, 20, 130], [301, 9, 6]] {
+            let what = format!("gradients {m} {n} {k} {dtype:?} {isa:?}");
+            let mut noise = Noise(9);
+            let (x, w, dy) = (noise.numbers(m * k), noise.numbers(n * k), noise.numbers(m * n));
+            let (xs, dys) = (Store::new(dtype, &x), Store::new(dtype, &dy));
+            let got = on_any_threads(&what, |pool| {
+                let weight = PackedMatrix::linear_input_gradient(pool, isa, dtype, &w, [n, k]).unwrap();
+                let mut out = Store::nan(DType::F32, m * k);
+                let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
+                let none = Epilogue::default();
+                linear(pool, isa, dys.data(), m, &weight, &none, out.data_mut(), &mut memory).unwrap();
+                out
+            });
+            check(&what, &got, &product([m, k, n], |i, j| dy[i * n + j], |j, c| w[j * k + c]));
+            let got = on_any_threads(&what, |pool| {
+                let mut out = vec![f32::NAN; n * k];
+                let mut memory = scratch(linear_weight_gradient_scratch_bytes(isa, dtype, m, k, n));
+                linear_weight_gradient(pool, isa, xs.data(), dys.data(), [m, k, n], &mut out, &mut memory)
+                    .unwrap();
+                Store::F32(out)
+            });
+            check(&what, &got, &product([n, k, m], |o, i| dy[i * n + o], |i, c| x[i * k + c]));
+            let got = on_any_threads(&what, |pool| {
+                let mut out = vec![f32::NAN; n];
+                let mut memory = scratch(column_sums_scratch_bytes(m, n));
+                column_sums(pool, isa, dys.data(), m, &mut out, &mut memory).unwrap();
+                Store::F32(out)
+            });
+            check(&what, &got, &product([1, n, m], |_, _| 1.0, |i, o| dy[i * n + o]));
+        }
+    });
+}
+
+#[test]
+fn repacking_replaces_the_weight() {
+    let pool = ThreadPool::new(2);
+    let (n, k) = (70, 9);
+    let mut noise = Noise(1);
+    let (first, second) = (noise.numbers(n * k), noise.numbers(n * k));
+    for isa in Isa::supported() {
+        let mut weight = PackedMatrix::linear(&pool, isa, DType::F32, &first, [n, k]).unwrap();
+        weight.repack(&pool, &second).unwrap();
+        let x: Vec<f32> = (0..k).map(|i| if i == 3 { 1.0 } else { 0.0 }).collect();
+        let mut out = vec![0.0; n];
+        let none = Epilogue::default();
+        linear(&pool, isa, Data::F32(&x), 1, &weight, &none, DataMut::F32(&mut out), &mut []).unwrap();
+        assert!((0..n).all(|o| out[o] == second[o * k + 3]));
+    }
+}
+
+fn matmul_case(isa: Isa, dtype: DType, out_dtype: DType, g: MatmulGeometry) {
+    let what = format!("{g:?} {dtype:?} {isa:?}");
+    let mut noise = Noise(3);
+    let b_batch = if g.broadcast_b { 1 } else { g.batch };
+    let (a, b) = (noise.numbers(g.batch * g.m * g.k), noise.numbers(b_batch * g.n * g.k));
+    let (a_store, b_store) = (Store::new(dtype, &a), Store::new(dtype, &b));
+    let got = on_any_threads(&what, |pool| {
+        let mut out = Store::nan(out_dtype, g.batch * g.m * g.n);
+        let mut memory = scratch(matmul_scratch_bytes(isa, dtype, &g));
+        matmul(pool, isa, &g, a_store.data(), b_store.data(), out.data_mut(), &mut memory).unwrap();
+        out
+    });
+    let mut want = Vec::new();
+    for batch in 0..g.batch {
+        let a = &a[batch * g.m * g.k..];
+        let b = &b[if g.broadcast_b { 0 } else { batch * g.n * g.k }..];
+        want.extend(product(
+            [g.m, g.n, g.k],
+            |i, k| if g.transpose_a { a[k * g.m + i] } else { a[i * g.k + k] },
+            |k, j| if g.transpose_b { b[j * g.k + k] } else { b[k * g.n + j] },
+        ));
+    }
+    check(&what, &got, &want);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn batched_products(
+        batch in 1usize..4, m in 1usize..40, n in 1usize..100, k in 0usize..40,
+        transpose_a: bool, transpose_b: bool, broadcast_b: bool, single: bool,
+    ) {
+        let g = MatmulGeometry { batch, m, n, k, transpose_a, transpose_b, broadcast_b };
+        everywhere(|isa, dtype| matmul_case(isa, dtype, if single { DType::F32 } else { dtype }, g));
+    }
+
+    #[test]
+    fn linear_layers(m in 1usize..70, n in 1usize..150, k in 1usize..90, bits in 0usize..256) {
+        everywhere(|isa, dtype| linear_case(isa, dtype, [m, n, k], 1, bits));
+    }
+}
+
+#[test]
+fn operands_that_do_not_fit_are_refused() {
+    let pool = ThreadPool::new(1);
+    let isa = Isa::Portable;
+    let weight = PackedMatrix::linear(&pool, isa, DType::F32, &[0.0; 12], [3, 4]).unwrap();
+    let none = Epilogue::default();
+    let mut out = [0.0; 6];
+    let mut call = |x: &[f32], epilogue: &Epilogue<'_>| {
+        linear(&pool, isa, Data::F32(x), 2, &weight, epilogue, DataMut::F32(&mut out), &mut [])
+    };
+    assert!(call(&[0.0; 8], &none).is_ok());
+    let error = call(&[0.0; 7], &none).unwrap_err();
+    assert_eq!(error.to_string(), "linear: the input has 7 elements where the shapes ask for 8");
+    assert!(call(&[0.0; 8], &Epilogue { bias: Some(&[0.0; 2]), ..none }).is_err());
+    assert!(call(&[0.0; 8], &Epilogue { residual: Some(Data::I32(&[0; 6])), ..none }).is_err());
+    assert!(PackedMatrix::linear(&pool, isa, DType::F32, &[0.0; 11], [3, 4]).is_err());
+    let narrow = [half::bf16::ZERO; 8];
+    let result = linear(&pool, isa, Data::Bf16(&narrow), 2, &weight, &none, DataMut::F32(&mut out), &mut []);
+    assert!(matches!(result, Err(GemmError::Scratch { .. })));
+}
