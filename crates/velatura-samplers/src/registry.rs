@@ -1,7 +1,7 @@
 //! Samplers and spacings by name, in the spellings of A1111, diffusers and ComfyUI.
 
 use crate::sampler::{Ddim, Ddpm, DpmPp2m, Euler, EulerAncestral, Heun, Sampler, SamplerOptions};
-use crate::{OptionError, Spacing, UnknownName};
+use crate::{NoiseSchedule, OptionError, Spacing, UnknownName};
 
 /// One sampler of the registry.
 pub struct SamplerEntry {
@@ -17,6 +17,8 @@ pub struct SamplerEntry {
     pub stochastic: bool,
     /// Questions to the network in one step.
     pub order: usize,
+    /// Spacing to use with it on a beta schedule that does not end in pure noise.
+    usual: Spacing,
     make: fn(&SamplerOptions) -> Box<dyn Sampler>,
 }
 
@@ -27,6 +29,12 @@ impl std::fmt::Debug for SamplerEntry {
 }
 
 impl SamplerEntry {
+    /// The spacing to use when none is asked for: trailing where the schedule ends in pure noise, which
+    /// must then be visited; otherwise the one that suits the sampler.
+    pub fn default_spacing(&self, schedule: &NoiseSchedule) -> Spacing {
+        if schedule.is_flow() || schedule.zero_snr { Spacing::Trailing } else { self.usual }
+    }
+
     /// The sampler with options set.
     ///
     /// # Errors
@@ -46,6 +54,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "The first choice for most pictures: sharp in 20 to 30 steps, best with the karras schedule.",
         stochastic: false,
         order: 1,
+        usual: Spacing::Karras,
         make: |_| Box::new(DpmPp2m),
     },
     SamplerEntry {
@@ -60,6 +69,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "Simple and steady; the one for rectified-flow models, and for v models that end in pure noise.",
         stochastic: false,
         order: 1,
+        usual: Spacing::Linspace,
         make: |_| Box::new(Euler),
     },
     SamplerEntry {
@@ -69,6 +79,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "Softer and more varied pictures that keep changing with the number of steps.",
         stochastic: true,
         order: 1,
+        usual: Spacing::Linspace,
         make: |o| Box::new(EulerAncestral { eta: o.eta.unwrap_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -78,6 +89,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "More exact than Euler at the same number of steps, for twice the time.",
         stochastic: false,
         order: 2,
+        usual: Spacing::Karras,
         make: |_| Box::new(Heun),
     },
     SamplerEntry {
@@ -87,6 +99,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "Reproducible and easy to invert; the reference for older pictures and for editing.",
         stochastic: false,
         order: 1,
+        usual: Spacing::Leading,
         make: |o| Box::new(Ddim { eta: o.eta.unwrap_or(0.0) }),
     },
     SamplerEntry {
@@ -96,6 +109,7 @@ const SAMPLERS: &[SamplerEntry] = &[
         when: "The process that the model was trained on; needs hundreds of steps, useful as a check.",
         stochastic: true,
         order: 1,
+        usual: Spacing::Leading,
         make: |_| Box::new(Ddpm),
     },
 ];

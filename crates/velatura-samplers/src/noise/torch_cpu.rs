@@ -7,7 +7,8 @@ use super::{Mt19937, Randn, vecmath};
 /// Calls for 16 values or more take uniform numbers in single precision and transform them in blocks of
 /// 16, the first eight being radii and the last eight angles; calls for fewer take double precision and
 /// keep the second of each pair for the next such call. Both are in one stream, as in PyTorch, so the
-/// sequence of call lengths matters.
+/// sequence of call lengths matters. The bits are those of PyTorch's x86-64 packages on processors with
+/// AVX2; without AVX2 PyTorch itself differs in the last bits.
 #[derive(Debug, Clone)]
 pub struct TorchCpu {
     bits: Mt19937,

@@ -1,6 +1,7 @@
 //! Single-precision logarithm, sine and cosine of the Cephes library, in the very order of operations of
-//! the vector routines with which PyTorch's CPU generator makes normal numbers (J. Pommier's
-//! `avx_mathfun`). No fused operations: the bits are the same everywhere.
+//! the vector routines with which PyTorch's CPU generator makes normal numbers on x86-64 with AVX2
+//! (J. Pommier's `avx_mathfun`). PyTorch's compiler fuses multiplications into the additions that follow
+//! them; [`f32::mul_add`] stands where it does, and gives the same bits on every machine.
 
 // The constants are written with the digits of their source.
 #![allow(clippy::excessive_precision)]
@@ -30,12 +31,11 @@ pub(super) fn ln(x: f32) -> f32 {
     let z = x * x;
     let mut y = P[0];
     for p in &P[1..] {
-        y = y * x + p;
+        y = y.mul_add(x, *p);
     }
-    y = y * x * z;
-    y += e * -2.12194440e-4;
-    y -= z * 0.5;
-    x + y + e * 0.693359375
+    y = (y * x).mul_add(z, e * -2.12194440e-4);
+    y = (-z).mul_add(0.5, y);
+    e.mul_add(0.693359375, x + y)
 }
 
 /// Sine and cosine of an angle of at most a few turns.
@@ -46,12 +46,14 @@ pub(super) fn sin_cos(angle: f32) -> (f32, f32) {
     let j = ((x * FOUR_OVER_PI) as i32 + 1) & !1;
     let y = j as f32;
     // Pi/4 in three parts, so that the difference stays exact.
-    let x = x + y * -0.78515625 + y * -2.4187564849853515625e-4 + y * -3.77489497744594108e-8;
+    let x = y.mul_add(-0.78515625, x);
+    let x = y.mul_add(-2.4187564849853515625e-4, x);
+    let x = y.mul_add(-3.77489497744594108e-8, x);
     let z = x * x;
-    let cosine = ((2.443315711809948e-5 * z - 1.388731625493765e-3) * z + 4.166664568298827e-2) * z * z
-        - z * 0.5
-        + 1.0;
-    let sine = ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * x + x;
+    let cosine = 2.443315711809948e-5f32.mul_add(z, -1.388731625493765e-3).mul_add(z, 4.166664568298827e-2);
+    let cosine = (cosine * z).mul_add(z, -(z * 0.5)) + 1.0;
+    let sine = (-1.9515295891e-4f32).mul_add(z, 8.3321608736e-3).mul_add(z, -1.6666654611e-1);
+    let sine = (sine * z).mul_add(x, x);
     let (sine, cosine) = if j & 2 == 0 { (sine, cosine) } else { (cosine, sine) };
     let negative_sine = angle.is_sign_negative() != (j & 4 != 0);
     let negative_cosine = !(j - 2) & 4 != 0;

@@ -8,6 +8,10 @@ use crate::Grid;
 ///
 /// `eta` 0 is deterministic, 1 is the ancestral process. On the straight path of rectified flow the
 /// amount of noise is that of the variance-preserving point of the same ratio.
+///
+/// As in diffusers each step ends `train_timesteps / steps` lower, also where the next step begins
+/// elsewhere: exact with leading spacing, and with trailing where the steps divide the timesteps. With
+/// linspace a little noise remains; [`Euler`](super::Euler) is the same sampler without that.
 #[derive(Debug, Clone, Copy)]
 pub struct Ddim {
     /// Share of fresh noise, 0 to 1.

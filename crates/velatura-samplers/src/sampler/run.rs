@@ -133,8 +133,8 @@ impl Run<'_> {
         noise
     }
 
-    /// Replaces the latent by `sum of coefficient * vector` and ends the step; `x0` is shown to the
-    /// observer. The sum is taken in f64 and rounded once; coefficients of 0 switch their vector off.
+    /// Makes `next` the latent and ends step `index`; `x0`, the clean latent as last predicted, is shown to
+    /// the observer.
     ///
     /// # Errors
     /// The observer asked to stop, or the latent is no longer finite.

@@ -23,6 +23,7 @@ pub struct DiffusersSchedulerConfig {
     pub steps_offset: usize,
     pub set_alpha_to_one: Option<bool>,
     pub shift: Option<f64>,
+    pub flow_shift: Option<f64>,
     pub timestep_spacing: Option<String>,
     pub use_karras_sigmas: Option<bool>,
     pub use_exponential_sigmas: Option<bool>,
@@ -42,8 +43,10 @@ impl DiffusersSchedulerConfig {
     pub fn noise_schedule(&self) -> Result<NoiseSchedule, ScheduleError> {
         let train_timesteps = self.num_train_timesteps.unwrap_or(1000);
         if self.is_flow() {
-            let schedule =
-                NoiseSchedule { train_timesteps, ..NoiseSchedule::rectified_flow(self.shift.unwrap_or(1.0)) };
+            let schedule = NoiseSchedule {
+                train_timesteps,
+                ..NoiseSchedule::rectified_flow(self.shift.or(self.flow_shift).unwrap_or(1.0))
+            };
             schedule.validate()?;
             return Ok(schedule);
         }

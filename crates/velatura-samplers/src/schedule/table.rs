@@ -39,7 +39,9 @@ impl NoiseTable {
                 f64::from(((1.0 - alpha_bar) / alpha_bar).sqrt())
             })
             .collect();
-        let log_sigmas = sigmas.iter().map(|sigma| sigma.ln()).collect();
+        // In single precision, as numpy takes them for diffusers: whether a timestep lands just below a whole
+        // number or on it depends on this rounding, and some schedulers then cut the fraction off.
+        let log_sigmas = sigmas.iter().map(|&sigma| f64::from((sigma as f32).ln())).collect();
         let alphas_cumprod = alphas_cumprod.into_iter().map(f64::from).collect();
         Ok(NoiseTable { schedule: schedule.clone(), alphas_cumprod, sigmas, log_sigmas })
     }
