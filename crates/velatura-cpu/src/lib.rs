@@ -2,6 +2,7 @@
 //! interpreter that runs a planned graph with them. It knows graphs and plans; it does not know what a
 //! model, a sampler or a file is. All unsafe code of the project lives here.
 
+pub mod bench;
 pub mod data;
 mod error;
 mod executor;
