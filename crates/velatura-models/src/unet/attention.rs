@@ -1,0 +1,88 @@
+//! Transformers over the pixels of an image that look at a context of tokens (Rombach et al. 2022, section 3.3).
+
+use velatura_graph::{Params, Var};
+
+use crate::blocks::BlockStyle;
+use crate::layers::Layers;
+
+/// What the norms inside transformers add to the variance, in diffusers and the original code.
+const GROUP_NORM_EPS: f32 = 1e-6;
+const LAYER_NORM_EPS: f32 = 1e-5;
+
+/// What the cross-attentions look at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Context<'g> {
+    /// Tokens `[N, T, D]`.
+    pub tokens: Var<'g>,
+    /// Added to the scores, `[N or 1, 1, 1, T]`.
+    pub mask: Option<Var<'g>>,
+}
+
+/// The shape of one transformer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transformer {
+    /// Attention heads.
+    pub heads: usize,
+    /// Blocks one after another.
+    pub layers: usize,
+    /// Whether the first attention of each block looks at the context as well.
+    pub only_cross_attention: bool,
+    /// Whether the projections in and out are stored as linear layers.
+    pub linear_projection: bool,
+}
+
+/// Norm, projection, blocks, projection, beside a residual connection: `[N, H, W, C]` to the same.
+pub(super) fn transformer<'g>(
+    p: &Params<'g>,
+    style: &BlockStyle,
+    shape: &Transformer,
+    x: Var<'g>,
+    context: Option<Context<'g>>,
+) -> Var<'g> {
+    let [n, height, width, c] = x.dims();
+    let (image, tokens) = ([n, height, width, c], [n, height * width, c]);
+    let mut h = p.at("norm").group_norm(x, style.groups, GROUP_NORM_EPS);
+    h = match shape.linear_projection {
+        true => p.at("proj_in").linear(h.reshape(&tokens), c),
+        false => p.at("proj_in").conv(h, c, 1, 1, 0).reshape(&tokens),
+    };
+    for layer in 0..shape.layers {
+        let p = p.at("transformer_blocks").at(layer);
+        h = style.block(&p, || block(&p, shape, h, context));
+    }
+    let zero = style.zero_init;
+    x + match shape.linear_projection {
+        true => p.at("proj_out").linear_or_zero(h, c, zero).reshape(&image),
+        false => p.at("proj_out").conv_same(h.reshape(&image), c, 1, zero),
+    }
+}
+
+/// Self-attention, cross-attention, feed-forward, each after a norm and beside a residual connection.
+fn block<'g>(p: &Params<'g>, shape: &Transformer, x: Var<'g>, context: Option<Context<'g>>) -> Var<'g> {
+    let norm = |name: &str, x| p.at(name).layer_norm(x, LAYER_NORM_EPS);
+    let first = if shape.only_cross_attention { context } else { None };
+    let mut h = x + attention(&p.at("attn1"), norm("norm1", x), first, shape.heads);
+    if context.is_some() {
+        h = h + attention(&p.at("attn2"), norm("norm2", h), context, shape.heads);
+    }
+    h + feed_forward(&p.at("ff").at("net"), norm("norm3", h))
+}
+
+/// Attention of tokens to the context, or to themselves without one.
+fn attention<'g>(p: &Params<'g>, x: Var<'g>, context: Option<Context<'g>>, heads: usize) -> Var<'g> {
+    let c = x.channels();
+    let source = context.map_or(x, |c| c.tokens);
+    let q = p.at("to_q").linear_no_bias(x, c);
+    let k = p.at("to_k").linear_no_bias(source, c);
+    let v = p.at("to_v").linear_no_bias(source, c);
+    let mixed = q.attention(k, v, context.and_then(|c| c.mask), heads, None, false);
+    p.at("to_out").at(0).linear(mixed, c)
+}
+
+/// GEGLU (Shazeer 2020): half of the features gate the other half; four times as wide inside.
+fn feed_forward<'g>(p: &Params<'g>, x: Var<'g>) -> Var<'g> {
+    let c = x.channels();
+    let inner = p.at(0).at("proj").linear(x, 8 * c);
+    let parts = inner.chunks(inner.ty().rank() - 1, 2);
+    p.at(2).linear(parts[0] * parts[1].gelu(), c)
+}

@@ -1,0 +1,116 @@
+//! The conditional U-Net of latent diffusion (Rombach et al. 2022), as diffusers' `UNet2DConditionModel` has it:
+//! residual blocks steered by the timestep, transformers that look at a context, skip connections.
+
+mod attention;
+mod config;
+mod embedding;
+mod levels;
+
+pub use config::{
+    AdditionEmbedding, ClassEmbedding, DownBlock, MidBlock, TimeScaleShift, UNetConfig, UpBlock,
+};
+pub use embedding::sinusoid;
+
+use velatura_graph::{Params, Var};
+
+use self::attention::Context;
+use self::levels::Levels;
+use crate::blocks::BlockStyle;
+use crate::config::refuse;
+use crate::layers::Layers;
+
+/// What the U-Net reads. Which of the optional inputs are needed follows from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct UNetInputs<'g> {
+    /// The noisy latent, `[N, H, W, in_channels]`, any concatenated condition included.
+    pub sample: Var<'g>,
+    /// The timestep of each image, f32 `[N]`; it need not be whole.
+    pub timestep: Var<'g>,
+    /// Tokens to look at, `[N, T, cross_attention_dim]`.
+    pub context: Option<Var<'g>>,
+    /// Added to the scores of the cross-attentions, f32 `[N or 1, T]` or `[N or 1, heads or 1, H * W or 1, T]`: 0 to
+    /// see a token, a large negative number not to.
+    pub context_mask: Option<Var<'g>>,
+    /// Class labels, of the shape and type that [`ClassEmbedding`] says.
+    pub class_labels: Option<Var<'g>>,
+    /// Pooled text `[N, P]`.
+    pub pooled: Option<Var<'g>>,
+    /// SDXL's original size, crop and target size, f32 `[N, 6]`.
+    pub time_ids: Option<Var<'g>>,
+    /// LCM's guidance embedding, f32 `[N, time_cond_proj_dim]`; it may be left out.
+    pub timestep_condition: Option<Var<'g>>,
+}
+
+impl<'g> UNetInputs<'g> {
+    /// A latent and its timesteps, unconditioned.
+    pub fn new(sample: Var<'g>, timestep: Var<'g>) -> Self {
+        UNetInputs {
+            sample,
+            timestep,
+            context: None,
+            context_mask: None,
+            class_labels: None,
+            pooled: None,
+            time_ids: None,
+            timestep_condition: None,
+        }
+    }
+}
+
+impl UNetConfig {
+    /// Records the network; the result is the prediction `[N, H, W, out_channels]`. Its parameters lie below `p` under
+    /// diffusers' names.
+    ///
+    /// What does not fit (a configuration that does not divide, an input that lacks or has another shape) is the error
+    /// of [`velatura_graph::Builder::finish`].
+    pub fn build<'g>(&self, p: &Params<'g>, inputs: UNetInputs<'g>) -> Var<'g> {
+        if let Err(error) = self.check() {
+            refuse(p, "U-Net", error.to_string(), inputs.sample);
+            return inputs.sample;
+        }
+        let sample = inputs.sample;
+        if sample.ty().last() != self.in_channels || sample.ty().rank() != 4 {
+            let reason = format!("a sample [N, H, W, {}] is expected (in_channels)", self.in_channels);
+            refuse(p, "U-Net", reason, sample);
+            return sample;
+        }
+        let Some(embedding) = embedding::embed(self, p, &inputs) else { return sample };
+        if self.reads_context() && inputs.context.is_none() {
+            refuse(p, "U-Net", "the configuration needs a context, which is not given".into(), sample);
+            return sample;
+        }
+        let context =
+            inputs.context.map(|tokens| Context { tokens, mask: inputs.context_mask.map(as_score_mask) });
+        let style = self.style();
+        // Every residual block begins with this activation of the same embedding.
+        let time = embedding.activation(style.activation);
+        let levels = Levels { config: self, style, time, context };
+
+        let x = if self.center_input_sample { sample.affine(2.0, -1.0) } else { sample };
+        let x = p.at("conv_in").conv_same(x, self.block_out_channels[0], self.conv_in_kernel, false);
+        let (x, skips) = levels.down(p, x);
+        let x = levels.middle(p, x);
+        let x = levels.up(p, x, skips);
+        let x = p.at("conv_norm_out").group_norm(x, style.groups, style.eps).activation(style.activation);
+        p.at("conv_out").conv_same(x, self.out_channels, self.conv_out_kernel, self.zero_init)
+    }
+
+    fn style(&self) -> BlockStyle {
+        BlockStyle {
+            groups: self.norm_num_groups,
+            eps: self.norm_eps,
+            activation: self.act_fn.into(),
+            scale_shift: self.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
+            zero_init: self.zero_init,
+            checkpoint: self.gradient_checkpointing,
+        }
+    }
+}
+
+/// A mask of tokens `[N, T]` as attention wants it; a mask of four axes as it is.
+fn as_score_mask(mask: Var<'_>) -> Var<'_> {
+    match mask.shape().as_slice() {
+        &[n, tokens] => mask.reshape(&[n, 1, 1, tokens]),
+        _ => mask,
+    }
+}
