@@ -338,11 +338,7 @@ fn finish(
         // SAFETY: as above.
         let lse = unsafe { lse.slice(head * shape.q_tokens + first, sum.len()) };
         for ((to, &sum), &greatest) in lse.iter_mut().zip(sum).zip(greatest) {
-            *to = if sum == 0.0 {
-                f32::NEG_INFINITY
-            } else {
-                greatest * std::f32::consts::LN_2 + sum.ln()
-            };
+            *to = if sum == 0.0 { f32::NEG_INFINITY } else { greatest * std::f32::consts::LN_2 + sum.ln() };
         }
     }
 }

@@ -51,10 +51,10 @@ pub fn tanh<const FMA: bool>(x: f32) -> f32 {
     let a = x.abs();
     let z = x * x;
     let mut p = -5.704_988_6e-3;
-    p = madd::<FMA>(p, z, 2.063_908_9e-2);
+    p = madd::<FMA>(p, z, 2.063_909e-2);
     p = madd::<FMA>(p, z, -5.373_971_6e-2);
     p = madd::<FMA>(p, z, 1.333_144_2e-1);
-    p = madd::<FMA>(p, z, -3.333_328_2e-1);
+    p = madd::<FMA>(p, z, -3.333_328e-1);
     let near = madd::<FMA>(p * z, x, x);
     let far = (1.0 - 2.0 / (exp::<FMA>(a + a) + 1.0)).copysign(x);
     if a < 0.625 { near } else { far }
@@ -79,7 +79,7 @@ pub fn erf<const FMA: bool>(x: f32) -> f32 {
     far = madd::<FMA>(far, t, -3.883_964_4e-3);
     far = madd::<FMA>(far, t, 2.425_462_2e-2);
     far = madd::<FMA>(far, t, -1.067_778_8e-1);
-    far = madd::<FMA>(far, t, -6.348_466_9e-1);
+    far = madd::<FMA>(far, t, -6.348_467e-1);
     far = madd::<FMA>(far, t, -1.287_175_1e-1);
     far = madd::<FMA>(far, t, -t);
     let far = (1.0 - exp::<FMA>(far)).copysign(x);

@@ -26,7 +26,7 @@ mod resize;
 mod shape;
 mod softmax;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub(crate) mod unary;
 
 pub use binary::{Binary, add_scaled, binary};
