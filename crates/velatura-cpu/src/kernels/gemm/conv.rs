@@ -180,11 +180,14 @@ impl Gather {
                 + column * x.to_step
                 + x.to_start;
             let table = &mut block.pointers[i / ROWS * segments..][..segments];
-            let (first_y, first_x) = ((line * y.step) as isize + y.start, (column * x.step) as isize + x.start);
+            let (first_y, first_x) =
+                ((line * y.step) as isize + y.start, (column * x.step) as isize + x.start);
             for (tap_y, table) in table.chunks_exact_mut(x.taps.max(1)).enumerate() {
                 let at_y = first_y + tap_y as isize * y.tap_step;
                 let inside = (at_y as usize) < y.size;
-                let row = base.wrapping_add((image * y.size + at_y as usize).wrapping_mul(x.size * source.stride));
+                // A miss may wrap around; its pointer is not used.
+                let pixels = (image * y.size).wrapping_add(at_y as usize).wrapping_mul(x.size);
+                let row = base.wrapping_add(pixels.wrapping_mul(source.stride));
                 for (tap_x, pointers) in table.iter_mut().enumerate() {
                     let at_x = (first_x + tap_x as isize * x.tap_step) as usize;
                     let pointer = row.wrapping_add(at_x.wrapping_mul(source.stride));

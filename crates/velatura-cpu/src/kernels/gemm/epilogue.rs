@@ -20,7 +20,12 @@ pub struct Epilogue<'a> {
     pub residual: Option<Data<'a>>,
 }
 
-fn matrix(data: Data<'_>, stride: usize, operation: &'static str, operand: &'static str) -> Result<Matrix, GemmError> {
+fn matrix(
+    data: Data<'_>,
+    stride: usize,
+    operation: &'static str,
+    operand: &'static str,
+) -> Result<Matrix, GemmError> {
     let (pointer, bf16) = match data {
         Data::F32(x) => (x.as_ptr().cast::<u8>(), false),
         Data::Bf16(x) => (x.as_ptr().cast::<u8>(), true),

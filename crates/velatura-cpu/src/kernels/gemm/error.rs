@@ -43,7 +43,9 @@ pub enum GemmError {
     #[error("convolution: {0}")]
     Geometry(String),
     /// Too little scratch memory.
-    #[error("{operation}: {given} bytes of scratch memory given, {needed} needed; see {operation}_scratch_bytes")]
+    #[error(
+        "{operation}: {given} bytes of scratch memory given, {needed} needed; see {operation}_scratch_bytes"
+    )]
     Scratch {
         /// The operation.
         operation: &'static str,

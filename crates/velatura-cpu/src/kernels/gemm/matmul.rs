@@ -96,7 +96,17 @@ pub fn matmul(
         let (depth_stride, column_stride) = if g.transpose_b { (1, g.k) } else { (g.n, 1) };
         // SAFETY: the scratch memory was cut for it, and the length was checked.
         unsafe {
-            pack_data(pool, kernels, b, sizes.right_items, g.k, depth_stride, column_stride, &sizes.right, right)
+            pack_data(
+                pool,
+                kernels,
+                b,
+                sizes.right_items,
+                g.k,
+                depth_stride,
+                column_stride,
+                &sizes.right,
+                right,
+            )
         };
     }
     // One B for all is one taller product.

@@ -22,7 +22,13 @@ pub(super) struct Rows {
 unsafe impl Sync for Rows {}
 
 /// Bytes of scratch memory for [`rows`].
-pub(super) fn rows_bytes(kernels: &Kernels, storage: DType, rows: usize, groups: usize, depth: usize) -> usize {
+pub(super) fn rows_bytes(
+    kernels: &Kernels,
+    storage: DType,
+    rows: usize,
+    groups: usize,
+    depth: usize,
+) -> usize {
     match (kernels.pairs, storage) {
         (false, DType::Bf16) => rows * groups * depth * 4,
         (true, _) if depth % 2 == 1 => rows * groups * (depth + 1) * 2,
@@ -45,7 +51,8 @@ pub(super) unsafe fn rows(
     [rows, groups, depth]: [usize; 3],
     scratch: *mut u8,
 ) -> Result<Rows, GemmError> {
-    let direct = |data: *const u8, size: usize| Rows { data, stride: groups * depth * size, group: depth * size };
+    let direct =
+        |data: *const u8, size: usize| Rows { data, stride: groups * depth * size, group: depth * size };
     match (kernels.pairs, x) {
         (false, Data::F32(x)) => Ok(direct(x.as_ptr().cast(), 4)),
         (true, Data::Bf16(x)) if depth % 2 == 0 => Ok(direct(x.as_ptr().cast(), 2)),

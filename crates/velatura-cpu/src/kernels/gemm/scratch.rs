@@ -22,10 +22,13 @@ pub(super) fn cut<const N: usize>(
     if memory.len() < needed {
         return Err(GemmError::Scratch { operation, needed, given: memory.len() });
     }
-    let mut at = memory.as_mut_ptr();
-    if needed > 0 {
-        at = at.wrapping_add(at.align_offset(ALIGN));
-    }
+    let start = memory.as_mut_ptr();
+    // Where nothing is needed, empty parts still are well aligned.
+    let mut at = if needed > 0 {
+        start.wrapping_add(start.align_offset(ALIGN))
+    } else {
+        std::ptr::without_provenance_mut(ALIGN)
+    };
     Ok(parts.map(|bytes| {
         let part = at;
         at = at.wrapping_add(bytes.next_multiple_of(ALIGN));

@@ -43,7 +43,12 @@ pub fn column_sums(
         Data::Bf16(dy) => sum_blocks(pool, isa, dy, columns, partial),
         Data::I32(_) => {
             let expected = "f32 or bf16";
-            return Err(GemmError::Storage { operation, operand: "the gradient", expected, found: DType::I32 });
+            return Err(GemmError::Storage {
+                operation,
+                operand: "the gradient",
+                expected,
+                found: DType::I32,
+            });
         }
     }
     sum_rows(isa, partial, out);

@@ -258,7 +258,11 @@ unsafe fn finish_tile<L: Lanes, const R: usize, const V: usize>(
             for v in 0..V {
                 if finish.out.bf16 {
                     let to = finish.out.data.cast::<u16>().add(at + v * L::WIDTH);
-                    if full || v + 1 < V { acc[r][v].store_bf16(to) } else { acc[r][v].store_bf16_first(to, last) }
+                    if full || v + 1 < V {
+                        acc[r][v].store_bf16(to)
+                    } else {
+                        acc[r][v].store_bf16_first(to, last)
+                    }
                 } else {
                     let to = finish.out.data.cast::<f32>().add(at + v * L::WIDTH);
                     if full || v + 1 < V { acc[r][v].store(to) } else { acc[r][v].store_first(to, last) }
@@ -270,7 +274,13 @@ unsafe fn finish_tile<L: Lanes, const R: usize, const V: usize>(
 
 /// Adds a row of a matrix; `last` columns of it in the last vector.
 #[inline(always)]
-unsafe fn add_row<L: Lanes, const V: usize>(acc: &mut [L; V], m: &Matrix, row: usize, column: usize, last: usize) {
+unsafe fn add_row<L: Lanes, const V: usize>(
+    acc: &mut [L; V],
+    m: &Matrix,
+    row: usize,
+    column: usize,
+    last: usize,
+) {
     let at = row * m.stride + column;
     // SAFETY: inside the matrix, by the contract of `finish_tile`.
     unsafe {
@@ -295,17 +305,19 @@ unsafe fn portable<const R: usize, const V: usize>(t: &Tile<'_>) {
 
 macro_rules! row_counts {
     ($kernel:ident, $v:literal) => {
-        [$kernel::<1, $v>, $kernel::<2, $v>, $kernel::<3, $v>, $kernel::<4, $v>, $kernel::<5, $v>, $kernel::<6, $v>]
+        [
+            $kernel::<1, $v>,
+            $kernel::<2, $v>,
+            $kernel::<3, $v>,
+            $kernel::<4, $v>,
+            $kernel::<5, $v>,
+            $kernel::<6, $v>,
+        ]
     };
 }
 
-static PORTABLE_F32: Kernels = Kernels {
-    isa: Isa::Portable,
-    lanes: 8,
-    panel: 8,
-    pairs: false,
-    tiles: &[row_counts!(portable, 1)],
-};
+static PORTABLE_F32: Kernels =
+    Kernels { isa: Isa::Portable, lanes: 8, panel: 8, pairs: false, tiles: &[row_counts!(portable, 1)] };
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {

@@ -114,7 +114,13 @@ pub fn conv2d_weight_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: 
         return 0;
     }
     if g.is_pointwise() {
-        return linear_weight_gradient_scratch_bytes(isa, storage, g.in_pixels(), g.in_channels, g.out_channels);
+        return linear_weight_gradient_scratch_bytes(
+            isa,
+            storage,
+            g.in_pixels(),
+            g.in_channels,
+            g.out_channels,
+        );
     }
     scratch::total(&Plan::new(g, kernels_for(isa, storage)).parts())
 }
@@ -152,7 +158,8 @@ pub fn conv2d_weight_gradient(
         (Data::F32(x), Data::F32(dy)) => groups(pool, &plan, x, dy, out, right, left, sums),
         (Data::Bf16(x), Data::Bf16(dy)) => groups(pool, &plan, x, dy, out, right, left, sums),
         (x, dy) => {
-            let (operand, found) = if x.dtype() == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
+            let (operand, found) =
+                if x.dtype() == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
             let expected = "the same floating-point type as the other operand";
             return Err(GemmError::Storage { operation, operand, expected, found: found.dtype() });
         }
@@ -219,7 +226,13 @@ fn interleave_input<T: Number>(pool: &ThreadPool, plan: &Plan, x: &[T], group: u
 }
 
 /// Panels of the gradient, `[panel][image][row][column][ROWS]`.
-fn interleave_gradient<T: Number>(pool: &ThreadPool, plan: &Plan, dy: &[T], group: usize, to: Shared<'_, u32>) {
+fn interleave_gradient<T: Number>(
+    pool: &ThreadPool,
+    plan: &Plan,
+    dy: &[T],
+    group: usize,
+    to: Shared<'_, u32>,
+) {
     let (g, height) = (&plan.g, plan.g.out_height());
     pool.run(g.batch * plan.lines, |index, _| {
         let (image, line) = (index / plan.lines, index % plan.lines);

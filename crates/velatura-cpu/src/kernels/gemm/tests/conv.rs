@@ -26,8 +26,9 @@ fn products(g: &ConvGeometry, mut f: impl FnMut(usize, usize, usize)) {
                         }
                         for o in 0..g.out_channels {
                             for i in 0..inputs {
-                                let at_x =
-                                    ((n * g.height + y) * g.width + x) * g.in_channels + o / outputs * inputs + i;
+                                let at_x = ((n * g.height + y) * g.width + x) * g.in_channels
+                                    + o / outputs * inputs
+                                    + i;
                                 let at_w = ((o * inputs + i) * g.kernel[0] + ky) * g.kernel[1] + kx;
                                 let at_y = ((n * oh + oy) * ow + ox) * g.out_channels + o;
                                 f(at_x, at_w, at_y);
@@ -78,7 +79,8 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
     let got = on_any_threads(&what, |pool| {
         let mut out = vec![f32::NAN; weights];
         let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, &g));
-        conv2d_weight_gradient(pool, isa, &g, x_store.data(), dy_store.data(), &mut out, &mut memory).unwrap();
+        conv2d_weight_gradient(pool, isa, &g, x_store.data(), dy_store.data(), &mut out, &mut memory)
+            .unwrap();
         Store::F32(out)
     });
     let mut want = vec![Exact::default(); weights];
@@ -86,7 +88,13 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
     check(&format!("weight gradient of {what}"), &got, &want);
 }
 
-fn square(batch: usize, size: [usize; 2], channels: [usize; 2], kernel: usize, stride: usize) -> ConvGeometry {
+fn square(
+    batch: usize,
+    size: [usize; 2],
+    channels: [usize; 2],
+    kernel: usize,
+    stride: usize,
+) -> ConvGeometry {
     ConvGeometry {
         batch,
         height: size[0],

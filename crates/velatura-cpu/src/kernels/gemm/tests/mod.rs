@@ -198,7 +198,10 @@ pub(super) fn on_any_threads(what: &str, f: impl Fn(&ThreadPool) -> Store) -> St
     let bits = |s: &Store| s.values().iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     let one = f(&ThreadPool::new(1));
     for threads in [2, 3] {
-        assert!(bits(&one) == bits(&f(&ThreadPool::new(threads))), "{what}: {threads} threads give other bits");
+        assert!(
+            bits(&one) == bits(&f(&ThreadPool::new(threads))),
+            "{what}: {threads} threads give other bits"
+        );
     }
     one
 }

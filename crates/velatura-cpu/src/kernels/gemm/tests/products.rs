@@ -34,7 +34,8 @@ fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bit
         assert_eq!((weight.inputs(), weight.outputs()), (k, n));
         let mut out = Store::nan(out_dtype, m * n);
         let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
-        linear(pool, isa, x_store.data(), m, &weight, &finish.epilogue(), out.data_mut(), &mut memory).unwrap();
+        linear(pool, isa, x_store.data(), m, &weight, &finish.epilogue(), out.data_mut(), &mut memory)
+            .unwrap();
         out
     });
     let mut want = product([m, n, k], |i, k_| x[i * k + k_], |k_, j| w[j * k + k_]);
@@ -45,7 +46,9 @@ fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bit
 #[test]
 fn linear_layers_of_odd_shapes() {
     everywhere(|isa, dtype| {
-        for shape in [[1, 1, 1], [1, 130, 7], [6, 64, 8], [7, 65, 33], [13, 16, 5], [100, 3, 64], [97, 81, 31]] {
+        for shape in
+            [[1, 1, 1], [1, 130, 7], [6, 64, 8], [7, 65, 33], [13, 16, 5], [100, 3, 64], [97, 81, 31]]
+        {
             linear_case(isa, dtype, shape, 1, 0x70);
             linear_case(isa, dtype, shape, 1, 0xf5);
         }
