@@ -199,16 +199,25 @@ unsafe fn tile<L: Lanes, const PAIRS: bool, const R: usize, const V: usize>(isa:
                 }
             }
             Target::Finished { finish, rows, column, columns } => {
-                finish_tile::<L, R, V>(isa, acc, finish, rows, column, columns);
+                // Through memory: were the accumulators themselves indexed by the epilogue's loops, the
+                // compiler would keep them there during the main loop too.
+                let mut done = [0.0f32; ROWS * 64];
+                for r in 0..R {
+                    for v in 0..V {
+                        acc[r][v].store(done.as_mut_ptr().add((r * V + v) * L::WIDTH));
+                    }
+                }
+                finish_tile::<L, R, V>(isa, &mut done, finish, rows, column, columns);
             }
         }
     }
 }
 
+/// The epilogue over a finished tile, `R` rows of `V` vectors each.
 #[inline(always)]
 unsafe fn finish_tile<L: Lanes, const R: usize, const V: usize>(
     isa: Isa,
-    mut acc: [[L; V]; R],
+    done: &mut [f32; ROWS * 64],
     finish: &Finish,
     rows: *const usize,
     column: usize,
@@ -219,54 +228,83 @@ unsafe fn finish_tile<L: Lanes, const R: usize, const V: usize>(
     let full = last == L::WIDTH;
     // SAFETY: the matrices hold `columns` columns from `column` on in each of the rows named.
     unsafe {
-        let rows: [usize; R] = std::array::from_fn(|r| *rows.add(r));
+        let mut bias = [L::zero(); V];
         if !finish.bias.is_null() {
             for v in 0..V {
                 let from = finish.bias.add(column + v * L::WIDTH);
-                let bias = if full || v + 1 < V { L::load(from) } else { L::load_first(from, last) };
-                for r in 0..R {
-                    acc[r][v] = acc[r][v].add(bias);
-                }
+                bias[v] = if full || v + 1 < V { L::load(from) } else { L::load_first(from, last) };
             }
         }
-        if !finish.per_image.data.is_null() {
+        if finish.activation.is_none() {
             for r in 0..R {
-                add_row::<L, V>(&mut acc[r], &finish.per_image, rows[r] / finish.image_rows, column, last);
+                let row = *rows.add(r);
+                let mut acc = summed::<L, V>(done, r, &bias, finish, row, column, last);
+                write_row::<L, V>(&mut acc, finish, row, column, last);
+            }
+            return;
+        }
+        for r in 0..R {
+            let acc = summed::<L, V>(done, r, &bias, finish, *rows.add(r), column, last);
+            for v in 0..V {
+                acc[v].store(done.as_mut_ptr().add((r * V + v) * L::WIDTH));
             }
         }
         if let Some(activation) = finish.activation {
-            let mut buffer = [0.0f32; ROWS * 64];
-            for r in 0..R {
-                for v in 0..V {
-                    acc[r][v].store(buffer.as_mut_ptr().add((r * V + v) * L::WIDTH));
-                }
-            }
-            activate_all(isa, activation, &mut buffer[..R * V * L::WIDTH]);
-            for r in 0..R {
-                for v in 0..V {
-                    acc[r][v] = L::load(buffer.as_ptr().add((r * V + v) * L::WIDTH));
-                }
-            }
-        }
-        if !finish.residual.data.is_null() {
-            for r in 0..R {
-                add_row::<L, V>(&mut acc[r], &finish.residual, rows[r], column, last);
-            }
+            activate_all(isa, activation, &mut done[..R * V * L::WIDTH]);
         }
         for r in 0..R {
-            let at = rows[r] * finish.out.stride + column;
-            for v in 0..V {
-                if finish.out.bf16 {
-                    let to = finish.out.data.cast::<u16>().add(at + v * L::WIDTH);
-                    if full || v + 1 < V {
-                        acc[r][v].store_bf16(to)
-                    } else {
-                        acc[r][v].store_bf16_first(to, last)
-                    }
-                } else {
-                    let to = finish.out.data.cast::<f32>().add(at + v * L::WIDTH);
-                    if full || v + 1 < V { acc[r][v].store(to) } else { acc[r][v].store_first(to, last) }
-                }
+            let mut acc: [L; V] =
+                std::array::from_fn(|v| L::load(done.as_ptr().add((r * V + v) * L::WIDTH)));
+            write_row::<L, V>(&mut acc, finish, *rows.add(r), column, last);
+        }
+    }
+}
+
+/// One row of the product with bias and the row of its image.
+#[inline(always)]
+unsafe fn summed<L: Lanes, const V: usize>(
+    done: &[f32; ROWS * 64],
+    r: usize,
+    bias: &[L; V],
+    finish: &Finish,
+    row: usize,
+    column: usize,
+    last: usize,
+) -> [L; V] {
+    // SAFETY: as for `finish_tile`.
+    unsafe {
+        let mut acc: [L; V] =
+            std::array::from_fn(|v| L::load(done.as_ptr().add((r * V + v) * L::WIDTH)).add(bias[v]));
+        if !finish.per_image.data.is_null() {
+            add_row::<L, V>(&mut acc, &finish.per_image, row / finish.image_rows, column, last);
+        }
+        acc
+    }
+}
+
+/// Adds the residual to a row and writes it.
+#[inline(always)]
+unsafe fn write_row<L: Lanes, const V: usize>(
+    acc: &mut [L; V],
+    finish: &Finish,
+    row: usize,
+    column: usize,
+    last: usize,
+) {
+    // SAFETY: as for `finish_tile`.
+    unsafe {
+        if !finish.residual.data.is_null() {
+            add_row::<L, V>(acc, &finish.residual, row, column, last);
+        }
+        let at = row * finish.out.stride + column;
+        for v in 0..V {
+            let whole = last == L::WIDTH || v + 1 < V;
+            if finish.out.bf16 {
+                let to = finish.out.data.cast::<u16>().add(at + v * L::WIDTH);
+                if whole { acc[v].store_bf16(to) } else { acc[v].store_bf16_first(to, last) }
+            } else {
+                let to = finish.out.data.cast::<f32>().add(at + v * L::WIDTH);
+                if whole { acc[v].store(to) } else { acc[v].store_first(to, last) }
             }
         }
     }
