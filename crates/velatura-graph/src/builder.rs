@@ -36,6 +36,9 @@ impl Builder {
 
     /// Declares an input that the caller supplies at each run.
     pub fn input(&self, name: &str, shape: &[usize], dtype: DType) -> Var<'_> {
+        if self.graph.borrow().inputs.iter().any(|(n, _)| n == name) {
+            self.fail(GraphError::Duplicate { kind: "input", name: name.to_string() });
+        }
         let ty = TensorType::new(shape, dtype);
         let var = self.push(Op::Input(Input { name: name.to_string(), ty }), &[])[0];
         if var.id != ValueId::POISON {
@@ -101,8 +104,11 @@ impl Builder {
         result
     }
 
-    /// Names an output of the graph.
+    /// Names an output of the graph. No two have one name.
     pub fn output(&self, name: &str, value: Var<'_>) {
+        if self.graph.borrow().outputs.iter().any(|(n, _)| n == name) {
+            self.fail(GraphError::Duplicate { kind: "output", name: name.to_string() });
+        }
         if value.id != ValueId::POISON {
             self.graph.borrow_mut().add_output(name, value.id);
         }
@@ -138,18 +144,25 @@ impl Builder {
             let graph = self.graph.borrow();
             ids.iter().map(|&id| graph.ty(id).clone()).collect()
         };
-        match op.infer(&types.iter().collect::<Vec<_>>()) {
+        let inferred = op.infer(&types.iter().collect::<Vec<_>>());
+        let inferred = inferred.and_then(|out| out.iter().try_for_each(TensorType::check_size).map(|()| out));
+        match inferred {
             Ok(outputs) => {
                 let mut graph = self.graph.borrow_mut();
                 let ids = graph.push(op, ids, outputs, self.segment.get(), self.recomputing.get());
                 ids.into_iter().map(|id| Var { builder: self, id }).collect()
             }
             Err(reason) => {
-                let place = self.place.borrow().clone();
-                self.fail(GraphError::Shape { place, operation: op.name(), reason, inputs: types });
+                self.fail_shape(op.name(), reason, types);
                 poison()
             }
         }
+    }
+
+    /// Remembers that an operation does not fit, and where in the model that was.
+    pub(crate) fn fail_shape(&self, operation: &'static str, reason: String, inputs: Vec<TensorType>) {
+        let place = self.place.borrow().clone();
+        self.fail(GraphError::Shape { place, operation, reason, inputs });
     }
 
     pub(crate) fn set_recomputing(&self, on: bool) {
@@ -179,7 +192,8 @@ impl<'g> Params<'g> {
     /// The weight of this name and shape here.
     pub fn get(&self, name: &str, shape: &[usize], init: Init) -> Var<'g> {
         // Errors that follow name the last parameter that was used, the best hint of where they are.
-        *self.builder.place.borrow_mut() = format!("{}: ", self.prefix);
+        let place = if self.prefix.is_empty() { name } else { &self.prefix };
+        *self.builder.place.borrow_mut() = format!("{place}: ");
         self.builder.parameter(&self.full_name(name), shape, init)
     }
 

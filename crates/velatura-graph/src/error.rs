@@ -27,6 +27,17 @@ pub enum GraphError {
         /// The shape it was then asked for with.
         second: Vec<usize>,
     },
+    /// Two inputs or two outputs have one name.
+    #[error("the graph has two {kind}s named {name}")]
+    Duplicate {
+        /// `input` or `output`.
+        kind: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// A graph that contradicts itself: the fault of whatever made it.
+    #[error("the graph is inconsistent: {0}")]
+    Inconsistent(String),
     /// A gradient was asked of something that has none.
     #[error("{operation} cannot be differentiated: {reason}")]
     NotDifferentiable {

@@ -138,6 +138,11 @@ impl Graph {
         self.outputs.push((name.into(), value));
     }
 
+    /// Forgets the outputs whose names are not to be kept; what only they needed is then dead.
+    pub fn retain_outputs(&mut self, keep: impl Fn(&str) -> bool) {
+        self.outputs.retain(|(name, _)| keep(name));
+    }
+
     /// The total number of weights.
     pub fn parameter_elements(&self) -> usize {
         self.parameters.iter().map(|p| self.ty(p.value).elements()).sum()

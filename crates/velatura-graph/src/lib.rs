@@ -4,6 +4,7 @@
 
 mod autodiff;
 mod builder;
+mod display;
 mod error;
 mod graph;
 pub mod loss;
@@ -12,6 +13,7 @@ pub mod passes;
 mod planner;
 pub mod reference;
 mod types;
+mod validate;
 mod var;
 
 pub use autodiff::gradients;
@@ -21,4 +23,5 @@ pub use graph::{Graph, Init, Node, ParameterInfo, Value, ValueId};
 pub use op::Op;
 pub use planner::{MemoryPlan, Placement, plan_memory};
 pub use types::{Activation, DType, TensorType};
+pub use validate::validate;
 pub use var::Var;

@@ -125,5 +125,12 @@ fn peak(blocks: &[Block], end: usize) -> usize {
         change[block.last + 1] -= block.bytes as isize;
     }
     let mut alive = 0;
-    change.into_iter().map(|c| { alive += c; alive }).max().unwrap_or(0) as usize
+    change
+        .into_iter()
+        .map(|c| {
+            alive += c;
+            alive
+        })
+        .max()
+        .unwrap_or(0) as usize
 }

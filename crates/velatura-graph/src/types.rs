@@ -57,6 +57,12 @@ pub enum Activation {
     Sigmoid,
 }
 
+/// The product of the lengths of the axes, saturating: lengths may come from a file or a request.
+pub(crate) fn elements(shape: &[usize]) -> usize {
+    // A zero anywhere makes it zero, also behind an overflow.
+    if shape.contains(&0) { 0 } else { shape.iter().fold(1, |product, &n| product.saturating_mul(n)) }
+}
+
 /// Shape and element type of a value. Channels last: images are `[batch, height, width, channels]`,
 /// tokens `[batch, tokens, channels]`. A scalar has the empty shape.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,14 +89,25 @@ impl TensorType {
         Self::new(shape, DType::I32)
     }
 
-    /// The number of elements.
+    /// The number of elements; `usize::MAX` where it is more than that.
     pub fn elements(&self) -> usize {
-        self.shape.iter().product()
+        elements(&self.shape)
     }
 
-    /// Bytes that the elements take.
+    /// Bytes that the elements take; `usize::MAX` where it is more than that.
     pub fn bytes(&self) -> usize {
-        self.elements() * self.dtype.size()
+        self.elements().saturating_mul(self.dtype.size())
+    }
+
+    /// Fails when there are no elements, or more than an address space holds. No value of a graph is so.
+    pub(crate) fn check_size(&self) -> Result<(), String> {
+        if self.elements() == 0 {
+            return Err(format!("a tensor {self} would be empty"));
+        }
+        if self.bytes() > isize::MAX as usize {
+            return Err(format!("a tensor {self} would be too large to address"));
+        }
+        Ok(())
     }
 
     /// The number of axes.

@@ -3,7 +3,6 @@
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use crate::builder::Builder;
-use crate::error::GraphError;
 use crate::graph::ValueId;
 use crate::op::*;
 use crate::types::{Activation, DType, TensorType};
@@ -47,12 +46,7 @@ impl<'g> Var<'g> {
             Ok(dims) => dims,
             Err(_) => {
                 if self.id != ValueId::POISON {
-                    self.builder.fail(GraphError::Shape {
-                        place: String::new(),
-                        operation: "dims",
-                        reason: format!("{R} axes expected"),
-                        inputs: vec![ty],
-                    });
+                    self.builder.fail_shape("dims", format!("{R} axes expected"), vec![ty]);
                 }
                 [1; R]
             }
@@ -202,9 +196,14 @@ impl<'g> Var<'g> {
     pub fn pad(self, axis: usize, before: usize, after: usize) -> Var<'g> {
         self.apply(Op::Pad(Pad { axis, before, after }), &[])[0]
     }
-    /// Equal parts along one axis.
+    /// Equal parts along one axis, whose length `count` must divide.
     pub fn chunks(self, axis: usize, count: usize) -> Vec<Var<'g>> {
-        let length = self.shape().get(axis).copied().unwrap_or(1) / count.max(1);
+        let whole = self.shape().get(axis).copied().unwrap_or(1);
+        let length = whole / count.max(1);
+        if self.id != ValueId::POISON && length * count != whole {
+            let reason = format!("axis {axis} of length {whole} does not divide into {count} equal parts");
+            self.builder.fail_shape("chunks", reason, vec![self.ty()]);
+        }
         (0..count).map(|i| self.slice(axis, i * length, length)).collect()
     }
     /// This and others joined along one axis.

@@ -37,7 +37,11 @@ impl Attention {
         };
         ensure!(inputs[1].shape == inputs[2].shape, "keys and values differ in shape");
         ensure!(k[0] == b && k[2] == c, "queries and keys differ in batch or channels");
-        ensure!(self.heads > 0 && c % self.heads == 0, "{c} channels do not divide into {} heads", self.heads);
+        ensure!(
+            self.heads > 0 && c % self.heads == 0,
+            "{c} channels do not divide into {} heads",
+            self.heads
+        );
         ensure!(inputs[..3].iter().all(|t| t.dtype == inputs[0].dtype), "q, k and v are stored differently");
         if self.mask {
             let scores = vec![b, self.heads, tq, k[1]];
@@ -99,10 +103,17 @@ impl Operation for Attention {
                 reason: "only the result has a gradient, not the normalisers".into(),
             });
         }
+        if at.wanted.get(3) == Some(&true) {
+            return Err(GraphError::NotDifferentiable {
+                operation: self.name(),
+                reason: "the mask has no gradient; detach it".into(),
+            });
+        }
         let mut inputs = at.inputs.to_vec();
         inputs.extend([at.outputs[0], at.outputs[1], at.grad()]);
         let op = AttentionGradient { forward: self.clone() };
-        let mut grads: Vec<_> = at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect();
+        let mut grads: Vec<_> =
+            at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect();
         grads.resize(at.inputs.len(), None);
         Ok(grads)
     }

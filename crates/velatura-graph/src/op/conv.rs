@@ -27,7 +27,10 @@ impl Window {
     fn output(&self, size: [usize; 2], kernel: [usize; 2]) -> Result<[usize; 2], String> {
         let mut out = [0; 2];
         for axis in 0..2 {
-            let padded = size[axis] + self.padding[axis] + self.padding[axis + 2];
+            let padded = size[axis]
+                .checked_add(self.padding[axis])
+                .and_then(|n| n.checked_add(self.padding[axis + 2]))
+                .ok_or("the padding overflows")?;
             ensure!(self.stride[axis] > 0, "the stride is zero");
             ensure!(
                 kernel[axis] > 0 && kernel[axis] <= padded,
@@ -110,9 +113,8 @@ impl Operation for Conv2d {
         let [out, per_group, kh, kw] = image(inputs[1]).map_err(|_| "a weight of four axes expected")?;
         let groups = self.window.groups;
         ensure!(
-            groups > 0 && out % groups == 0 && c == per_group * groups,
-            "the weight takes {} channels in {groups} groups, the image has {c}",
-            per_group * groups
+            groups > 0 && out % groups == 0 && per_group.checked_mul(groups) == Some(c),
+            "the weight makes {out} channels from {per_group} in each of {groups} groups, the image has {c}"
         );
         let [oh, ow] = self.window.output([h, w], [kh, kw])?;
         let result = TensorType::new([n, oh, ow, out], product_dtype(inputs));
@@ -154,9 +156,13 @@ impl Operation for Conv2dInputGradient {
         arity(inputs, 2)?;
         floats(inputs)?;
         let ([n, oh, ow, oc], [out, per_group, kh, kw]) = (image(inputs[0])?, image(inputs[1])?);
+        let groups = self.window.groups;
         let fits = self.window.output([self.height, self.width], [kh, kw])? == [oh, ow] && oc == out;
-        ensure!(fits, "the gradient does not have the shape of the convolution's result");
-        let shape = [n, self.height, self.width, per_group * self.window.groups];
+        ensure!(
+            fits && groups > 0 && out % groups == 0,
+            "the gradient does not have the shape of the convolution's result"
+        );
+        let shape = [n, self.height, self.width, per_group.saturating_mul(groups)];
         Ok(vec![TensorType::new(shape, inputs[0].dtype)])
     }
     fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {

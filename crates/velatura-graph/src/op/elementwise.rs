@@ -22,10 +22,18 @@ pub enum UnaryFunction {
     Cos,
     Reciprocal,
     /// `x * scale + shift`
-    Affine { scale: f32, shift: f32 },
-    Clamp { min: f32, max: f32 },
+    Affine {
+        scale: f32,
+        shift: f32,
+    },
+    Clamp {
+        min: f32,
+        max: f32,
+    },
     /// `x^exponent`
-    Pow { exponent: f32 },
+    Pow {
+        exponent: f32,
+    },
     Activation(Activation),
 }
 
@@ -78,6 +86,19 @@ pub struct Cast {
 pub struct Detach;
 
 impl Activation {
+    /// Name in messages and listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            Activation::Relu => "relu",
+            Activation::Silu => "silu",
+            Activation::Gelu => "gelu",
+            Activation::GeluTanh => "gelu_tanh",
+            Activation::QuickGelu => "quick_gelu",
+            Activation::Tanh => "tanh",
+            Activation::Sigmoid => "sigmoid",
+        }
+    }
+
     /// Its value at `x`, in double precision.
     pub fn value(self, x: f64) -> f64 {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
@@ -176,7 +197,23 @@ fn sign(x: f64) -> f64 {
 
 impl Operation for Unary {
     fn name(&self) -> &'static str {
-        "unary"
+        match self.function {
+            UnaryFunction::Neg => "negate",
+            UnaryFunction::Exp => "exp",
+            UnaryFunction::Log => "log",
+            UnaryFunction::Sqrt => "sqrt",
+            UnaryFunction::Rsqrt => "rsqrt",
+            UnaryFunction::Square => "square",
+            UnaryFunction::Abs => "abs",
+            UnaryFunction::Sign => "sign",
+            UnaryFunction::Sin => "sin",
+            UnaryFunction::Cos => "cos",
+            UnaryFunction::Reciprocal => "reciprocal",
+            UnaryFunction::Affine { .. } => "affine",
+            UnaryFunction::Clamp { .. } => "clamp",
+            UnaryFunction::Pow { .. } => "power",
+            UnaryFunction::Activation(activation) => activation.name(),
+        }
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 1)?;

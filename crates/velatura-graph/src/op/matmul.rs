@@ -50,6 +50,7 @@ impl Epilogue {
         }
         if let Some(i) = self.per_image_input() {
             let images = result.shape.first().copied().unwrap_or(1);
+            ensure!(result.rank() >= 2, "a result without a batch axis has no row for each image");
             ensure!(
                 inputs[i].elements() == images * out && inputs[i].last() == out,
                 "one row of {out} for each of {images} images expected"
@@ -90,14 +91,15 @@ impl Epilogue {
             });
         }
         let dy = at.grad();
-        let rank = dy.ty().rank();
+        // Not that of `dy`, which may stand for an earlier error.
+        let rank = at.outputs[0].ty().rank();
         let mut grads = Vec::new();
         if let Some(i) = self.bias_input() {
-            let leading: Vec<usize> = (0..rank - 1).collect();
+            let leading: Vec<usize> = (0..rank.saturating_sub(1)).collect();
             grads.push(at.wanted[i].then(|| dy.sum(&leading, false)));
         }
         if let Some(i) = self.per_image_input() {
-            let inner: Vec<usize> = (1..rank - 1).collect();
+            let inner: Vec<usize> = (1..rank.saturating_sub(1)).collect();
             grads.push(at.wanted[i].then(|| dy.sum(&inner, false).reshape(&at.inputs[i].shape())));
         }
         if let Some(i) = self.residual_input() {

@@ -21,9 +21,7 @@ pub use elementwise::{Binary, BinaryFunction, Cast, Detach, Unary, UnaryFunction
 pub use embedding::{Embedding, EmbeddingGradient};
 pub use loss::{CrossEntropy, CrossEntropyGradient};
 pub use matmul::{Epilogue, Linear, LinearInputGradient, LinearWeightGradient, MatMul};
-pub use norm::{
-    GroupNorm, GroupNormGradient, LayerNorm, LayerNormGradient, RmsNorm, RmsNormGradient,
-};
+pub use norm::{GroupNorm, GroupNormGradient, LayerNorm, LayerNormGradient, RmsNorm, RmsNormGradient};
 pub use pool::{AvgPool2d, AvgPool2dGradient};
 pub use reduce::{Reduce, ReduceKind};
 pub use resize::{Resize, ResizeGradient, ResizeMode};
@@ -104,11 +102,46 @@ macro_rules! operations {
 }
 
 operations!(
-    Input, Parameter, Constant, Unary, UnaryGradient, Binary, Cast, Detach, Reshape, Permute, Slice, Pad,
-    Concat, BroadcastTo, Reduce, Softmax, SoftmaxGradient, CrossEntropy, CrossEntropyGradient, MatMul,
-    Linear, LinearInputGradient, LinearWeightGradient, Conv2d, Conv2dInputGradient, Conv2dWeightGradient,
-    Attention, AttentionGradient, GroupNorm, GroupNormGradient, LayerNorm, LayerNormGradient, RmsNorm,
-    RmsNormGradient, Resize, ResizeGradient, AvgPool2d, AvgPool2dGradient, Embedding, EmbeddingGradient,
+    Input,
+    Parameter,
+    Constant,
+    Unary,
+    UnaryGradient,
+    Binary,
+    Cast,
+    Detach,
+    Reshape,
+    Permute,
+    Slice,
+    Pad,
+    Concat,
+    BroadcastTo,
+    Reduce,
+    Softmax,
+    SoftmaxGradient,
+    CrossEntropy,
+    CrossEntropyGradient,
+    MatMul,
+    Linear,
+    LinearInputGradient,
+    LinearWeightGradient,
+    Conv2d,
+    Conv2dInputGradient,
+    Conv2dWeightGradient,
+    Attention,
+    AttentionGradient,
+    GroupNorm,
+    GroupNormGradient,
+    LayerNorm,
+    LayerNormGradient,
+    RmsNorm,
+    RmsNormGradient,
+    Resize,
+    ResizeGradient,
+    AvgPool2d,
+    AvgPool2dGradient,
+    Embedding,
+    EmbeddingGradient,
 );
 
 impl Op {

@@ -56,6 +56,15 @@ pub struct RmsNorm {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RmsNormGradient;
 
+/// Fails when something but the backward pass depends on the statistics.
+fn only_result(operation: &'static str, at: &Adjoint<'_, '_>) -> Result<(), GraphError> {
+    if at.grads[1].is_none() {
+        return Ok(());
+    }
+    let reason = "only the result has a gradient, not the statistics".into();
+    Err(GraphError::NotDifferentiable { operation, reason })
+}
+
 fn channels(inputs: &[&TensorType], vectors: &[&TensorType]) -> Result<usize, String> {
     floats(inputs)?;
     let c = inputs[0].last();
@@ -75,7 +84,11 @@ impl GroupNorm {
     fn check(&self, x: &TensorType, vectors: &[&TensorType]) -> Result<[usize; 3], String> {
         let c = channels(&[x], vectors)?;
         ensure!(x.rank() >= 2, "an input [batch, .., channels] expected");
-        ensure!(self.groups > 0 && c % self.groups == 0, "{c} channels do not divide into {} groups", self.groups);
+        ensure!(
+            self.groups > 0 && c % self.groups == 0,
+            "{c} channels do not divide into {} groups",
+            self.groups
+        );
         Ok(Self::split(&x.shape))
     }
 }
@@ -93,6 +106,7 @@ impl Operation for GroupNorm {
         Ok(vec![inputs[0].clone(), TensorType::f32([n, self.groups, 2])])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        only_result(self.name(), at)?;
         let op = GroupNormGradient { forward: self.clone() };
         let inputs = [at.inputs[0], at.outputs[1], at.inputs[1], at.inputs[2], at.grad()];
         Ok(at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect())
@@ -183,11 +197,13 @@ impl Operation for LayerNorm {
         Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c, 2])])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        only_result(self.name(), at)?;
         let mut inputs = vec![at.inputs[0], at.outputs[1]];
         inputs.extend(self.gamma.then(|| at.inputs[1]));
         inputs.push(at.grad());
         let op = LayerNormGradient { gamma: self.gamma };
-        let mut grads: Vec<_> = at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect();
+        let mut grads: Vec<_> =
+            at.inputs[0].builder().push(op.into(), &inputs).into_iter().map(Some).collect();
         grads.truncate(at.inputs.len());
         Ok(grads)
     }
@@ -260,6 +276,7 @@ impl Operation for RmsNorm {
         Ok(vec![inputs[0].clone(), TensorType::f32([inputs[0].elements() / c, 2])])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        only_result(self.name(), at)?;
         let inputs = [at.inputs[0], at.outputs[1], at.inputs[1], at.grad()];
         Ok(at.inputs[0].builder().push(RmsNormGradient.into(), &inputs).into_iter().map(Some).collect())
     }

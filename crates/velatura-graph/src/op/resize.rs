@@ -39,10 +39,9 @@ impl ResizeMode {
         match self {
             ResizeMode::Nearest => [((i * from / to).min(from - 1), 1.0), (0, 0.0)],
             ResizeMode::Bilinear => {
-                let scale = from as f32 / to as f32;
-                let position = ((i as f32 + 0.5) * scale - 0.5).max(0.0);
+                let position = ((i as f64 + 0.5) * (from as f64 / to as f64) - 0.5).max(0.0);
                 let low = (position as usize).min(from - 1);
-                let weight = position - low as f32;
+                let weight = (position - low as f64) as f32;
                 [(low, 1.0 - weight), ((low + 1).min(from - 1), weight)]
             }
         }

@@ -149,7 +149,10 @@ impl Operation for Pad {
         arity(inputs, 1)?;
         let mut shape = inputs[0].shape.clone();
         ensure!(self.axis < shape.len(), "there is no axis {}", self.axis);
-        shape[self.axis] += self.before + self.after;
+        shape[self.axis] = shape[self.axis]
+            .checked_add(self.before)
+            .and_then(|n| n.checked_add(self.after))
+            .ok_or("the padding overflows")?;
         Ok(vec![TensorType::new(shape, inputs[0].dtype)])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
@@ -183,7 +186,8 @@ impl Operation for Concat {
                 && other.dtype == inputs[0].dtype
                 && (0..shape.len()).all(|i| i == self.axis || other.shape[i] == shape[i]);
             ensure!(agrees, "the inputs differ outside axis {}", self.axis);
-            shape[self.axis] += other.shape[self.axis];
+            shape[self.axis] =
+                shape[self.axis].checked_add(other.shape[self.axis]).ok_or("the joined axis overflows")?;
         }
         Ok(vec![TensorType::new(shape, inputs[0].dtype)])
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Adjoint, Operation, ensure};
 use crate::error::GraphError;
 use crate::reference::Array;
-use crate::types::TensorType;
+use crate::types::{TensorType, elements};
 use crate::var::Var;
 
 /// A tensor that the caller supplies at each run.
@@ -40,7 +40,7 @@ impl Operation for Input {
         "input"
     }
     fn infer(&self, _: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        ensure!(self.ty.elements() > 0, "input {} of shape {:?} is empty", self.name, self.ty.shape);
+        self.ty.check_size().map_err(|reason| format!("{}: {reason}", self.name))?;
         Ok(vec![self.ty.clone()])
     }
     fn gradient<'g>(&self, _: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
@@ -56,7 +56,7 @@ impl Operation for Parameter {
         "parameter"
     }
     fn infer(&self, _: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        ensure!(self.ty.elements() > 0, "parameter {} of shape {:?} is empty", self.name, self.ty.shape);
+        self.ty.check_size().map_err(|reason| format!("{}: {reason}", self.name))?;
         Ok(vec![self.ty.clone()])
     }
     fn gradient<'g>(&self, _: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
@@ -72,7 +72,7 @@ impl Operation for Constant {
         "constant"
     }
     fn infer(&self, _: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        let elements: usize = self.shape.iter().product();
+        let elements = elements(&self.shape);
         ensure!(
             elements > 0 && (self.values.len() == 1 || self.values.len() == elements),
             "{} values do not fill the shape {:?}",

@@ -45,7 +45,9 @@ fn round(graph: &Graph, fusion: Fusion) -> (Graph, bool) {
     }
     // A node that absorbs and is absorbed in the same round would have to wait: leave it to the next one.
     for (i, found) in matches.iter_mut().enumerate() {
-        if absorbed[i] && let Some(own) = found.take() {
+        if absorbed[i]
+            && let Some(own) = found.take()
+        {
             absorbed[own.producer] = false;
         }
     }

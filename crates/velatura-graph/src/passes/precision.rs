@@ -59,7 +59,9 @@ impl Lowering<'_> {
         // Which inputs must be bf16, and how the first output is stored; later outputs are statistics.
         let (lowered, stored): (usize, DType) = match &node.op {
             Op::Input(_) | Op::Parameter(_) | Op::Constant(_) => (0, F32),
-            Op::Linear(_) | Op::Conv2d(_) | Op::LinearInputGradient(_) | Op::Conv2dInputGradient(_) => (1, Bf16),
+            Op::Linear(_) | Op::Conv2d(_) | Op::LinearInputGradient(_) | Op::Conv2dInputGradient(_) => {
+                (1, Bf16)
+            }
             Op::MatMul(_) => (2, Bf16),
             Op::Attention(_) => (3, Bf16),
             Op::LinearWeightGradient(_) | Op::Conv2dWeightGradient(_) => (2, F32),
