@@ -1,1 +1,41 @@
-//! velatura (being written).
+//! The engine: one serialisable request, the pipeline that serves it, pictures and their metadata, and the model that
+//! ships. It puts networks, samplers, tokenizers and model files together; it does not know how a kernel works, how a
+//! model is trained, or who is asking (a command line, a server, a script).
+//!
+//! ```no_run
+//! use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest};
+//!
+//! let engine = Engine::shipped(EngineOptions::default())?;
+//! let request = GenerateRequest::new("two red apples above a cat on a sky blue background");
+//! let made = engine.generate(&request, &mut |_| (), &CancelToken::default())?;
+//! made.pictures[0].save("apples.png")?;
+//! # Ok::<(), velatura::Error>(())
+//! ```
+
+pub mod conditioning;
+mod engine;
+mod error;
+pub mod infotext;
+pub mod manifest;
+mod memory;
+mod model_file;
+mod networks;
+pub mod picture;
+mod pipeline;
+mod plans;
+pub mod request;
+mod shipped;
+pub mod source;
+pub mod tiny;
+
+pub use conditioning::{Conditioning, Pooling, TextLayer};
+pub use engine::{Engine, EngineOptions, Generation, Progress, Warning};
+pub use error::Error;
+pub use infotext::ModelRef;
+pub use manifest::{Defaults, ModelManifest, TrainingNote};
+pub use model_file::{WeightInfo, write_model};
+pub use picture::{Origin, Picture, PictureInfo};
+pub use request::{GenerateRequest, Precision, RequestError};
+pub use shipped::{SHIPPED_NAME, file as shipped_file};
+pub use velatura_cpu::CancelToken;
+pub use velatura_samplers::noise::RngKind;

@@ -1,0 +1,298 @@
+//! The engine: a model, ready to serve requests.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use sha2::{Digest, Sha256};
+use velatura_cpu::{CancelToken, Isa, Runtime};
+use velatura_text::UnknownWord;
+use velatura_weights::SafetensorsFile;
+
+use crate::infotext::ModelRef;
+use crate::pipeline::{self, Job};
+use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
+use crate::request::{GenerateRequest, Precision};
+use crate::source::WeightSource;
+use crate::{Error, ModelManifest, Picture, SHIPPED_NAME, shipped};
+
+/// How an engine runs, whatever it is asked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EngineOptions {
+    /// Threads; all processors when `None`. Never changes a bit of a picture.
+    pub threads: Option<usize>,
+}
+
+/// A model, ready to serve requests. Networks are planned and their weights packed when first needed.
+pub struct Engine {
+    runtime: Arc<Runtime>,
+    manifest: ModelManifest,
+    weights: Weights,
+    plans: Plans,
+    hash: OnceLock<String>,
+}
+
+enum Weights {
+    File(SafetensorsFile),
+    Other(Arc<dyn WeightSource>),
+}
+
+impl Weights {
+    fn source(&self) -> &dyn WeightSource {
+        match self {
+            Weights::File(file) => file,
+            Weights::Other(source) => source.as_ref(),
+        }
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    /// The pictures, in order.
+    pub pictures: Vec<Picture>,
+    /// What was odd about the prompts.
+    pub warnings: Vec<Warning>,
+}
+
+/// Something odd about a prompt that did not keep it from being served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// A word that the model never saw.
+    UnknownWord(UnknownWord),
+    /// Words at the end that did not fit.
+    Dropped {
+        /// How many.
+        words: usize,
+        /// How many tokens fit.
+        context: usize,
+    },
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Warning::UnknownWord(UnknownWord { word, nearest }) if nearest.is_empty() => {
+                write!(f, "the model does not know the word \"{word}\"")
+            }
+            Warning::UnknownWord(UnknownWord { word, nearest }) => {
+                let nearest: Vec<String> = nearest.iter().map(|n| format!("\"{n}\"")).collect();
+                write!(f, "the model does not know the word \"{word}\"; near it are {}", nearest.join(", "))
+            }
+            Warning::Dropped { words, context } => {
+                let (s, were) = if *words == 1 { ("", "was") } else { ("s", "were") };
+                write!(
+                    f,
+                    "the prompt is longer than the model's {context} tokens; its last {words} word{s} {were} left out"
+                )
+            }
+        }
+    }
+}
+
+/// What the observer of a run is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Progress<'a> {
+    /// Work begins; nothing can be wrong with the request any more.
+    Started {
+        /// Pictures to make.
+        pictures: usize,
+        /// Sampling steps over all pictures: the sum of what `Step` will report.
+        steps: usize,
+    },
+    /// A sampling step of some pictures was done.
+    Step {
+        /// Sampling steps done, counted over all pictures.
+        done: usize,
+        /// Sampling steps over all pictures.
+        steps: usize,
+    },
+    /// A picture is finished, and stays so whatever happens next.
+    Picture(&'a Picture),
+}
+
+impl Engine {
+    /// The model that ships with the program.
+    pub fn shipped(options: EngineOptions) -> Result<Self, Error> {
+        Self::from_file(shipped::file()?, options)
+    }
+
+    /// A model file.
+    pub fn open(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self, Error> {
+        Self::from_file(SafetensorsFile::open(path)?, options)
+    }
+
+    /// What a request's `model` asks for: the shipped one for `None` and [`SHIPPED_NAME`], else a path.
+    pub fn named(model: Option<&str>, options: EngineOptions) -> Result<Self, Error> {
+        match model {
+            None | Some(SHIPPED_NAME) => Self::shipped(options),
+            Some(path) => Self::open(path, options),
+        }
+    }
+
+    /// A model file that is open already.
+    pub fn from_file(file: SafetensorsFile, options: EngineOptions) -> Result<Self, Error> {
+        let manifest = ModelManifest::of(&file)?;
+        Ok(Self::new(manifest, Weights::File(file), options))
+    }
+
+    /// A model whose weights are elsewhere, for example in training. Call [`Engine::reload`] after they changed.
+    pub fn from_weights(
+        manifest: ModelManifest,
+        weights: Arc<dyn WeightSource>,
+        options: EngineOptions,
+    ) -> Result<Self, Error> {
+        manifest.check().map_err(|reason| Error::Manifest { file: PathBuf::from(&manifest.name), reason })?;
+        Ok(Self::new(manifest, Weights::Other(weights), options))
+    }
+
+    fn new(manifest: ModelManifest, weights: Weights, options: EngineOptions) -> Self {
+        let runtime = Runtime::new(options.threads);
+        Engine { plans: Plans::new(&runtime), runtime, manifest, weights, hash: OnceLock::new() }
+    }
+
+    /// Runs on this runtime (and thread pool) instead of one of its own.
+    #[must_use]
+    pub fn on_runtime(mut self, runtime: &Arc<Runtime>) -> Self {
+        self.runtime = Arc::clone(runtime);
+        self.plans = Plans::new(runtime);
+        self
+    }
+
+    /// What the model says of itself.
+    pub fn manifest(&self) -> &ModelManifest {
+        &self.manifest
+    }
+
+    /// The model's file, where it has one.
+    pub fn file(&self) -> Option<&SafetensorsFile> {
+        match &self.weights {
+            Weights::File(file) => Some(file),
+            Weights::Other(_) => None,
+        }
+    }
+
+    /// The instruction set that the kernels use.
+    pub fn isa(&self) -> Isa {
+        self.runtime.isa
+    }
+
+    /// The precision of requests that ask for none: bf16 where the processor multiplies it, else f32.
+    pub fn default_precision(&self) -> Precision {
+        if self.runtime.isa == Isa::Avx512 { Precision::Bf16 } else { Precision::F32 }
+    }
+
+    /// Bytes of the packed weights, and of the arenas of all plans made so far.
+    pub fn memory(&self) -> (usize, usize) {
+        self.plans.bytes()
+    }
+
+    /// Packs the weights anew after their source changed.
+    pub fn reload(&self) -> Result<(), Error> {
+        self.plans.reload(self.weights.source()).map_err(|source| self.weights_error(source))
+    }
+
+    /// The model's name and hash, for metadata. The hash is computed when first asked for.
+    pub fn model_ref(&self) -> ModelRef {
+        let hash = self.hash.get_or_init(|| match &self.weights {
+            Weights::File(file) => {
+                Sha256::digest(file.raw()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+            }
+            Weights::Other(_) => String::new(),
+        });
+        ModelRef { name: self.manifest.name.clone(), hash: hash.clone() }
+    }
+
+    /// The request with everything decided: the model's defaults filled in, names in canonical spelling, a seed drawn.
+    pub fn resolve(&self, request: &GenerateRequest) -> Result<GenerateRequest, Error> {
+        Ok(request.resolve(&self.manifest, self.default_precision())?)
+    }
+
+    /// What is odd about a prompt for this model.
+    pub fn warnings(&self, prompt: &str) -> Vec<Warning> {
+        let encoding = self.manifest.tokenizer.encode(prompt);
+        let mut warnings: Vec<Warning> = encoding.unknown.into_iter().map(Warning::UnknownWord).collect();
+        if encoding.dropped > 0 {
+            let context = self.manifest.tokenizer.context();
+            warnings.push(Warning::Dropped { words: encoding.dropped, context });
+        }
+        warnings
+    }
+
+    /// Serves a request. The observer sees every step and every finished picture; the token stops the run between two
+    /// operations.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] holds the pictures that were finished before; everything else is checked before the first
+    /// step as far as it can be.
+    pub fn generate(
+        &self,
+        request: &GenerateRequest,
+        observer: &mut dyn FnMut(Progress<'_>),
+        cancel: &CancelToken,
+    ) -> Result<Generation, Error> {
+        let request = self.resolve(request)?;
+        let jobs =
+            (0..request.batch as usize).map(|i| Job { request: request.of_picture(i), index: i }).collect();
+        self.run(&request, jobs, observer, cancel)
+    }
+
+    /// Serves many prompts with the settings of one request, several at once in the networks' batch; each picture has the
+    /// bits that it would have alone. `prompts` holds a prompt and a seed for each picture; the prompt, seed and batch of
+    /// `request` are not used.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn generate_each(
+        &self,
+        request: &GenerateRequest,
+        prompts: &[(String, u64)],
+        observer: &mut dyn FnMut(Progress<'_>),
+        cancel: &CancelToken,
+    ) -> Result<Generation, Error> {
+        let request = self.resolve(&GenerateRequest { batch: 1, ..request.clone() })?;
+        let job = |(index, (prompt, seed)): (usize, &(String, u64))| {
+            let request = GenerateRequest { prompt: prompt.clone(), seed: Some(*seed), ..request.clone() };
+            request.check().map(|()| Job { request, index })
+        };
+        let jobs = prompts.iter().enumerate().map(job).collect::<Result<Vec<Job>, _>>()?;
+        self.run(&request, jobs, observer, cancel)
+    }
+
+    fn run(
+        &self,
+        request: &GenerateRequest,
+        jobs: Vec<Job>,
+        observer: &mut dyn FnMut(Progress<'_>),
+        cancel: &CancelToken,
+    ) -> Result<Generation, Error> {
+        let settings = request.settings(&self.manifest)?;
+        let mut warnings = Vec::new();
+        let mut seen = HashSet::new();
+        for text in jobs.iter().flat_map(|job| [&job.request.prompt, &job.request.negative]) {
+            if !seen.insert(text) {
+                continue;
+            }
+            for warning in self.warnings(text) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
+        drop(seen);
+        let pictures = pipeline::text_to_image(self, &settings, &jobs, observer, cancel)?;
+        Ok(Generation { pictures, warnings })
+    }
+
+    pub(crate) fn plan(&self, key: PlanKey) -> Result<SharedPlan, Error> {
+        self.plans.get(key, &self.manifest, self.weights.source()).map_err(|failure| match failure {
+            PlanFailure::Error(error) => error,
+            PlanFailure::Weights(source) => self.weights_error(source),
+        })
+    }
+
+    fn weights_error(&self, source: velatura_cpu::CpuError) -> Error {
+        let file = self.file().map_or_else(|| PathBuf::from(&self.manifest.name), |f| f.path().to_path_buf());
+        Error::ModelWeights { file, source }
+    }
+}

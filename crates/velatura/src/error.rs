@@ -1,0 +1,80 @@
+//! Everything that can go wrong between a request and its pictures.
+
+use std::path::PathBuf;
+
+use crate::request::RequestError;
+
+/// A request that could not be served, or a model that could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request asks for what cannot be.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// A model file or another file cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] velatura_weights::WeightsError),
+    /// A safetensors file that is no model of Velatura.
+    #[error("{} is not a model that this version can run: {reason}", file.display())]
+    Manifest {
+        /// The file.
+        file: PathBuf,
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// A weight is missing from the file, or of another shape than the configuration says.
+    #[error("{}: {source}; the file does not fit its own description, so get it again", file.display())]
+    ModelWeights {
+        /// The file.
+        file: PathBuf,
+        /// Which weight.
+        source: velatura_cpu::CpuError,
+    },
+    /// The caller asked to stop. Pictures finished before were handed to the observer and are in no way lost.
+    #[error("stopped; {} of {asked} pictures were finished", finished.len())]
+    Cancelled {
+        /// The pictures that were finished.
+        finished: Vec<crate::Picture>,
+        /// How many were asked for.
+        asked: usize,
+    },
+    /// The networks could not be run.
+    #[error(transparent)]
+    Run(#[from] velatura_cpu::CpuError),
+    /// The networks could not be built from the model's configuration.
+    #[error("the model's configuration does not make a network: {0}")]
+    Graph(#[from] velatura_graph::GraphError),
+    /// The numbers left the finite range.
+    #[error("step {step} of {steps} gave a value that is not finite; try --precision f32 or less guidance")]
+    NotFinite {
+        /// Index of the step, from 1.
+        step: usize,
+        /// Steps of the run.
+        steps: usize,
+    },
+    /// The stored noise schedule is out of range.
+    #[error(transparent)]
+    Schedule(#[from] velatura_samplers::ScheduleError),
+    /// A sampler's option is out of range.
+    #[error(transparent)]
+    SamplerOption(#[from] velatura_samplers::OptionError),
+    /// Guidance is out of range.
+    #[error(transparent)]
+    Guidance(#[from] velatura_samplers::GuidanceError),
+    /// A picture cannot be read.
+    #[error("{} is not a PNG picture that can be read: {reason}", file.display())]
+    Picture {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A picture that does not say how it was made.
+    #[error("{} carries no generation parameters; only pictures as they were written carry them, not screenshots or re-saved copies", file.display())]
+    NoMetadata {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Something that cannot happen did.
+    #[error("internal error: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,225 @@
+//! The text form of a request that A1111's web UI writes into its pictures and that other tools read.
+//!
+//! The prompt's lines, then `Negative prompt: ...`, then one line of `Key: value` pairs; a value with a comma, a colon
+//! or a line break is written as a JSON string.
+
+use std::fmt::Write;
+
+use velatura_samplers::noise::RngKind;
+use velatura_samplers::{find_sampler, find_spacing};
+
+use crate::request::{GenerateRequest, Precision};
+
+/// The model that made a picture, as its metadata names it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ModelRef {
+    /// Its name.
+    pub name: String,
+    /// The first ten hexadecimal digits of the SHA-256 of its file, as A1111 writes it.
+    pub hash: String,
+}
+
+/// Writes the text form of a resolved request for one picture.
+pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
+    // Neither the text form nor a PNG text chunk can hold a NUL.
+    let mut text = request.prompt.replace('\0', "");
+    if !request.negative.is_empty() {
+        let _ = write!(text, "\nNegative prompt: {}", request.negative.replace('\0', ""));
+    }
+    let sampler = request.sampler.as_deref().unwrap_or_default();
+    let schedule = request.schedule.as_deref().unwrap_or_default();
+    let mut pairs: Vec<(&str, String)> = Vec::new();
+    pairs.extend(request.steps.map(|v| ("Steps", v.to_string())));
+    pairs.push(("Sampler", find_sampler(sampler).map_or(sampler, |e| e.title).to_string()));
+    pairs.push(("Schedule type", find_spacing(schedule).map_or(schedule, |e| e.title).to_string()));
+    pairs.extend(request.guidance.map(|v| ("CFG scale", v.to_string())));
+    pairs.extend(request.seed.map(|v| ("Seed", v.to_string())));
+    if let (Some(width), Some(height)) = (request.width, request.height) {
+        pairs.push(("Size", format!("{width}x{height}")));
+    }
+    pairs.push(("Model hash", model.hash.clone()));
+    pairs.push(("Model", model.name.clone()));
+    pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));
+    pairs.extend(request.precision.map(|v| ("Precision", v.name().to_string())));
+    pairs.push(("Version", format!("velatura {}", env!("CARGO_PKG_VERSION"))));
+    let line: Vec<String> = pairs
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}: {}", quote(&value)))
+        .collect();
+    let _ = write!(text, "\n{}", line.join(", "));
+    text
+}
+
+/// Reads the text form, also where A1111 itself wrote it. What is not known is left at its default; a text without
+/// the line of pairs is all prompt.
+pub fn parse(text: &str) -> GenerateRequest {
+    let mut request = GenerateRequest::default();
+    let lines: Vec<&str> = text.trim().lines().collect();
+    let (head, pairs) = match lines.split_last() {
+        Some((last, head)) => {
+            let pairs = parse_pairs(last);
+            // A1111's own rule: fewer than three pairs is prose with colons in it.
+            if pairs.len() >= 3 { (head, pairs) } else { (&lines[..], Vec::new()) }
+        }
+        None => (&lines[..], Vec::new()),
+    };
+    let at = head.iter().position(|line| line.trim_start().starts_with(NEGATIVE));
+    let (prompt, negative) = head.split_at(at.unwrap_or(head.len()));
+    request.prompt = prompt.join("\n").trim().to_string();
+    let negative = negative.join("\n");
+    request.negative = negative.trim_start().strip_prefix(NEGATIVE).unwrap_or_default().trim().to_string();
+    // A1111's default is the CUDA generator; it only names another.
+    let mut rng = None;
+    let mut ours = false;
+    for (key, value) in pairs {
+        match key.as_str() {
+            "Steps" => request.steps = value.parse().ok(),
+            "Sampler" => request.sampler = Some(value),
+            "Schedule type" if value != "Automatic" => request.schedule = Some(value),
+            "CFG scale" => request.guidance = value.parse().ok(),
+            "Seed" => request.seed = value.parse().ok(),
+            "Size" => {
+                if let Some((width, height)) = value.split_once('x') {
+                    (request.width, request.height) = (width.parse().ok(), height.parse().ok());
+                }
+            }
+            "RNG" => rng = Some(if value == "CPU" { RngKind::Cpu } else { RngKind::Cuda }),
+            "Precision" => request.precision = value.parse::<Precision>().ok(),
+            "Version" => ours = value.starts_with("velatura"),
+            _ => {}
+        }
+    }
+    if request.steps.is_some() {
+        request.rng = rng.unwrap_or(if ours { RngKind::Cpu } else { RngKind::Cuda });
+    }
+    request
+}
+
+const NEGATIVE: &str = "Negative prompt:";
+
+fn quote(value: &str) -> String {
+    if value.contains([',', ':', '\n']) {
+        serde_json::Value::from(value).to_string()
+    } else {
+        value.to_string()
+    }
+}
+
+/// `Key: value` pairs separated by commas; values may be JSON strings. Linear in the length of the line.
+fn parse_pairs(line: &str) -> Vec<(String, String)> {
+    let mut pairs = Vec::new();
+    let mut rest = line.trim();
+    while let Some((key, after)) = rest.split_once(':') {
+        let key = key.trim();
+        let word = |c: char| c.is_alphanumeric() || matches!(c, ' ' | '_' | '-' | '/');
+        if key.is_empty() || !key.chars().all(word) {
+            return pairs;
+        }
+        let after = after.trim_start();
+        let (value, remaining) = match quoted(after) {
+            Some(found) => found,
+            None => match after.split_once(',') {
+                Some((value, remaining)) => (value.trim().to_string(), remaining),
+                None => (after.trim().to_string(), ""),
+            },
+        };
+        pairs.push((key.to_string(), value));
+        rest = remaining.trim_start().trim_start_matches(',').trim_start();
+    }
+    pairs
+}
+
+/// A JSON string at the beginning, and what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    if !text.starts_with('"') {
+        return None;
+    }
+    let mut escaped = false;
+    let end = text.char_indices().skip(1).find_map(|(i, c)| {
+        let closes = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        closes.then_some(i)
+    })?;
+    let value = serde_json::from_str(&text[..=end]).ok()?;
+    Some((value, &text[end + 1..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_picture_of_a1111_is_read() {
+        // From A1111's own wiki and its infotext test.
+        let text = "<lora:negative:1> <lyco:negative:1>, masterpiece, best quality\nsecond line: with colon\n\
+                    Negative prompt: EasyNegative, (worst quality:1.4),\nbad hands\n\
+                    Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 965400086, \
+                    Size: 512x768, Model hash: 45dee52b, Model: v1-5, Lora hashes: \"a: b, c: d\", Version: v1.9.0";
+        let request = parse(text);
+        assert_eq!(
+            request.prompt,
+            "<lora:negative:1> <lyco:negative:1>, masterpiece, best quality\nsecond line: with colon"
+        );
+        assert_eq!(request.negative, "EasyNegative, (worst quality:1.4),\nbad hands");
+        assert_eq!((request.steps, request.seed), (Some(20), Some(965_400_086)));
+        assert_eq!((request.width, request.height), (Some(512), Some(768)));
+        assert_eq!(request.guidance, Some(7.5));
+        assert_eq!(request.sampler.as_deref(), Some("DPM++ 2M"));
+        assert_eq!(request.schedule.as_deref(), Some("Karras"));
+        assert_eq!(request.rng, RngKind::Cuda);
+    }
+
+    #[test]
+    fn prose_is_all_prompt() {
+        assert_eq!(parse("a cat: fluffy").prompt, "a cat: fluffy");
+        assert_eq!(parse("").prompt, "");
+        assert_eq!(parse("a cat").rng, RngKind::Cpu);
+    }
+
+    fn full() -> GenerateRequest {
+        GenerateRequest {
+            prompt: "two red apples above a cat, on \"sky\" blue: really\nsecond line".into(),
+            negative: "rain, snow: hail".into(),
+            seed: Some(u64::MAX),
+            steps: Some(30),
+            guidance: Some(3.25),
+            width: Some(128),
+            height: Some(64),
+            sampler: Some("dpmpp_2m".into()),
+            schedule: Some("karras".into()),
+            precision: Some(Precision::Bf16),
+            rng: RngKind::Cuda,
+            ..GenerateRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let model = ModelRef { name: "a, model: \"named\" badly".into(), hash: "0123456789".into() };
+        let text = write(&full(), &model);
+        assert!(text.contains("Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3.25"), "{text}");
+        let read = parse(&text);
+        let spelled =
+            GenerateRequest { sampler: Some("DPM++ 2M".into()), schedule: Some("Karras".into()), ..full() };
+        assert_eq!(read, spelled);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed(text in "(?s).{0,300}") {
+            parse(&text);
+        }
+
+        #[test]
+        fn one_line_prompts_come_back(prompt in "[a-zA-Z0-9 ,:.\"()\\[\\]<>|é猫🐈-]{0,80}") {
+            prop_assume!(!prompt.trim_start().starts_with(NEGATIVE));
+            let request = GenerateRequest { prompt: prompt.trim().to_string(), ..full() };
+            let read = parse(&write(&request, &ModelRef::default()));
+            prop_assert_eq!(read.prompt, request.prompt);
+            prop_assert_eq!(read.seed, request.seed);
+        }
+    }
+}

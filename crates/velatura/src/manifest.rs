@@ -1,0 +1,201 @@
+//! What a model file says of itself: the JSON under the metadata key `velatura` of a safetensors file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use velatura_models::{AutoencoderConfig, TextConfig, UNetConfig};
+use velatura_samplers::{NoiseSchedule, find_sampler, find_spacing};
+use velatura_text::Tokenizer;
+use velatura_weights::SafetensorsFile;
+
+use crate::Error;
+use crate::conditioning::Conditioning;
+
+/// The metadata key of the manifest.
+pub const METADATA_KEY: &str = "velatura";
+/// The version of the manifest that this program writes; it reads this and older ones.
+pub const FORMAT: u32 = 1;
+/// In front of the text transformer's tensor names.
+pub const TEXT_PREFIX: &str = "text_encoder";
+/// In front of the denoiser's tensor names.
+pub const UNET_PREFIX: &str = "unet";
+/// In front of the autoencoder's tensor names.
+pub const VAE_PREFIX: &str = "vae";
+
+/// A model: the configuration of its networks, how it was noised, what it is usually asked for, and how it was made.
+/// Tensors are named `text_encoder.*`, `unet.*` and `vae.*`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelManifest {
+    /// Version of this description, see [`FORMAT`].
+    pub format: u32,
+    /// A short name.
+    pub name: String,
+    /// The text transformer.
+    pub text: TextConfig,
+    /// The denoiser.
+    pub unet: UNetConfig,
+    /// The autoencoder between pictures and latents.
+    pub autoencoder: AutoencoderConfig,
+    /// Prompts to token ids.
+    pub tokenizer: Tokenizer,
+    /// How latents were noised and what the denoiser predicts.
+    pub schedule: NoiseSchedule,
+    /// How a prompt reaches the denoiser.
+    #[serde(default)]
+    pub conditioning: Conditioning,
+    /// What is used where a request says nothing.
+    pub defaults: Defaults,
+    /// How it was trained; empty in a model that was not.
+    #[serde(default)]
+    pub training: TrainingNote,
+}
+
+/// What is used where a request says nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// Sampling steps.
+    pub steps: u32,
+    /// Scale of classifier-free guidance.
+    pub guidance: f32,
+    /// Name of the sampler.
+    pub sampler: String,
+    /// Name of the timestep spacing.
+    pub schedule: String,
+}
+
+/// How a model was trained.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TrainingNote {
+    /// The recipe in full, as text.
+    pub recipe: String,
+    /// Optimizer steps of the denoiser.
+    pub steps: u64,
+    /// Pictures that the denoiser saw, repetitions counted.
+    pub samples: u64,
+    /// Licences of the data and of the weights.
+    pub licences: Vec<String>,
+    /// Anything else worth knowing, by name.
+    pub notes: BTreeMap<String, String>,
+}
+
+impl ModelManifest {
+    /// The manifest of a model file, checked.
+    pub fn of(file: &SafetensorsFile) -> Result<Self, Error> {
+        let bad = |reason: String| Error::Manifest { file: file.path().to_path_buf(), reason };
+        let json = file.metadata().get(METADATA_KEY).ok_or_else(|| {
+            let kind = recognise(file).unwrap_or("its metadata has no description of a Velatura model");
+            bad(kind.to_string())
+        })?;
+        /// Read first, so that a newer file is told from a damaged one.
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let Version { format } =
+            serde_json::from_str(json).map_err(|e| bad(format!("its description cannot be read ({e})")))?;
+        if format > FORMAT {
+            return Err(bad(format!(
+                "its description has format {format} and this version reads up to {FORMAT}; update Velatura"
+            )));
+        }
+        let manifest: ModelManifest =
+            serde_json::from_str(json).map_err(|e| bad(format!("its description cannot be read ({e})")))?;
+        manifest.check().map_err(bad)?;
+        Ok(manifest)
+    }
+
+    /// The manifest as the metadata of a model file.
+    pub fn to_metadata(&self) -> Result<BTreeMap<String, String>, Error> {
+        let json = serde_json::to_string(self).map_err(|e| Error::Internal(e.to_string()))?;
+        Ok(BTreeMap::from([(METADATA_KEY.to_string(), json)]))
+    }
+
+    /// Whether the parts fit each other; the reason when not.
+    pub fn check(&self) -> Result<(), String> {
+        self.schedule.validate().map_err(|e| e.to_string())?;
+        find_sampler(&self.defaults.sampler).map_err(|e| format!("its default {e}"))?;
+        find_spacing(&self.defaults.schedule).map_err(|e| format!("its default {e}"))?;
+        let factor = self.size_factor();
+        for (side, pixels) in [("width", self.defaults.width), ("height", self.defaults.height)] {
+            if pixels == 0 || pixels % factor != 0 {
+                return Err(format!("its default {side} is {pixels}, no multiple of {factor}"));
+            }
+        }
+        self.check_parts()
+    }
+
+    fn check_parts(&self) -> Result<(), String> {
+        self.text.check().map_err(|e| e.to_string())?;
+        self.unet.check().map_err(|e| e.to_string())?;
+        self.autoencoder.check().map_err(|e| e.to_string())?;
+        let (words, rows) = (self.tokenizer.vocabulary_size(), self.text.vocab_size);
+        if words > rows {
+            return Err(format!("its tokenizer has {words} entries and its text transformer {rows}"));
+        }
+        let (tokens, positions) = (self.tokenizer.context(), self.text.max_positions);
+        if tokens > positions {
+            return Err(format!(
+                "its prompts have {tokens} tokens and its text transformer {positions} positions"
+            ));
+        }
+        let (latent, unet) = (self.autoencoder.latent_channels, self.unet.in_channels);
+        if latent != unet || latent != self.unet.out_channels {
+            return Err(format!(
+                "its autoencoder has {latent} latent channels and its denoiser reads {unet}"
+            ));
+        }
+        if self.autoencoder.out_channels != 3 {
+            return Err(format!("its pictures have {} channels, not 3", self.autoencoder.out_channels));
+        }
+        if let Some(width) = self.unet.pooled_projection_dim
+            && width != self.pooled_width()
+        {
+            return Err(format!(
+                "its pooled text has {} features and its denoiser reads {width}",
+                self.pooled_width()
+            ));
+        }
+        Ok(())
+    }
+
+    /// What width and height must be multiples of, in pixels.
+    pub fn size_factor(&self) -> u32 {
+        self.latent_factor()
+    }
+
+    /// Pixels along a side for each one of the latent.
+    pub fn latent_factor(&self) -> u32 {
+        self.autoencoder.downsampling() as u32
+    }
+
+    /// Channels of the latent.
+    pub fn latent_channels(&self) -> usize {
+        self.autoencoder.latent_channels
+    }
+
+    /// Features of the pooled text.
+    pub fn pooled_width(&self) -> usize {
+        self.text.projection_dim.unwrap_or(self.text.hidden_size)
+    }
+}
+
+/// What a safetensors file without a manifest probably is.
+fn recognise(file: &SafetensorsFile) -> Option<&'static str> {
+    let names = file.names();
+    let any = |prefix: &str| names.iter().any(|n| n.starts_with(prefix));
+    if any("model.diffusion_model.") || any("cond_stage_model.") {
+        return Some("it is a Stable Diffusion checkpoint in the original naming, which is not read yet");
+    }
+    if any("lora_unet_") || names.iter().any(|n| n.contains(".lora_")) {
+        return Some("it is a LoRA, not a whole model");
+    }
+    if any("down_blocks.") || any("encoder.") || any("text_model.") {
+        return Some("it is one part of a diffusers folder, not a whole model");
+    }
+    None
+}

@@ -1,0 +1,332 @@
+//! The request: everything that decides a picture, in one serialisable struct that the command line, files and the
+//! metadata of pictures share.
+
+use serde::{Deserialize, Serialize};
+use velatura_samplers::noise::RngKind;
+use velatura_samplers::{
+    Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, UnknownName, find_spacing, parse_sampler,
+};
+
+use crate::manifest::ModelManifest;
+
+/// Most steps of a run: what models are trained on.
+pub const MOST_STEPS: u32 = 1000;
+/// Most pictures of a request.
+pub const MOST_PICTURES: u32 = 1024;
+/// Largest guidance that is accepted; pictures are burnt long before.
+pub const MOST_GUIDANCE: f32 = 100.0;
+/// Longest width or height in pixels.
+pub const LONGEST_SIDE: u32 = 8192;
+/// Longest prompt in bytes.
+pub const LONGEST_PROMPT: usize = 1 << 20;
+
+/// In which precision the networks are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// Single precision throughout: the reference.
+    F32,
+    /// bf16 storage and products, f32 accumulation; norms, softmax and samplers stay f32.
+    Bf16,
+}
+
+impl Precision {
+    /// As it is written: `f32`, `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    pub(crate) fn of_graph(self) -> velatura_graph::passes::Precision {
+        match self {
+            Precision::F32 => velatura_graph::passes::Precision::F32,
+            Precision::Bf16 => velatura_graph::passes::Precision::Bf16,
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = RequestError;
+
+    fn from_str(text: &str) -> Result<Self, RequestError> {
+        match text.to_ascii_lowercase().as_str() {
+            "f32" | "fp32" | "float32" => Ok(Precision::F32),
+            "bf16" | "bfloat16" => Ok(Precision::Bf16),
+            _ => Err(RequestError::Precision(text.chars().take(40).collect())),
+        }
+    }
+}
+
+/// What is asked for. Fields that are `None` take the model's defaults; [`GenerateRequest::resolve`] fills them in,
+/// and a picture's metadata holds the request with all of them filled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GenerateRequest {
+    /// What the picture shows.
+    pub prompt: String,
+    /// What it should not show; replaces the empty prompt in the half without guidance.
+    pub negative: String,
+    /// Seed of the first picture; picture `i` of a batch uses `seed + i`. `None` draws one.
+    pub seed: Option<u64>,
+    /// Sampling steps, 1 to [`MOST_STEPS`].
+    pub steps: Option<u32>,
+    /// Scale of classifier-free guidance, above 0 and up to [`MOST_GUIDANCE`]; 1 is none.
+    pub guidance: Option<f32>,
+    /// Width in pixels, a multiple of the model's factor.
+    pub width: Option<u32>,
+    /// Height in pixels, a multiple of the model's factor.
+    pub height: Option<u32>,
+    /// Number of pictures, 1 to [`MOST_PICTURES`].
+    pub batch: u32,
+    /// Sampler, in any of its spellings; it may carry its schedule (`DPM++ 2M Karras`).
+    pub sampler: Option<String>,
+    /// Spacing of the timesteps, in any of its spellings.
+    pub schedule: Option<String>,
+    /// Precision of the networks; `None` is bf16 where the processor has it.
+    pub precision: Option<Precision>,
+    /// Which generator a seed is for: PyTorch's on the CPU, or on CUDA.
+    pub rng: RngKind,
+    /// The model as it was asked for: `None` is the one that ships, else a path.
+    pub model: Option<String>,
+}
+
+impl Default for GenerateRequest {
+    fn default() -> Self {
+        GenerateRequest {
+            prompt: String::new(),
+            negative: String::new(),
+            seed: None,
+            steps: None,
+            guidance: None,
+            width: None,
+            height: None,
+            batch: 1,
+            sampler: None,
+            schedule: None,
+            precision: None,
+            rng: RngKind::Cpu,
+            model: None,
+        }
+    }
+}
+
+/// A request that cannot be served. Each message is one sentence that names the field and the remedy.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RequestError {
+    /// Steps out of range.
+    #[error("steps is {0}, but must be from 1 to {MOST_STEPS} (20 to 30 is usual)")]
+    Steps(u32),
+    /// Guidance not a number, not positive, or absurd.
+    #[error(
+        "guidance is {0}, but must be a number above 0 and up to {MOST_GUIDANCE} (1 is no guidance, 2 to 8 is usual)"
+    )]
+    Guidance(f32),
+    /// A side of zero or too long.
+    #[error("{side} is {given}, but must be from {least} to {LONGEST_SIDE} pixels")]
+    SizeRange {
+        /// `width` or `height`.
+        side: &'static str,
+        /// What was asked for.
+        given: u32,
+        /// The smallest that the model can make.
+        least: u32,
+    },
+    /// A side that the model's layers do not divide.
+    #[error(
+        "{side} is {given}, but must be a multiple of {factor} for this model; the nearest are {below} and {above}"
+    )]
+    SizeFactor {
+        /// `width` or `height`.
+        side: &'static str,
+        /// What was asked for.
+        given: u32,
+        /// What it must be a multiple of.
+        factor: u32,
+        /// Nearest valid size below.
+        below: u32,
+        /// Nearest valid size above.
+        above: u32,
+    },
+    /// Number of pictures out of range.
+    #[error("batch is {0}, but must be from 1 to {MOST_PICTURES} pictures")]
+    Batch(u32),
+    /// A name that is not known.
+    #[error(transparent)]
+    Name(#[from] UnknownName),
+    /// A precision that is not known.
+    #[error("precision is {0:?}, but must be f32 or bf16")]
+    Precision(String),
+    /// A prompt of more than [`LONGEST_PROMPT`] bytes.
+    #[error("the {which} is {bytes} bytes long; at most {LONGEST_PROMPT} are read")]
+    PromptLength {
+        /// `prompt` or `negative prompt`.
+        which: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Steps and schedule do not go together.
+    #[error(transparent)]
+    Plan(#[from] velatura_samplers::PlanError),
+    /// The pictures cannot fit into memory.
+    #[error(
+        "{width}x{height} needs about {needed_mib} MiB of memory and {available_mib} MiB are free; \
+         ask for a smaller picture{}",
+        if *together > 1 { " or a smaller batch" } else { "" }
+    )]
+    Memory {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// Pictures made at once.
+        together: usize,
+        /// What the planner says, in MiB.
+        needed_mib: u64,
+        /// What the system says, in MiB.
+        available_mib: u64,
+    },
+    /// JSON that is no request.
+    #[error("this is not a request of this version of Velatura: {0}")]
+    Json(String),
+}
+
+/// A request checked against a model, with everything decided.
+pub(crate) struct Settings {
+    pub seed: u64,
+    pub width: usize,
+    pub height: usize,
+    pub guidance: Guidance,
+    pub precision: Precision,
+    pub rng: RngKind,
+    pub sampler: Box<dyn Sampler>,
+    pub plan: Plan,
+}
+
+impl GenerateRequest {
+    /// A request for one picture with the model's defaults.
+    pub fn new(prompt: impl Into<String>) -> Self {
+        GenerateRequest { prompt: prompt.into(), ..Self::default() }
+    }
+
+    /// Reads a request from JSON; fields may be left out, unknown ones are refused.
+    pub fn from_json(json: &str) -> Result<Self, RequestError> {
+        serde_json::from_str(json).map_err(|e| RequestError::Json(e.to_string()))
+    }
+
+    /// Checks what can be checked without a model, cheaply.
+    pub fn check(&self) -> Result<(), RequestError> {
+        if let Some(steps) = self.steps
+            && !(1..=MOST_STEPS).contains(&steps)
+        {
+            return Err(RequestError::Steps(steps));
+        }
+        if let Some(guidance) = self.guidance
+            && !(guidance > 0.0 && guidance <= MOST_GUIDANCE)
+        {
+            return Err(RequestError::Guidance(guidance));
+        }
+        if !(1..=MOST_PICTURES).contains(&self.batch) {
+            return Err(RequestError::Batch(self.batch));
+        }
+        for (side, given) in [("width", self.width), ("height", self.height)] {
+            if let Some(given) = given
+                && !(1..=LONGEST_SIDE).contains(&given)
+            {
+                return Err(RequestError::SizeRange { side, given, least: 1 });
+            }
+        }
+        for (which, text) in [("prompt", &self.prompt), ("negative prompt", &self.negative)] {
+            if text.len() > LONGEST_PROMPT {
+                return Err(RequestError::PromptLength { which, bytes: text.len() });
+            }
+        }
+        if let Some(sampler) = &self.sampler {
+            parse_sampler(sampler)?;
+        }
+        if let Some(schedule) = &self.schedule {
+            find_spacing(schedule)?;
+        }
+        Ok(())
+    }
+
+    /// The same request with every field decided, in canonical spelling: the model's defaults, a drawn seed, the
+    /// given precision where none is asked for. What comes out resolves to itself.
+    pub fn resolve(&self, manifest: &ModelManifest, precision: Precision) -> Result<Self, RequestError> {
+        self.check()?;
+        let defaults = &manifest.defaults;
+        let (width, height) = (self.width.unwrap_or(defaults.width), self.height.unwrap_or(defaults.height));
+        let factor = manifest.size_factor();
+        for (side, given) in [("width", width), ("height", height)] {
+            check_side(side, given, factor)?;
+        }
+        let (sampler, carried) = parse_sampler(self.sampler.as_deref().unwrap_or(&defaults.sampler))?;
+        let schedule = match (&self.schedule, carried) {
+            (Some(name), _) => find_spacing(name)?.spacing,
+            (None, Some(spacing)) => spacing,
+            (None, None) => find_spacing(&defaults.schedule)?.spacing,
+        };
+        Ok(GenerateRequest {
+            seed: Some(self.seed.unwrap_or_else(draw_seed)),
+            steps: Some(self.steps.unwrap_or(defaults.steps)),
+            guidance: Some(self.guidance.unwrap_or(defaults.guidance)),
+            width: Some(width),
+            height: Some(height),
+            sampler: Some(sampler.name.to_string()),
+            schedule: Some(schedule.name().to_string()),
+            precision: Some(self.precision.unwrap_or(precision)),
+            ..self.clone()
+        })
+    }
+
+    /// The request that makes picture `index` of this one by itself.
+    pub fn of_picture(&self, index: usize) -> Self {
+        let seed = self.seed.map(|seed| seed.wrapping_add(index as u64));
+        GenerateRequest { seed, batch: 1, ..self.clone() }
+    }
+
+    /// What the pipeline runs on, from a request that went through [`GenerateRequest::resolve`].
+    pub(crate) fn settings(&self, manifest: &ModelManifest) -> Result<Settings, crate::Error> {
+        let defaults = &manifest.defaults;
+        let (entry, carried) = parse_sampler(self.sampler.as_deref().unwrap_or(&defaults.sampler))
+            .map_err(RequestError::from)?;
+        let spacing: Spacing = match &self.schedule {
+            Some(name) => find_spacing(name).map_err(RequestError::from)?.spacing,
+            None => carried.unwrap_or_default(),
+        };
+        let sampler = entry.build(&SamplerOptions::default())?;
+        let table = manifest.schedule.table()?;
+        let steps = self.steps.unwrap_or(defaults.steps) as usize;
+        let plan = Plan::new(&table, sampler.grid(), &PlanRequest::new(steps, spacing))
+            .map_err(RequestError::from)?;
+        Ok(Settings {
+            seed: self.seed.unwrap_or_default(),
+            width: self.width.unwrap_or(defaults.width) as usize,
+            height: self.height.unwrap_or(defaults.height) as usize,
+            guidance: Guidance::new(self.guidance.unwrap_or(defaults.guidance)),
+            precision: self.precision.unwrap_or(Precision::F32),
+            rng: self.rng,
+            sampler,
+            plan,
+        })
+    }
+}
+
+fn check_side(side: &'static str, given: u32, factor: u32) -> Result<(), RequestError> {
+    if !(factor..=LONGEST_SIDE).contains(&given) {
+        return Err(RequestError::SizeRange { side, given, least: factor });
+    }
+    if !given.is_multiple_of(factor) {
+        let below = given / factor * factor;
+        return Err(RequestError::SizeFactor { side, given, factor, below, above: below + factor });
+    }
+    Ok(())
+}
+
+/// A seed that nobody chose. Below 2^32, so that it is short to type and every other tool takes it.
+fn draw_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // The hasher's keys come from the system's random numbers.
+    RandomState::new().hash_one(std::process::id()) >> 32
+}
