@@ -12,7 +12,7 @@ use crate::vocabulary::{ColorId, GlyphId};
 pub const DEFAULT_FONT: &str = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf";
 
 /// Least part of a drawing that must stand out from a background for the two to be used together.
-const LEAST_CONTRAST: f32 = 0.35;
+const LEAST_CONTRAST: f32 = 0.49;
 
 /// The drawings of a vocabulary, or of a subset of it. About 40 MB for the whole.
 #[derive(Debug)]
@@ -163,8 +163,8 @@ fn contrast(pixels: &[Pixel], background: ColorId) -> f32 {
         let difference =
             [r, g, b].iter().zip(background).map(|(p, c)| (p - a * c).powi(2)).sum::<f32>().sqrt();
         total += a;
-        // A distance of 0.35 (of a possible 1.73) counts in full, smaller ones in proportion.
-        apart += (difference / 0.35).min(a);
+        // A distance of 0.5 (of a possible 1.73) counts in full, smaller ones in proportion.
+        apart += (difference / 0.5).min(a);
     }
     if total > 0.0 { apart / total } else { 0.0 }
 }

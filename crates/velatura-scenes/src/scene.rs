@@ -42,6 +42,17 @@ impl Relation {
         }
     }
 
+    /// True when the point `a` is on this side of `b`, however little.
+    pub(crate) fn is_beyond(self, a: (f32, f32), b: (f32, f32)) -> bool {
+        match self {
+            Self::LeftOf => a.0 < b.0,
+            Self::RightOf => a.0 > b.0,
+            Self::Above => a.1 < b.1,
+            Self::Below => a.1 > b.1,
+            Self::Beside => true,
+        }
+    }
+
     /// True when the point `a` is in this relation to `b` (x to the right, y down, fractions of the side).
     ///
     /// The offset along the relation's axis must be clear (at least a tenth of the picture) and larger than
