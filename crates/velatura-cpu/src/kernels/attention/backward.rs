@@ -131,7 +131,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
     dq.fill(0.0);
     query_sums(job, head, lse, delta);
-    for_runs!(vectors, N, run => {
+    for_runs!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         pack::transposed::<P>(q, start, count, N * lanes, rows, &mut q_lanes[units * start..]);
@@ -149,7 +149,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
         pack::tokens::<P>(k, first_k, keys, d, k_tokens);
         dk.fill(0.0);
         dv.fill(0.0);
-        for_runs!(vectors, N, run => {
+        for_runs!(P, vectors, N, run => {
             let start = run * lanes;
             let count = (N * lanes).min(shape.q_tokens - start);
             if !shape.causal || first_k < start + count {
@@ -191,7 +191,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
             }
         }
     }
-    for_runs!(vectors, N, run => {
+    for_runs!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         let dq = &dq[d * start..][..d * N * lanes];
@@ -338,7 +338,7 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
             key += P::PAIR;
         }
 
-        for_runs!(columns / lanes, M, first => {
+        for_runs!(P, columns / lanes, M, first => {
             let at = first * lanes;
             let left = Left { start: t.p_rows, row: row_units, step: 1 };
             let right = Right { start: t.dout_tokens.add(at), step: columns };

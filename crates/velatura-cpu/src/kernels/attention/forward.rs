@@ -10,7 +10,7 @@ use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::{DataMut, Isa, ThreadPool};
 
-/// Queries of a task: a multiple of three vectors of every instruction set, enough to make packing the keys
+/// Queries of a task: a multiple of a run of vectors of every instruction set, enough to make packing the keys
 /// and values for each task cheap.
 const TASK: usize = 192;
 
@@ -143,7 +143,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     let (greatest, sum) = state.split_at_mut(width);
     greatest.fill(f32::NEG_INFINITY);
     sum.fill(0.0);
-    for_runs!(vectors, N, run => {
+    for_runs!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(queries - start);
         pack::transposed::<P>(q, first + start, count, N * lanes, rows, &mut packed_q[units * start..]);
@@ -156,7 +156,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
         let keys = KEYS.min(keys_end - first_k);
         pack::rows::<P>(k, first_k, keys, packed_k);
         pack::tokens::<P>(v, first_k, keys, d, packed_v);
-        for_runs!(vectors, N, run => {
+        for_runs!(P, vectors, N, run => {
             let start = run * lanes;
             let count = (N * lanes).min(queries - start);
             // A run whose last query precedes the block sees none of it.
@@ -184,7 +184,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
             }
         });
     }
-    for_runs!(vectors, N, run => {
+    for_runs!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(queries - start);
         let out = &out[d * start..][..d * N * lanes];

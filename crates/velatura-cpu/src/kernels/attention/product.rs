@@ -16,7 +16,7 @@ pub(super) trait Product: Copy {
     type Operand: Copy;
     /// Elements in a unit: 1 or 2.
     const PAIR: usize;
-    /// Whether there are registers for eight rows of three vectors (else four).
+    /// Whether there are registers for eight rows of three vectors (else six rows of two).
     const WIDE: bool;
     /// Whether probabilities need more precision than bf16 holds.
     const FINE: bool;
@@ -166,6 +166,11 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
                 tile::<P, 8, N>(a, b, row, steps, finish);
                 row += 8;
             }
+        } else {
+            while row + 6 <= rows {
+                tile::<P, 6, N>(a, b, row, steps, finish);
+                row += 6;
+            }
         }
         while row + 4 <= rows {
             tile::<P, 4, N>(a, b, row, steps, finish);
@@ -284,12 +289,12 @@ impl<P: Product, const N: usize> Finish<P, N> for Accumulate {
     }
 }
 
-/// Splits `vectors` into runs of at most three, as even as can be, and calls the one made for the length of
-/// each run: `$run!(N, first vector)`.
+/// Splits `vectors` into runs of at most three (two without the registers for it), as even as can be, and
+/// evaluates the body for each with its length as a constant and its first vector.
 macro_rules! for_runs {
-    ($vectors:expr, $n:ident, $first:ident => $body:expr) => {{
+    ($product:ident, $vectors:expr, $n:ident, $first:ident => $body:expr) => {{
         let vectors: usize = $vectors;
-        let mut runs = vectors.div_ceil(3);
+        let mut runs = vectors.div_ceil(if $product::WIDE { 3 } else { 2 });
         let mut $first = 0;
         while runs > 0 {
             let run = (vectors - $first).div_ceil(runs);
@@ -298,12 +303,12 @@ macro_rules! for_runs {
                     const $n: usize = 1;
                     $body
                 }
-                2 => {
-                    const $n: usize = 2;
+                3 if $product::WIDE => {
+                    const $n: usize = 3;
                     $body
                 }
                 _ => {
-                    const $n: usize = 3;
+                    const $n: usize = 2;
                     $body
                 }
             }

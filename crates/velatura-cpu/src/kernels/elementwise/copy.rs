@@ -251,22 +251,25 @@ fn run<T: Copy + Send + Sync>(pool: &ThreadPool, x: &[T], out: &mut [T], job: &J
     assert!(job.extent(job.to_offset, &job.to) <= out.len(), "copy: writes past the end");
     let inner = job.rank - 1;
     let (n, from_step, to_step) = (job.dims[inner], job.from[inner], job.to[inner]);
-    // For a transposition the axis that is contiguous on the reading side is tiled with the inner one.
-    let partner = if from_step == 1 { None } else { (0..inner).find(|&axis| job.from[axis] == 1) };
-    let (rows, row_from, row_to) = partner.map_or((1, 0, 0), |a| (job.dims[a], job.from[a], job.to[a]));
-    let outer: usize = (0..inner).filter(|&a| Some(a) != partner).map(|a| job.dims[a]).product();
+    // Rows of the innermost axis are copied several at a time. For a transposition the rows lie along the
+    // axis that is contiguous on the reading side, and both are tiled; else along the next axis.
+    let transposed = if from_step == 1 { None } else { (0..inner).find(|&axis| job.from[axis] == 1) };
+    let row_axis = transposed.or(inner.checked_sub(1));
+    let (rows, row_from, row_to) = row_axis.map_or((1, 0, 0), |a| (job.dims[a], job.from[a], job.to[a]));
+    let outer: usize = (0..inner).filter(|&a| Some(a) != row_axis).map(|a| job.dims[a]).product();
     let inner_parts = n.div_ceil(CHUNK);
-    let row_parts = rows.div_ceil(TILE);
-    let per_task = (CHUNK / (n.min(CHUNK) * rows.min(TILE)).max(1)).max(1);
+    let row_part = if transposed.is_some() { TILE } else { (CHUNK / n).max(1) };
+    let row_parts = rows.div_ceil(row_part);
+    let per_task = (CHUNK / (n.min(CHUNK) * rows.min(row_part))).max(1);
     let units = outer * row_parts * inner_parts;
     let source = x.as_ptr() as usize;
     let target = out.as_mut_ptr() as usize;
     for_chunks(pool, units, per_task, |start, count| {
         for unit in start..start + count {
             let (part, rest) = (unit % inner_parts, unit / inner_parts);
-            let (row_part, mut rest) = (rest % row_parts, rest / row_parts);
+            let (rows_at, mut rest) = (rest % row_parts, rest / row_parts);
             let (mut from, mut to) = (job.from_offset, job.to_offset);
-            for axis in (0..inner).rev().filter(|&a| Some(a) != partner) {
+            for axis in (0..inner).rev().filter(|&a| Some(a) != row_axis) {
                 let index = rest % job.dims[axis];
                 rest /= job.dims[axis];
                 from += index * job.from[axis];
@@ -274,8 +277,8 @@ fn run<T: Copy + Send + Sync>(pool: &ThreadPool, x: &[T], out: &mut [T], job: &J
             }
             let first = part * CHUNK;
             let len = CHUNK.min(n - first);
-            let first_row = row_part * TILE;
-            let row_len = TILE.min(rows - first_row);
+            let first_row = rows_at * row_part;
+            let row_len = row_part.min(rows - first_row);
             from += first * from_step + first_row * row_from;
             to += first * to_step + first_row * row_to;
             // SAFETY: both extents were checked against the slices, and units write disjoint elements
@@ -283,10 +286,13 @@ fn run<T: Copy + Send + Sync>(pool: &ThreadPool, x: &[T], out: &mut [T], job: &J
             unsafe {
                 let source = (source as *const T).add(from);
                 let target = (target as *mut T).add(to);
-                if partner.is_some() {
+                if transposed.is_some() {
                     transpose(source, [from_step, row_from], target, [to_step, row_to], [len, row_len]);
                 } else {
-                    copy_run(source, from_step, target, to_step, len);
+                    for row in 0..row_len {
+                        let (source, target) = (source.add(row * row_from), target.add(row * row_to));
+                        copy_run(source, from_step, target, to_step, len);
+                    }
                 }
             }
         }

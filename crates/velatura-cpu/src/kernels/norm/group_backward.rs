@@ -110,9 +110,10 @@ impl Backward<'_> {
         let rows = ROWS_AT_ONCE.div_ceil(c.max(1));
         let n = rows * c;
         let (nx, ny) = (buffer_len(self.x, n), buffer_len(self.dy, n));
-        with_scratch(nx + ny + n + 4 * c, |buffer: &mut [f32]| {
+        with_scratch(nx + ny + 2 * n + 4 * c, |buffer: &mut [f32]| {
             let (bx, buffer) = buffer.split_at_mut(nx);
             let (by, buffer) = buffer.split_at_mut(ny);
+            let (z, buffer) = buffer.split_at_mut(n);
             let (dz, buffer) = buffer.split_at_mut(n);
             let (scale, buffer) = buffer.split_at_mut(c);
             let (shift, buffer) = buffer.split_at_mut(c);
@@ -129,12 +130,8 @@ impl Backward<'_> {
                 let dz = match norm.activation {
                     None => dy,
                     Some(activation) => {
-                        // In two steps through one buffer: z, then the slope at z times dy.
-                        affine_rows(isa, x, scale, shift, &mut dz[..len]);
-                        with_scratch(len, |z: &mut [f32]| {
-                            z.copy_from_slice(&dz[..len]);
-                            slope_block(isa, activation, z, dy, &mut dz[..len]);
-                        });
+                        affine_rows(isa, x, scale, shift, &mut z[..len]);
+                        slope_block(isa, activation, &z[..len], dy, &mut dz[..len]);
                         &dz[..len]
                     }
                 };
@@ -198,6 +195,8 @@ simd! {
         let c = scale.len();
         let (shift, hat, plain) = (&shift[..c], &mut hat[..c], &mut plain[..c]);
         for (x, dz) in x.chunks_exact(c).zip(dz.chunks_exact(c)) {
+            // Lengths that the compiler can see: without bounds checks the loop vectorises.
+            let (x, dz) = (&x[..c], &dz[..c]);
             for i in 0..c {
                 hat[i] = madd::<FMA>(dz[i], madd::<FMA>(x[i], scale[i], shift[i]), hat[i]);
                 plain[i] += dz[i];
@@ -211,6 +210,7 @@ simd! {
         let c = a.len();
         let (b, d) = (&b[..c], &d[..c]);
         for ((out, x), dz) in out.chunks_exact_mut(c).zip(x.chunks_exact(c)).zip(dz.chunks_exact(c)) {
+            let (out, x, dz) = (&mut out[..c], &x[..c], &dz[..c]);
             for i in 0..c {
                 out[i] = madd::<FMA>(dz[i], a[i], madd::<FMA>(x[i], b[i], d[i]));
             }
