@@ -13,6 +13,10 @@ type Task<'a> = dyn Fn(usize, usize) + Sync + 'a;
 /// running plan, short enough that an idle program uses no processor time.
 const SPIN: Duration = Duration::from_micros(200);
 
+/// How many times the caller looks whether the workers are done before it begins to give its processor away
+/// in between: some milliseconds.
+const PATIENCE: u32 = 100_000;
+
 /// A fixed number of threads, the caller's included, that run the tasks of one kernel at a time.
 pub struct ThreadPool {
     shared: Arc<Shared>,
@@ -102,8 +106,9 @@ impl ThreadPool {
         let mut spins = 0u32;
         while self.shared.busy.load(Ordering::Acquire) != 0 {
             std::hint::spin_loop();
-            spins += 1;
-            if spins.is_multiple_of(4096) {
+            spins = spins.saturating_add(1);
+            // Workers finish together, unless one lost its processor to another program.
+            if spins > PATIENCE {
                 thread::yield_now();
             }
         }
@@ -149,12 +154,9 @@ fn work(shared: &Shared, worker: usize) {
             }
             std::hint::spin_loop();
             spins += 1;
-            if spins.is_multiple_of(1024) {
-                if since.get_or_insert_with(Instant::now).elapsed() > SPIN {
-                    thread::park();
-                } else {
-                    thread::yield_now();
-                }
+            // No yielding in between: on a busy machine that gives the processor away for milliseconds.
+            if spins.is_multiple_of(256) && since.get_or_insert_with(Instant::now).elapsed() > SPIN {
+                thread::park();
             }
         };
         seen = generation;
