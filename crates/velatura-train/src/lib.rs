@@ -27,7 +27,7 @@ mod trainer;
 
 pub use autoencoder::train_autoencoder;
 pub use codec::{AutoencoderNote, Codec};
-pub use diffusion::train_diffusion;
+pub use diffusion::{export_checkpoint, train_diffusion};
 pub use error::TrainError;
 pub use observer::{Finished, Observer, RunInfo, Silent, StepReport};
 pub use optimize::Optimization;

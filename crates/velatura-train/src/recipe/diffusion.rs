@@ -95,8 +95,10 @@ impl Default for NoiseSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SampleSettings {
-    /// Prompts of the grid that is made while training; captions of the data when empty.
+    /// Prompts of the grid that is made while training; captions of up to two objects when empty.
     pub prompts: Vec<String>,
+    /// How many captions, where no prompts are given.
+    pub count: usize,
     /// Sampling steps.
     pub steps: u32,
     /// Guidance scale.
@@ -111,6 +113,7 @@ impl Default for SampleSettings {
     fn default() -> Self {
         SampleSettings {
             prompts: Vec::new(),
+            count: 64,
             steps: 30,
             guidance: 3.0,
             sampler: "euler".into(),
@@ -172,6 +175,7 @@ impl Recipe for DiffusionRecipe {
             checks.require("noise.times", usable, "mean must be finite and std above 0");
         }
         let samples = &self.samples;
+        checks.require("samples.count", (1..=1024).contains(&samples.count), "it must be 1 to 1024");
         checks.require("samples.steps", (1..=1000).contains(&samples.steps), "it must be 1 to 1000");
         let guidance = samples.guidance.is_finite() && samples.guidance >= 0.0;
         checks.require("samples.guidance", guidance, "it must be a number from 0");

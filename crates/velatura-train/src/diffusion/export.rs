@@ -1,0 +1,86 @@
+//! The finished model's file.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use velatura::manifest::FORMAT;
+use velatura::source::MemoryWeights;
+use velatura::{Defaults, ModelManifest, TrainingNote};
+use velatura_text::Tokenizer;
+use velatura_weights::{TensorToWrite, write_safetensors};
+
+use super::Networks;
+use crate::TrainError;
+use crate::codec::Codec;
+use crate::parameters::{State, Table};
+use crate::recipe::DiffusionRecipe;
+
+/// Everything that a model file holds beside the trained weights.
+pub(super) struct Exporter {
+    pub recipe: DiffusionRecipe,
+    /// The recipe as text.
+    pub text: String,
+    pub networks: Networks,
+    pub codec: Arc<Codec>,
+    pub tokenizer: Tokenizer,
+}
+
+impl Exporter {
+    /// The model's description after this many steps.
+    pub fn manifest(&self, steps: u64) -> ModelManifest {
+        let (recipe, size) = (&self.recipe, self.recipe.data.size);
+        let note = &self.codec.note;
+        let notes = BTreeMap::from([
+            ("autoencoder_recipe".to_string(), note.recipe.clone()),
+            ("autoencoder_steps".to_string(), note.steps.to_string()),
+            ("autoencoder_samples".to_string(), note.samples.to_string()),
+            ("autoencoder_psnr".to_string(), format!("{:.2}", note.psnr)),
+        ]);
+        ModelManifest {
+            format: FORMAT,
+            name: recipe.name.clone(),
+            text: self.networks.text.clone(),
+            unet: self.networks.unet.clone(),
+            autoencoder: note.config.clone(),
+            tokenizer: self.tokenizer.clone(),
+            schedule: recipe.noise.schedule.clone(),
+            conditioning: recipe.conditioning,
+            defaults: Defaults {
+                width: size,
+                height: size,
+                steps: recipe.samples.steps,
+                guidance: recipe.samples.guidance,
+                sampler: recipe.samples.sampler.clone(),
+                schedule: recipe.samples.schedule.clone(),
+            },
+            training: TrainingNote {
+                recipe: self.text.clone(),
+                steps,
+                samples: steps * recipe.training.samples_per_step() as u64,
+                licences: recipe.export.licences.clone(),
+                notes,
+            },
+        }
+    }
+
+    /// The model's weights: the running average of the trained ones, and the autoencoder's.
+    pub fn weights(&self, table: &Table, state: &State) -> MemoryWeights {
+        let trained = table.entries().iter().map(|e| (e.name.clone(), (e.shape.clone(), e.of(&state.ema).to_vec())));
+        let mut weights: HashMap<_, _> = trained.collect();
+        weights.extend(self.codec.weights.clone());
+        weights
+    }
+
+    /// Writes the model's file.
+    pub fn write(&self, path: &Path, table: &Table, state: &State) -> Result<PathBuf, TrainError> {
+        let weights = self.weights(table, state);
+        let storage = self.recipe.export.storage;
+        let tensors: Vec<TensorToWrite<'_>> = weights
+            .iter()
+            .map(|(name, (shape, values))| TensorToWrite::new(name.clone(), shape, storage, values))
+            .collect();
+        write_safetensors(path, &tensors, &self.manifest(state.step).to_metadata()?)?;
+        Ok(path.to_path_buf())
+    }
+}
