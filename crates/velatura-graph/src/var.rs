@@ -118,7 +118,8 @@ impl<'g> Var<'g> {
     pub fn affine(self, scale: f32, shift: f32) -> Var<'g> {
         self.unary(UnaryFunction::Affine { scale, shift })
     }
-    /// Limits to `[min, max]`; the gradient is passed where `min <= x <= max`.
+    /// Limits to `[min, max]`; the gradient is passed where `min <= x <= max`, so that what has run into a bound can
+    /// leave it. (PyTorch did so too until it closed the bounds; 2.15 has them closed.)
     pub fn clamp(self, min: f32, max: f32) -> Var<'g> {
         self.unary(UnaryFunction::Clamp { min, max })
     }

@@ -1,6 +1,6 @@
 //! Table lookup.
 
-use super::{Adjoint, Operation, arity, ensure};
+use super::{Adjoint, Operation, arity, ensure, floats};
 use crate::error::GraphError;
 use crate::reference::Array;
 use crate::types::{DType, TensorType};
@@ -48,6 +48,8 @@ impl Operation for EmbeddingGradient {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 2)?;
         let rank = inputs[0].rank();
+        floats(&inputs[1..])?;
+        ensure!(inputs[0].dtype == DType::I32, "i32 indices expected");
         ensure!(
             inputs[1].rank() == rank + 1 && inputs[1].shape[..rank] == inputs[0].shape,
             "one row of the gradient for each index expected"

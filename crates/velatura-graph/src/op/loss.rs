@@ -1,6 +1,6 @@
 //! Cross-entropy against class indices, fused so that the probabilities are never stored.
 
-use super::{Adjoint, Operation, arity, ensure};
+use super::{Adjoint, Operation, arity, ensure, floats};
 use crate::error::GraphError;
 use crate::reference::Array;
 use crate::types::{DType, TensorType};
@@ -57,6 +57,7 @@ impl Operation for CrossEntropyGradient {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 3)?;
         check(inputs)?;
+        floats(&inputs[2..])?;
         ensure!(inputs[2].shape == inputs[1].shape, "one gradient for each row expected");
         Ok(vec![inputs[0].clone()])
     }

@@ -196,7 +196,7 @@ impl Operation for LinearInputGradient {
         arity(inputs, 2)?;
         floats(inputs)?;
         ensure!(
-            inputs[1].rank() == 2 && inputs[0].last() == inputs[1].shape[0],
+            inputs[0].rank() >= 1 && inputs[1].rank() == 2 && inputs[0].last() == inputs[1].shape[0],
             "the gradient does not have the channels that the weight makes"
         );
         Ok(vec![TensorType::new(with_last(&inputs[0].shape, inputs[1].shape[1]), inputs[0].dtype)])
@@ -213,6 +213,7 @@ impl Operation for LinearWeightGradient {
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 2)?;
         floats(inputs)?;
+        ensure!(inputs.iter().all(|t| t.rank() >= 1), "a scalar has no channels");
         let rows = |t: &TensorType| t.elements() / t.last();
         ensure!(rows(inputs[0]) == rows(inputs[1]), "input and gradient differ in their number of rows");
         Ok(vec![TensorType::f32([inputs[1].last(), inputs[0].last()])])

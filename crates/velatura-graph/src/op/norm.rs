@@ -67,6 +67,7 @@ fn only_result(operation: &'static str, at: &Adjoint<'_, '_>) -> Result<(), Grap
 
 fn channels(inputs: &[&TensorType], vectors: &[&TensorType]) -> Result<usize, String> {
     floats(inputs)?;
+    floats(vectors)?;
     let c = inputs[0].last();
     ensure!(inputs[0].rank() > 0, "a scalar has no channels");
     ensure!(vectors.iter().all(|v| v.shape == [c]), "gamma and beta of shape [{c}] expected");
@@ -146,6 +147,7 @@ impl Operation for GroupNormGradient {
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 5)?;
+        floats(inputs)?;
         let [n, _, c] = self.forward.check(inputs[0], &inputs[2..4])?;
         ensure!(inputs[1].shape == [n, self.forward.groups, 2], "statistics of another normalisation");
         ensure!(inputs[4].shape == inputs[0].shape, "the gradient has another shape than the input");
@@ -234,6 +236,7 @@ impl Operation for LayerNormGradient {
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 3 + usize::from(self.gamma))?;
+        floats(inputs)?;
         let c = channels(&inputs[..1], &inputs[2..2 + usize::from(self.gamma)])?;
         ensure!(inputs[1].shape == [inputs[0].elements() / c, 2], "statistics of another normalisation");
         ensure!(
@@ -301,6 +304,7 @@ impl Operation for RmsNormGradient {
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
         arity(inputs, 4)?;
+        floats(inputs)?;
         let c = channels(&inputs[..1], &inputs[2..3])?;
         ensure!(inputs[1].shape == [inputs[0].elements() / c, 2], "statistics of another normalisation");
         ensure!(inputs[3].shape == inputs[0].shape, "the gradient has another shape than the input");

@@ -58,6 +58,7 @@ impl<'a> Rewriter<'a> {
             }
         }
         self.new.outputs = self.old.outputs().iter().map(|(n, v)| (n.clone(), self.value(*v))).collect();
+        debug_assert_eq!(crate::validate(&self.new), Ok(()));
         self.new
     }
 }

@@ -1,6 +1,8 @@
 //! What the tests of this crate share: deterministic data, and running a graph through the reference interpreter.
 #![allow(dead_code)]
 
+pub mod graphs;
+
 use std::collections::HashMap;
 
 use velatura_graph::Graph;

@@ -1,7 +1,10 @@
 //! The memory planner: lays every activation into one arena by its lifetime, and knows the peak before a run.
 
+mod layout;
+
 use crate::graph::{Graph, ValueId};
 use crate::op::Op;
+use layout::Block;
 
 /// Offsets and sizes are multiples of this: a cache line, and the widest vector.
 pub const ALIGNMENT: usize = 64;
@@ -37,13 +40,6 @@ pub struct MemoryPlan {
     pub live_bytes: usize,
 }
 
-struct Block {
-    bytes: usize,
-    first: usize,
-    last: usize,
-    owner: Owner,
-}
-
 #[derive(Clone, Copy)]
 enum Owner {
     Value(usize),
@@ -52,8 +48,8 @@ enum Owner {
 
 /// Plans the memory of a graph. `scratch` gives the scratch bytes that the executor wants for each node.
 ///
-/// Blocks are placed from the largest to the smallest at the lowest gap among those alive at the same time
-/// (greedy by size, Pisarchyk and Lee 2020).
+/// The same graph gives the same plan. Sizes that do not fit in an address space saturate: such a plan can be made
+/// and says so, and no machine can run it.
 pub fn plan_memory(graph: &Graph, scratch: impl Fn(usize) -> usize) -> MemoryPlan {
     let values = graph.values().len();
     let mut root: Vec<ValueId> = (0..values).map(|i| ValueId(i as u32)).collect();
@@ -69,7 +65,7 @@ pub fn plan_memory(graph: &Graph, scratch: impl Fn(usize) -> usize) -> MemoryPla
 
     let mut placements = vec![Placement::Unused; values];
     let mut plan_scratch = vec![None; end];
-    let mut blocks = Vec::new();
+    let (mut blocks, mut owners) = (Vec::new(), Vec::new());
     for (i, node) in graph.nodes().iter().enumerate() {
         for &value in &node.outputs {
             let v = value.index();
@@ -78,59 +74,31 @@ pub fn plan_memory(graph: &Graph, scratch: impl Fn(usize) -> usize) -> MemoryPla
                 (_, true, _) => Placement::Alias(root[v]),
                 (.., None) if node.outputs.len() == 1 => Placement::Unused,
                 (.., until) => {
-                    let bytes = graph.ty(value).bytes().next_multiple_of(ALIGNMENT);
+                    // A result that nothing reads is still written, beside the node's other results.
                     let last = until.unwrap_or(i);
-                    blocks.push(Block { bytes, first: i, last, owner: Owner::Value(v) });
+                    blocks.push(Block { bytes: aligned(graph.ty(value).bytes()), first: i, last });
+                    owners.push(Owner::Value(v));
                     Placement::Unused
                 }
             };
         }
-        let bytes = scratch(i).next_multiple_of(ALIGNMENT);
+        let bytes = aligned(scratch(i));
         if bytes > 0 {
-            blocks.push(Block { bytes, first: i, last: i, owner: Owner::Scratch(i) });
+            blocks.push(Block { bytes, first: i, last: i });
+            owners.push(Owner::Scratch(i));
         }
     }
-    let live_bytes = peak(&blocks, end);
-    blocks.sort_by_key(|b| (std::cmp::Reverse(b.bytes), b.first));
-    let mut placed: Vec<(usize, Block)> = Vec::with_capacity(blocks.len());
-    let mut arena_bytes = 0;
-    for block in blocks {
-        let mut neighbours: Vec<(usize, usize)> = placed
-            .iter()
-            .filter(|(_, other)| other.first <= block.last && block.first <= other.last)
-            .map(|(offset, other)| (*offset, offset + other.bytes))
-            .collect();
-        neighbours.sort_unstable();
-        let mut offset = 0;
-        for (start, stop) in neighbours {
-            if start >= offset + block.bytes {
-                break;
-            }
-            offset = offset.max(stop);
-        }
-        arena_bytes = arena_bytes.max(offset + block.bytes);
-        match block.owner {
+    let live_bytes = layout::alive(&blocks).into_iter().max().unwrap_or(0);
+    let (offsets, arena_bytes) = layout::lay_out(&blocks, live_bytes);
+    for ((owner, block), offset) in owners.into_iter().zip(&blocks).zip(offsets) {
+        match owner {
             Owner::Value(v) => placements[v] = Placement::Arena { offset, bytes: block.bytes },
             Owner::Scratch(node) => plan_scratch[node] = Some((offset, block.bytes)),
         }
-        placed.push((offset, block));
     }
     MemoryPlan { placements, scratch: plan_scratch, arena_bytes, live_bytes }
 }
 
-fn peak(blocks: &[Block], end: usize) -> usize {
-    let mut change = vec![0isize; end + 2];
-    for block in blocks {
-        change[block.first] += block.bytes as isize;
-        change[block.last + 1] -= block.bytes as isize;
-    }
-    let mut alive = 0;
-    change
-        .into_iter()
-        .map(|c| {
-            alive += c;
-            alive
-        })
-        .max()
-        .unwrap_or(0) as usize
+fn aligned(bytes: usize) -> usize {
+    bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(usize::MAX)
 }

@@ -1,0 +1,173 @@
+//! Checkpointed segments: the same gradients from less memory.
+
+mod common;
+
+use common::graphs::{UNet, random_graph, unet};
+use common::{assert_same, run};
+use proptest::prelude::*;
+use velatura_graph::op::Window;
+use velatura_graph::passes::{Fusion, Precision, for_training, fuse};
+use velatura_graph::{Builder, DType, Graph, Init, Var, gradients, loss, plan_memory, validate};
+
+/// A training graph of a scalar loss with the gradient towards every parameter.
+fn trained(precision: Precision, build: impl for<'g> Fn(&'g Builder) -> Var<'g>) -> Graph {
+    let builder = Builder::new();
+    let loss = build(&builder);
+    builder.output("the loss", loss);
+    let builder = Builder::from_graph(fuse(builder.finish().unwrap(), Fusion::Differentiable));
+    let loss = builder.var(builder.with_graph(|g| g.output("the loss").unwrap()));
+    let parameters: Vec<_> =
+        builder.with_graph(|g| g.parameters().iter().map(|p| (p.name.clone(), p.value)).collect());
+    let wanted: Vec<Var<'_>> = parameters.iter().map(|(_, v)| builder.var(*v)).collect();
+    for ((name, _), grad) in parameters.iter().zip(gradients(&builder, loss, &wanted).unwrap()) {
+        builder.output(&format!("grad {name}"), grad);
+    }
+    let graph = for_training(builder.finish().unwrap(), precision);
+    validate(&graph).unwrap();
+    graph
+}
+
+fn recomputed(graph: &Graph) -> usize {
+    graph.nodes().iter().filter(|n| n.recomputed).count()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gradients_equal_those_without(choices in prop::collection::vec(any::<u32>(), 0..40)) {
+        let build = |checkpoint| trained(Precision::F32, |b| random_graph(b, &choices, checkpoint));
+        let (plain, checkpointed) = (build(false), build(true));
+        prop_assert_eq!(recomputed(&plain), 0);
+        // The same numbers in the same order: not a bit differs.
+        assert_same(&run(&checkpointed), &run(&plain), 0.0);
+    }
+}
+
+/// `build` gets a function that makes a checkpointed segment, or does nothing.
+fn same_with_and_without(
+    build: impl for<'g> Fn(&'g Builder, Var<'g>, &dyn Fn(&dyn Fn() -> Var<'g>) -> Var<'g>) -> Var<'g>,
+) {
+    let graph = |on: bool| {
+        trained(Precision::F32, |b| {
+            let x = b.input("x", &[2, 3], DType::F32) * b.parameter("w", &[3], Init::Ones);
+            build(b, x, &|inner| if on { b.checkpoint(inner) } else { inner() }).mean_all()
+        })
+    };
+    let (plain, checkpointed) = (graph(false), graph(true));
+    assert!(recomputed(&checkpointed) > 0, "{checkpointed}");
+    assert_same(&run(&checkpointed), &run(&plain), 0.0);
+}
+
+#[test]
+fn adjacent_segments() {
+    same_with_and_without(|_, x, segment| segment(&|| segment_b(segment, segment(&|| x.sin().exp()))));
+}
+
+fn segment_b<'g>(segment: &dyn Fn(&dyn Fn() -> Var<'g>) -> Var<'g>, h: Var<'g>) -> Var<'g> {
+    segment(&|| h.exp().sin())
+}
+
+#[test]
+fn nested_segments_are_part_of_the_outer_one() {
+    same_with_and_without(|_, x, segment| {
+        segment(&|| {
+            let h = x.sin();
+            let inner = segment(&|| h.exp().cos());
+            inner * h
+        })
+    });
+}
+
+#[test]
+fn skip_connections_across_segments() {
+    same_with_and_without(|_, x, segment| {
+        let a = segment(&|| x.sin().exp());
+        let b = segment(&|| (a.cos() * a).exp());
+        let c = segment(&|| (b + a).sin().exp() * x);
+        c + a.square() + b
+    });
+}
+
+#[test]
+fn values_inside_a_segment_that_others_read() {
+    same_with_and_without(|_, x, segment| {
+        let leak = std::cell::Cell::new(x);
+        let a = segment(&|| {
+            leak.set(x.exp());
+            leak.get().sin().square()
+        });
+        a * leak.get().cos() + segment(&|| leak.get().sin())
+    });
+}
+
+#[test]
+fn weights_shared_by_segments_are_read_again_not_computed_again() {
+    let graph = trained(Precision::Bf16, |b| {
+        let w = || b.parameter("w", &[4, 4], Init::Ones);
+        let x = b.input("x", &[2, 4], DType::F32);
+        let h = b.checkpoint(|| x.linear(w(), None).silu());
+        b.checkpoint(|| h.linear(w(), None).silu()).mean_all()
+    });
+    assert_eq!(graph.parameters().len(), 1);
+    assert_eq!(graph.nodes().iter().filter(|n| n.op.name() == "parameter").count(), 1);
+}
+
+#[test]
+fn a_denoiser_has_the_same_gradients() {
+    let graph = |checkpoint| {
+        trained(Precision::F32, |b| {
+            let config = UNet { batch: 1, size: 4, channels: vec![4, 8], blocks: 1, checkpoint };
+            loss::mse(unet(b, &config), b.fill(&[1, 4, 4, 4], 0.25))
+        })
+    };
+    let (plain, checkpointed) = (graph(false), graph(true));
+    assert!(recomputed(&checkpointed) > 50);
+    assert_same(&run(&checkpointed), &run(&plain), 0.0);
+}
+
+/// A chain of residual blocks on images `[4, 32, 32, 16]`.
+fn chain(blocks: usize, checkpoint: bool, precision: Precision) -> Graph {
+    trained(precision, |b| {
+        let p = b.params();
+        let x = b.input("x", &[4, 32, 32, 16], DType::F32);
+        let block = |x: Var<'_>, i: usize| -> velatura_graph::ValueId {
+            let p = p.at(i);
+            let build = || {
+                let half = |x: Var<'_>, name: &str| {
+                    let (p, x) = (p.at(name), b.var(x.id()));
+                    let (gamma, beta) =
+                        (p.get("gamma", &[16], Init::Ones), p.get("beta", &[16], Init::Zeros));
+                    let weight = p.get("weight", &[16, 16, 3, 3], Init::Zeros);
+                    x.group_norm(gamma, beta, 4, 1e-5).silu().conv2d(weight, None, Window::new(1, 1)).id()
+                };
+                let x = b.var(x.id());
+                let h = b.var(half(x, "a"));
+                (b.var(half(h, "b")) + x).id()
+            };
+            if checkpoint { b.checkpoint(build) } else { build() }
+        };
+        let out = (0..blocks).fold(x, |x, i| b.var(block(x, i)));
+        out.square().mean_all()
+    })
+}
+
+#[test]
+fn a_deep_chain_takes_markedly_less_memory() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let arena = |checkpoint| plan_memory(&chain(24, checkpoint, precision), |_| 0).arena_bytes;
+        let (plain, checkpointed) = (arena(false), arena(true));
+        println!("24 blocks in {precision:?}: {} KiB, checkpointed {} KiB", plain >> 10, checkpointed >> 10);
+        assert!(checkpointed * 5 < plain * 2, "{plain} to {checkpointed}");
+    }
+    // What is kept of each block is its result alone.
+    let more = |checkpoint| {
+        let arena = |blocks| plan_memory(&chain(blocks, checkpoint, Precision::F32), |_| 0).arena_bytes;
+        (arena(24) - arena(12)) / 12
+    };
+    let image = 4 * 32 * 32 * 16 * 4;
+    let gradients = 2 * (16 * 16 * 9 + 16 + 16) * 4;
+    println!("one block more: {} KiB, checkpointed {} KiB", more(false) >> 10, more(true) >> 10);
+    assert!(more(true) < image + gradients + image / 10);
+    assert!(more(false) > 3 * image);
+}
