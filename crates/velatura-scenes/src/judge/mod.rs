@@ -33,7 +33,7 @@ pub use score::{Scores, Tally, Verdict};
 /// Least likeness at which an object counts as a glyph.
 ///
 /// On true renders of the whole vocabulary at 64 pixels 99.9% of the objects are above 0.86, blurred by a 64th
-/// of the side above 0.81, and with noise of a standard deviation of 12 of 255 above 0.78. Pictures of glyphs
+/// of the side above 0.78, and with noise of a standard deviation of 12 of 255 above 0.78. Pictures of glyphs
 /// that the judge does *not* know have a median of 0.72 with the most similar one that it knows: the threshold
 /// refuses what is like nothing, and which glyph it is, the comparison decides.
 pub const LEAST_LIKENESS: f32 = 0.75;
