@@ -1,6 +1,6 @@
 //! Scenes in words, and words back into what they ask for.
 //!
-//! [`write()`] picks one of many natural wordings; [`parse`] understands every one of them (and a few more), so
+//! [`write()`] picks one of many natural wordings; [`parse()`] understands every one of them (and a few more), so
 //! that a picture made from any caption of this grammar can be judged.
 
 mod parse;

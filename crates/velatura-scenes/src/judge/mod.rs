@@ -1,7 +1,7 @@
 //! Judge A: reads a picture back by template matching, without any network.
 //!
 //! The background is the palette colour nearest to the median of the border. Objects are found by
-//! analysis through synthesis: every place of [`Cell`](crate::Cell) is compared with every drawing, at 32 pixels
+//! analysis through synthesis: every place of [`Cell`] is compared with every drawing, at 32 pixels
 //! over small shifts, the best again at 64 pixels over shifts and sizes; the arrangement of places (one
 //! object, two beside each other, a triangle, ...) that explains most of the picture wins. An object that is
 //! too unlike every drawing counts as an object, but as no glyph.
