@@ -13,9 +13,11 @@
 
 mod autoencoder;
 pub mod checkpoint;
+mod classifier;
 mod codec;
 mod diffusion;
 mod error;
+pub mod eval;
 pub mod logs;
 mod observer;
 mod optimize;
@@ -26,6 +28,7 @@ mod step;
 mod trainer;
 
 pub use autoencoder::train_autoencoder;
+pub use classifier::{CLASSIFIER_FILE, Classifier, ClassifierNote, train_classifier};
 pub use codec::{AutoencoderNote, Codec};
 pub use diffusion::{export_checkpoint, train_diffusion};
 pub use error::TrainError;
