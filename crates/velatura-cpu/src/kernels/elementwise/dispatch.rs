@@ -130,16 +130,11 @@ impl<'a> Out<'a> {
             Out::Bf16(shared) => {
                 // SAFETY: the caller's promise.
                 let out = unsafe { shared.slice(start, len) };
-                if len <= BLOCK {
-                    let mut buffer = [0.0f32; BLOCK];
-                    f(&mut buffer[..len]);
-                    narrow(isa, &buffer[..len], out);
-                } else {
-                    with_scratch(len, |buffer: &mut [f32]| {
-                        f(buffer);
-                        narrow(isa, buffer, out);
-                    });
-                }
+                // A buffer on the stack would be cleared each time, which costs as much as a short `f`.
+                with_scratch(len, |buffer: &mut [f32]| {
+                    f(buffer);
+                    narrow(isa, buffer, out);
+                });
             }
         }
     }
