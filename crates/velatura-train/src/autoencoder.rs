@@ -61,8 +61,14 @@ pub fn train_autoencoder(
         return Ok(stopped);
     }
     let (table, state) = (trainer.step.table(), &trainer.state);
-    hooks.sample(table, state, observer, cancel)?;
-    let config = hooks.scaled_config(&source.scenes, table, state, cancel)?;
+    let finished = hooks
+        .sample(table, state, observer, cancel)
+        .and_then(|_| hooks.scaled_config(&source.scenes, table, state, cancel));
+    let config = match finished {
+        // Every step was taken, and the checkpoint of the last is kept.
+        Err(error) if error.is_cancelled() => return Ok(trainer.stopped()),
+        config => config?,
+    };
     let note = AutoencoderNote {
         format: 1,
         config,
@@ -227,7 +233,12 @@ impl Hooks for Measure {
             std::fs::create_dir_all(folder).map_err(TrainError::write(folder))?;
         }
         save(&path, &grid(&shown, 8))?;
-        observer.note(&format!("step {}: {:.2} dB on held-out pictures, {}", state.step, self.psnr, path.display()));
+        observer.note(&format!(
+            "step {}: {:.2} dB on held-out pictures, {}",
+            state.step,
+            self.psnr,
+            path.display()
+        ));
         Ok(vec![("psnr", self.psnr)])
     }
 }

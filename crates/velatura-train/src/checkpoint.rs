@@ -43,7 +43,8 @@ pub fn path(folder: &Path, step: u64) -> PathBuf {
 pub fn steps(folder: &Path) -> Vec<u64> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let step = |name: String| name.strip_prefix("checkpoint-")?.strip_suffix(".safetensors")?.parse().ok();
-    let mut steps: Vec<u64> = entries.flatten().filter_map(|e| step(e.file_name().into_string().ok()?)).collect();
+    let mut steps: Vec<u64> =
+        entries.flatten().filter_map(|e| step(e.file_name().into_string().ok()?)).collect();
     steps.sort_unstable();
     steps
 }
@@ -70,27 +71,55 @@ pub fn save(folder: &Path, table: &Table, state: &State, note: &Note) -> Result<
     Ok(file)
 }
 
-/// Reads the newest checkpoint of a folder, for the weights of a table and a recipe that must be the same.
-pub fn load_newest(folder: &Path, table: &Table, expected: &Note) -> Result<State, TrainError> {
-    let Some(&step) = steps(folder).last() else {
-        return Err(TrainError::NoCheckpoint { folder: folder.to_path_buf() });
-    };
-    let path = path(folder, step);
-    let file = SafetensorsFile::open(&path)?;
+/// The path of the newest checkpoint in a folder.
+pub fn newest(folder: &Path) -> Option<PathBuf> {
+    steps(folder).last().map(|&step| path(folder, step))
+}
+
+/// A state as it was read, and what had to be passed over for it.
+pub struct Restored {
+    /// The state.
+    pub state: State,
+    /// What is wrong with newer checkpoints, the newest first.
+    pub damaged: Vec<TrainError>,
+}
+
+/// Reads the newest checkpoint of a folder that is whole, for the weights of a table and a recipe that must be the
+/// same.
+///
+/// # Errors
+/// [`TrainError::NoCheckpoint`]; [`TrainError::RecipeChanged`]; what is wrong with the newest when none is whole.
+pub fn load_newest(folder: &Path, table: &Table, expected: &Note) -> Result<Restored, TrainError> {
+    let mut damaged = Vec::new();
+    for step in steps(folder).into_iter().rev() {
+        match load(&path(folder, step), table, expected) {
+            Ok(state) => return Ok(Restored { state, damaged }),
+            // Only damage is passed over. A checkpoint of another run is for a person to decide about.
+            Err(error @ TrainError::Weights(_)) => damaged.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let nothing = || TrainError::NoCheckpoint { folder: folder.to_path_buf() };
+    Err(damaged.into_iter().next().unwrap_or_else(nothing))
+}
+
+fn load(path: &Path, table: &Table, expected: &Note) -> Result<State, TrainError> {
+    let file = SafetensorsFile::open(path)?;
     let json = file.metadata().get(METADATA_KEY);
-    let json = json.ok_or_else(|| TrainError::bad_file(&path, "it is not a checkpoint of this program"))?;
+    let json = json.ok_or_else(|| TrainError::bad_file(path, "it is not a checkpoint of this program"))?;
     let note: Note = serde_json::from_str(json)
-        .map_err(|e| TrainError::bad_file(&path, format!("its description cannot be read ({e})")))?;
+        .map_err(|e| TrainError::bad_file(path, format!("its description cannot be read ({e})")))?;
     if note.format != expected.format || note.kind != expected.kind {
         let reason = format!("it is a checkpoint of a {} run of format {}", note.kind, note.format);
-        return Err(TrainError::bad_file(&path, reason));
+        return Err(TrainError::bad_file(path, reason));
     }
+    let changed = |key, was, now| TrainError::RecipeChanged { file: path.to_path_buf(), key, was, now };
     if let Some((key, was, now)) = first_difference(&note.recipe, &expected.recipe) {
-        return Err(TrainError::RecipeChanged { file: path, key, was, now });
+        return Err(changed(key, was, now));
     }
     if note.inputs != expected.inputs {
         let (was, now) = (format!("a file of hash {}", note.inputs), format!("hash {}", expected.inputs));
-        return Err(TrainError::RecipeChanged { file: path, key: "autoencoder".into(), was, now });
+        return Err(changed("autoencoder".into(), was, now));
     }
     let zeros = vec![0.0; table.len()];
     let mut state =

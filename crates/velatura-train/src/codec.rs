@@ -57,7 +57,10 @@ impl Codec {
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let file = SafetensorsFile::open(path)?;
         let json = file.metadata().get(METADATA_KEY).ok_or_else(|| {
-            TrainError::bad_file(path, "it is not an autoencoder that `velatura train autoencoder` has finished")
+            TrainError::bad_file(
+                path,
+                "it is not an autoencoder that `velatura train autoencoder` has finished",
+            )
         })?;
         let note: AutoencoderNote = serde_json::from_str(json)
             .map_err(|e| TrainError::bad_file(path, format!("its description cannot be read ({e})")))?;
@@ -76,13 +79,25 @@ impl Codec {
     }
 
     /// The encoder for batches of pictures of this size. Latents come out in the denoiser's range.
-    pub fn encoder(&self, runtime: &Arc<Runtime>, batch: usize, size: u32, precision: Precision) -> Result<Coder, TrainError> {
+    pub fn encoder(
+        &self,
+        runtime: &Arc<Runtime>,
+        batch: usize,
+        size: u32,
+        precision: Precision,
+    ) -> Result<Coder, TrainError> {
         let graph = encoder_graph(&self.note.config, batch, size, true)?;
         Coder::new(runtime, graph, precision, batch, &|name| self.find(name))
     }
 
     /// The decoder for batches of pictures of this size, from latents in the denoiser's range.
-    pub fn decoder(&self, runtime: &Arc<Runtime>, batch: usize, size: u32, precision: Precision) -> Result<Coder, TrainError> {
+    pub fn decoder(
+        &self,
+        runtime: &Arc<Runtime>,
+        batch: usize,
+        size: u32,
+        precision: Precision,
+    ) -> Result<Coder, TrainError> {
         let graph = decoder_graph(&self.note.config, batch, size, true)?;
         Coder::new(runtime, graph, precision, batch, &|name| self.find(name))
     }
@@ -93,7 +108,12 @@ impl Codec {
 }
 
 /// Writes an autoencoder's file: its weights from a flat buffer, and its description.
-pub(crate) fn write(path: &Path, table: &Table, weights: &[f32], note: &AutoencoderNote) -> Result<PathBuf, TrainError> {
+pub(crate) fn write(
+    path: &Path,
+    table: &Table,
+    weights: &[f32],
+    note: &AutoencoderNote,
+) -> Result<PathBuf, TrainError> {
     let tensor = |e: &crate::parameters::Entry| TensorToWrite {
         name: e.name.clone(),
         shape: e.shape.clone(),
@@ -110,7 +130,12 @@ const INPUT: &str = "input";
 const OUTPUT: &str = "output";
 
 /// Pictures `[N, size, size, 3]` to latents; in the denoiser's range when `scaled`.
-pub(crate) fn encoder_graph(config: &AutoencoderConfig, batch: usize, size: u32, scaled: bool) -> Result<Graph, TrainError> {
+pub(crate) fn encoder_graph(
+    config: &AutoencoderConfig,
+    batch: usize,
+    size: u32,
+    scaled: bool,
+) -> Result<Graph, TrainError> {
     let b = Builder::new();
     let side = size as usize;
     let picture = b.input(INPUT, &[batch, side, side, 3], DType::F32);
@@ -120,7 +145,12 @@ pub(crate) fn encoder_graph(config: &AutoencoderConfig, batch: usize, size: u32,
 }
 
 /// Latents to pictures `[N, size, size, 3]`.
-pub(crate) fn decoder_graph(config: &AutoencoderConfig, batch: usize, size: u32, scaled: bool) -> Result<Graph, TrainError> {
+pub(crate) fn decoder_graph(
+    config: &AutoencoderConfig,
+    batch: usize,
+    size: u32,
+    scaled: bool,
+) -> Result<Graph, TrainError> {
     let b = Builder::new();
     let side = size as usize / config.downsampling();
     let latent = b.input(INPUT, &[batch, side, side, config.latent_channels], DType::F32);
@@ -188,7 +218,12 @@ impl Coder {
     }
 
     /// Runs latents through a decoder.
-    pub fn decode(&mut self, latents: &[f32], size: u32, cancel: &CancelToken) -> Result<Vec<RgbImage>, TrainError> {
+    pub fn decode(
+        &mut self,
+        latents: &[f32],
+        size: u32,
+        cancel: &CancelToken,
+    ) -> Result<Vec<RgbImage>, TrainError> {
         let pictures = self.run(latents, cancel)?;
         Ok(pictures.chunks_exact(self.output).map(|p| from_tensor(p, size)).collect())
     }

@@ -91,19 +91,19 @@ pub enum TrainError {
     },
     /// A loss or gradient that is no number.
     #[error(
-        "the {what} is {value} at step {step}: the run was stopped; the state before that step is kept in {}; a \
-         lower training.lr or a lower training.clip usually helps",
-        kept.display()
+        "the {what} is {value} at step {step}: the run was stopped; {}; a lower training.lr or a lower training.clip \
+         usually helps",
+        last_good(kept)
     )]
     NotFinite {
         /// The step, from 1.
         step: u64,
-        /// `loss` or `gradient norm`.
+        /// `loss`, `gradient norm` or `weights`.
         what: &'static str,
         /// What it was.
         value: f64,
-        /// The checkpoint of the last good state.
-        kept: PathBuf,
+        /// The checkpoint of the last good state, if there is one.
+        kept: Option<PathBuf>,
     },
     /// A log, picture or folder that cannot be written or read.
     #[error("cannot write {}: {source}", file.display())]
@@ -140,6 +140,13 @@ fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map(|n| format!("; did you mean \"{n}\"?")).unwrap_or_default()
 }
 
+fn last_good(kept: &Option<PathBuf>) -> String {
+    match kept {
+        Some(file) => format!("the last good state is kept in {}", file.display()),
+        None => "no good state had been kept yet".to_string(),
+    }
+}
+
 impl TrainError {
     pub(crate) fn write(file: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> TrainError {
         let file = file.as_ref().to_path_buf();
@@ -155,7 +162,10 @@ impl TrainError {
         match self {
             TrainError::Cancelled | TrainError::Cpu(CpuError::Cancelled) => true,
             TrainError::Engine(error) => {
-                matches!(**error, velatura::Error::Cancelled { .. } | velatura::Error::Run(CpuError::Cancelled))
+                matches!(
+                    **error,
+                    velatura::Error::Cancelled { .. } | velatura::Error::Run(CpuError::Cancelled)
+                )
             }
             _ => false,
         }

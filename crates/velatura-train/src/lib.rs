@@ -30,7 +30,7 @@ mod trainer;
 pub use autoencoder::train_autoencoder;
 pub use classifier::{CLASSIFIER_FILE, Classifier, ClassifierNote, train_classifier};
 pub use codec::{AutoencoderNote, Codec};
-pub use diffusion::{export_checkpoint, train_diffusion};
+pub use diffusion::{bench, export_checkpoint, train_diffusion};
 pub use error::TrainError;
 pub use observer::{Finished, Observer, RunInfo, Silent, StepReport};
 pub use optimize::Optimization;

@@ -41,7 +41,17 @@ impl Optimization {
         };
         let State { step, weights, m, v, ema } = state;
         let average = Ema { average: ema, decay: decay as f32 };
-        adamw(&runtime.pool, runtime.isa, &constants, &self.segments, weights, gradients, m, v, Some(average));
+        adamw(
+            &runtime.pool,
+            runtime.isa,
+            &constants,
+            &self.segments,
+            weights,
+            gradients,
+            m,
+            v,
+            Some(average),
+        );
         *step += 1;
         lr
     }

@@ -142,6 +142,11 @@ impl State {
         State { step: 0, ema: weights.clone(), weights, m: zeros.clone(), v: zeros }
     }
 
+    /// Whether every number of it is one.
+    pub fn is_finite(&self) -> bool {
+        self.buffers().iter().all(|(_, values)| values.iter().all(|v| v.is_finite()))
+    }
+
     /// The four buffers with their names in checkpoints.
     pub fn buffers(&self) -> [(&'static str, &[f32]); 4] {
         [("weights", &self.weights), ("m", &self.m), ("v", &self.v), ("ema", &self.ema)]
@@ -182,7 +187,10 @@ mod tests {
             assert!(entry.of(&a).iter().all(|w| w.abs() <= bound));
         }
         assert_ne!(a, small.initial(8));
-        assert_ne!(small.entry("first.weight").unwrap().of(&a)[..5], small.entry("second.weight").unwrap().of(&a)[..5]);
+        assert_ne!(
+            small.entry("first.weight").unwrap().of(&a)[..5],
+            small.entry("second.weight").unwrap().of(&a)[..5]
+        );
     }
 
     #[test]

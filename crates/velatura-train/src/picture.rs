@@ -44,7 +44,12 @@ pub(crate) fn grid(pictures: &[RgbImage], columns: usize) -> RgbImage {
     let mut sheet = RgbImage::from_pixel(columns * (w + GAP) - GAP, rows * (h + GAP) - GAP, white);
     for (i, picture) in pictures.iter().enumerate() {
         let (column, row) = (i as u32 % columns, i as u32 / columns);
-        image::imageops::replace(&mut sheet, picture, i64::from(column * (w + GAP)), i64::from(row * (h + GAP)));
+        image::imageops::replace(
+            &mut sheet,
+            picture,
+            i64::from(column * (w + GAP)),
+            i64::from(row * (h + GAP)),
+        );
     }
     sheet
 }

@@ -113,7 +113,8 @@ impl Step {
         let inputs: Vec<(&str, Data<'_>)> = batch.iter().map(|(name, t)| (*name, t.data())).collect();
         self.executor.run(&inputs, cancel)?;
         for (entry, name) in self.table.entries().iter().zip(&self.gradient_names) {
-            let (from, to) = (self.executor.output(name)?, &mut gradients[entry.offset..entry.offset + entry.len]);
+            let (from, to) =
+                (self.executor.output(name)?, &mut gradients[entry.offset..entry.offset + entry.len]);
             if first {
                 to.copy_from_slice(from);
             } else {

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use velatura_cpu::{CancelToken, CpuError, Runtime};
 
-use crate::checkpoint::{self, Note};
+use crate::TrainError;
+use crate::checkpoint::{self, Note, Restored};
 use crate::logs::{Logs, Row};
 use crate::observer::{Finished, Observer, RunInfo, StepReport};
 use crate::optimize::Optimization;
 use crate::parameters::{State, Table};
 use crate::recipe::{LogSettings, Recipe, TrainingSettings, load};
 use crate::step::{Batch, Step};
-use crate::TrainError;
 
 /// What the caller decides beside the recipe.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -77,6 +77,10 @@ pub(crate) struct Trainer {
     training: TrainingSettings,
     log: LogSettings,
     from_step: u64,
+    /// The step whose checkpoint this run has read or written.
+    saved: Option<u64>,
+    /// What is wrong with checkpoints that were passed over.
+    damaged: Vec<TrainError>,
 }
 
 /// Why the loop ended.
@@ -105,15 +109,19 @@ impl Trainer {
             recipe: serde_json::to_value(recipe).map_err(internal)?,
             inputs,
         };
-        let state = match (resume, checkpoint::steps(&output).last()) {
-            (true, _) => checkpoint::load_newest(&output, step.table(), &note)?,
+        let (state, saved, damaged) = match (resume, checkpoint::steps(&output).last()) {
+            (true, _) => {
+                let Restored { state, damaged } = checkpoint::load_newest(&output, step.table(), &note)?;
+                let saved = Some(state.step);
+                (state, saved, damaged)
+            }
             (false, Some(&step)) => return Err(TrainError::AlreadyThere { folder: output, step }),
-            (false, None) => State::initial(step.table(), recipe.training().seed),
+            (false, None) => (State::initial(step.table(), recipe.training().seed), None, Vec::new()),
         };
         velatura_weights::check_writable(checkpoint::path(&output, 0))?;
         let (training, log) = (recipe.training().clone(), recipe.log().clone());
         let from_step = state.step;
-        Ok(Trainer { runtime, step, state, output, note, training, log, from_step })
+        Ok(Trainer { runtime, step, state, output, note, training, log, from_step, saved, damaged })
     }
 
     /// Tells the observer what begins.
@@ -127,6 +135,9 @@ impl Trainer {
             samples_per_step: self.training.samples_per_step(),
             arena_bytes: self.step.arena_bytes(),
         });
+        for damage in &self.damaged {
+            observer.note(&format!("warning: {damage}; going on from step {} instead", self.from_step));
+        }
     }
 
     /// Takes all remaining steps. `None` when the last one was taken; when the caller stopped it, what to report.
@@ -180,8 +191,7 @@ impl Trainer {
             let norm = optimization.gradient_norm(&self.runtime, &gradients);
             for (what, value) in [("loss", loss), ("gradient norm", norm)] {
                 if !value.is_finite() {
-                    let kept = self.save()?;
-                    return Err(TrainError::NotFinite { step: self.state.step + 1, what, value, kept });
+                    return Err(self.not_finite(self.state.step + 1, what, value)?);
                 }
             }
             let lr = optimization.step(&self.runtime, &mut self.state, &gradients, norm);
@@ -247,19 +257,46 @@ impl Trainer {
         Ok(Some(total))
     }
 
-    /// Writes a checkpoint of the state as it is, unless this step has one.
+    /// The error of a run that came upon a number that is none, after the last good state was kept.
+    fn not_finite(&mut self, step: u64, what: &'static str, value: f64) -> Result<TrainError, TrainError> {
+        let kept = match self.state.is_finite() {
+            true => Some(self.save()?),
+            // What the state was before is gone; the last checkpoint is older, and good.
+            false => checkpoint::newest(&self.output),
+        };
+        Ok(TrainError::NotFinite { step, what, value, kept })
+    }
+
+    /// Writes a checkpoint of the state as it is, unless this step has one. A state that is not finite is refused, so
+    /// that it never takes the place of a good one.
     fn save(&mut self) -> Result<PathBuf, TrainError> {
-        let file = checkpoint::path(&self.output, self.state.step);
-        if file.is_file() {
-            return Ok(file);
+        let step = self.state.step;
+        if self.saved == Some(step) {
+            return Ok(checkpoint::path(&self.output, step));
         }
-        self.note.step = self.state.step;
-        checkpoint::save(&self.output, self.step.table(), &self.state, &self.note)
+        if !self.state.is_finite() {
+            let kept = checkpoint::newest(&self.output);
+            return Err(TrainError::NotFinite { step, what: "weights", value: f64::NAN, kept });
+        }
+        self.note.step = step;
+        let file = checkpoint::save(&self.output, self.step.table(), &self.state, &self.note)?;
+        self.saved = Some(step);
+        Ok(file)
+    }
+
+    /// The checkpoint of the last step, for a run that was stopped while it was finished.
+    pub fn stopped(&self) -> Finished {
+        let file = checkpoint::path(&self.output, self.state.step);
+        Finished { step: self.state.step, stopped: true, file, measured: Vec::new() }
     }
 }
 
 /// Makes batches ahead of the loop, until it wants no more.
-fn produce(source: &dyn BatchSource, indices: std::ops::Range<u64>, sender: &SyncSender<Result<Batch, TrainError>>) {
+fn produce(
+    source: &dyn BatchSource,
+    indices: std::ops::Range<u64>,
+    sender: &SyncSender<Result<Batch, TrainError>>,
+) {
     for index in indices {
         let batch = source.batch(index);
         let failed = batch.is_err();

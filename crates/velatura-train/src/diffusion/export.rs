@@ -66,7 +66,8 @@ impl Exporter {
 
     /// The model's weights: the running average of the trained ones, and the autoencoder's.
     pub fn weights(&self, table: &Table, state: &State) -> MemoryWeights {
-        let trained = table.entries().iter().map(|e| (e.name.clone(), (e.shape.clone(), e.of(&state.ema).to_vec())));
+        let trained =
+            table.entries().iter().map(|e| (e.name.clone(), (e.shape.clone(), e.of(&state.ema).to_vec())));
         let mut weights: HashMap<_, _> = trained.collect();
         weights.extend(self.codec.weights.clone());
         weights

@@ -67,7 +67,9 @@ impl Latents {
             let precision = recipe.training.precision.into();
             let encoder = match &mut encoder {
                 Some(encoder) => encoder,
-                none => none.insert(codec.encoder(runtime, TOGETHER as usize, recipe.data.size, precision)?),
+                none => {
+                    none.insert(codec.encoder(runtime, TOGETHER as usize, recipe.data.size, precision)?)
+                }
             };
             let mut bytes: Vec<u8> = Vec::with_capacity(shape[0] * each * 2);
             for start in range.clone().step_by(TOGETHER as usize) {
@@ -140,7 +142,9 @@ fn open(path: &Path, shape: &[usize]) -> Option<SafetensorsFile> {
 fn remove_others(folder: &Path, key: &str) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let is_other = |path: &PathBuf| {
-        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.ends_with(".safetensors") && !n.starts_with(key))
+        path.file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(|n| n.ends_with(".safetensors") && !n.starts_with(key))
     };
     for path in entries.flatten().map(|e| e.path()).filter(is_other) {
         // One that stays only takes room.

@@ -1,5 +1,6 @@
 //! Training a denoiser and its text transformer, jointly, on the denoising loss.
 
+pub mod bench;
 mod export;
 mod latents;
 mod samples;
@@ -67,7 +68,7 @@ pub fn train_diffusion(
     let tokenizer = tokenizer(recipe.context)?;
     let runtime = Runtime::new(recipe.training.threads);
     let networks = Networks::new(&recipe, &tokenizer);
-    let forward = networks.forward_graph(&recipe, &codec)?;
+    let forward = networks.forward_graph(&recipe, recipe.data.size as usize / codec.factor())?;
     let step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
     let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, codec.hash.clone(), options.resume)?;
     trainer.announce("diffusion", observer);
@@ -83,7 +84,10 @@ pub fn train_diffusion(
     let (table, state) = (trainer.step.table(), &trainer.state);
     // Written before the last samples, which may be stopped.
     let file = hooks.exporter.write(&recipe.output.join(MODEL_FILE), table, state)?;
-    let measured = hooks.sample(table, state, observer, cancel)?;
+    let measured = match hooks.sample(table, state, observer, cancel) {
+        Err(error) if error.is_cancelled() => Vec::new(),
+        measured => measured?,
+    };
     Ok(Finished { step: state.step, stopped: false, file, measured })
 }
 
@@ -91,14 +95,18 @@ pub fn train_diffusion(
 ///
 /// # Errors
 /// [`TrainError::NoCheckpoint`], or whatever keeps the file from being written.
-pub fn export_checkpoint(recipe: &Path, options: &TrainOptions, output: &Path) -> Result<PathBuf, TrainError> {
+pub fn export_checkpoint(
+    recipe: &Path,
+    options: &TrainOptions,
+    output: &Path,
+) -> Result<PathBuf, TrainError> {
     let file = recipe;
     let (recipe, text) = read_recipe::<DiffusionRecipe>(file, options)?;
     let codec = Arc::new(open_codec(file, &recipe)?);
     let tokenizer = tokenizer(recipe.context)?;
     let runtime = Runtime::new(recipe.training.threads);
     let networks = Networks::new(&recipe, &tokenizer);
-    let forward = networks.forward_graph(&recipe, &codec)?;
+    let forward = networks.forward_graph(&recipe, recipe.data.size as usize / codec.factor())?;
     let step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
     let trainer = Trainer::new(runtime, &recipe, step, codec.hash.clone(), true)?;
     let exporter = Exporter { recipe, text, networks, codec, tokenizer };
@@ -114,11 +122,13 @@ fn open_codec(file: &Path, recipe: &DiffusionRecipe) -> Result<Codec, TrainError
     };
     let channels = codec.note.config.latent_channels;
     if recipe.unet.in_channels != channels || recipe.unet.out_channels != channels {
-        let reason = format!("it and unet.out_channels must be the autoencoder's latent channels, {channels}");
+        let reason =
+            format!("it and unet.out_channels must be the autoencoder's latent channels, {channels}");
         return Err(wrong("unet.in_channels", reason));
     }
     if !(recipe.data.size as usize).is_multiple_of(codec.factor()) {
-        let reason = format!("it must be a multiple of {}, by which the autoencoder shrinks pictures", codec.factor());
+        let reason =
+            format!("it must be a multiple of {}, by which the autoencoder shrinks pictures", codec.factor());
         return Err(wrong("data.size", reason));
     }
     Ok(codec)
@@ -150,9 +160,9 @@ impl Networks {
         }
     }
 
-    fn forward_graph(&self, recipe: &DiffusionRecipe, codec: &Codec) -> Result<Graph, TrainError> {
+    /// The loss of a batch of latents, `side` high and wide.
+    fn forward_graph(&self, recipe: &DiffusionRecipe, side: usize) -> Result<Graph, TrainError> {
         let (n, tokens) = (recipe.training.batch, recipe.context);
-        let side = recipe.data.size as usize / codec.factor();
         let shape = [n, side, side, self.unet.in_channels];
         let b = Builder::new();
         let p = b.params();

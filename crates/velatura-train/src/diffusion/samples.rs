@@ -26,7 +26,11 @@ pub(super) struct Sampling {
 const PROMPT_SEED: u64 = 0x5a3b_1e5e_ed00;
 
 impl Sampling {
-    pub fn new(recipe: &DiffusionRecipe, glyphs: &Arc<Glyphs>, runtime: &Arc<Runtime>) -> Result<Self, TrainError> {
+    pub fn new(
+        recipe: &DiffusionRecipe,
+        glyphs: &Arc<Glyphs>,
+        runtime: &Arc<Runtime>,
+    ) -> Result<Self, TrainError> {
         let texts: Vec<String> = if recipe.samples.prompts.is_empty() {
             let scenes = Scenes::with_glyphs(Arc::clone(glyphs), PROMPT_SEED, Split::Seen, recipe.data.size)?;
             let scenes = scenes.with_mix(Mix::up_to_two_objects())?;
@@ -49,14 +53,16 @@ impl Sampling {
     ) -> Result<Vec<(&'static str, f64)>, TrainError> {
         let weights = Arc::new(exporter.weights(table, state));
         let manifest = exporter.manifest(state.step);
-        let engine = Engine::from_weights(manifest, weights, EngineOptions::default())?.on_runtime(&self.runtime);
+        let engine =
+            Engine::from_weights(manifest, weights, EngineOptions::default())?.on_runtime(&self.runtime);
         let mut progress = |event: Progress<'_>| {
             if let Progress::Step { done, steps } = event {
                 observer.stage("sampling", done as u64, steps as u64);
             }
         };
         let made = engine.generate_each(&GenerateRequest::default(), &self.prompts, &mut progress, cancel)?;
-        let picture = |p: &velatura::Picture| RgbImage::from_raw(p.width as u32, p.height as u32, p.rgb.clone());
+        let picture =
+            |p: &velatura::Picture| RgbImage::from_raw(p.width as u32, p.height as u32, p.rgb.clone());
         let pictures: Vec<RgbImage> = made.pictures.iter().filter_map(picture).collect();
         let mut scores = Scores::default();
         for (picture, intent) in pictures.iter().zip(&self.intents) {
@@ -64,8 +70,11 @@ impl Sampling {
                 scores.add(&self.judge.read(picture).verdict(intent));
             }
         }
-        let measured: Vec<(&'static str, f64)> =
-            scores.named().iter().map(|(name, tally)| (*name, tally.fraction().unwrap_or(f64::NAN))).collect();
+        let measured: Vec<(&'static str, f64)> = scores
+            .named()
+            .iter()
+            .map(|(name, tally)| (*name, tally.fraction().unwrap_or(f64::NAN)))
+            .collect();
         let folder = exporter.recipe.output.join("samples");
         std::fs::create_dir_all(&folder).map_err(TrainError::write(&folder))?;
         let path = folder.join(format!("sample-{:07}.png", state.step));
@@ -73,7 +82,8 @@ impl Sampling {
         let prompts: Vec<&str> = self.prompts.iter().map(|(text, _)| text.as_str()).collect();
         let list = folder.join("prompts.txt");
         std::fs::write(&list, prompts.join("\n") + "\n").map_err(TrainError::write(&list))?;
-        let shares: Vec<String> = measured.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
+        let shares: Vec<String> =
+            measured.iter().map(|(name, share)| format!("{name} {:.0}%", share * 100.0)).collect();
         observer.note(&format!("step {}: {}, {}", state.step, shares.join(", "), path.display()));
         Ok(measured)
     }

@@ -53,7 +53,7 @@ impl Source {
             scenes,
             latents,
             tokenizer,
-            table: table(recipe)?,
+            table: noise_table(recipe)?,
             times: recipe.noise.times,
             min_snr: recipe.noise.min_snr,
             dropout: recipe.noise.caption_dropout,
@@ -98,7 +98,8 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn table(recipe: &DiffusionRecipe) -> Result<NoiseTable, TrainError> {
+/// The noise schedule of a recipe.
+pub(super) fn noise_table(recipe: &DiffusionRecipe) -> Result<NoiseTable, TrainError> {
     recipe.noise.schedule.table().map_err(|e| TrainError::Internal(e.to_string()))
 }
 
@@ -149,7 +150,12 @@ impl Complete {
             0 => Some(codec.encoder(runtime, recipe.training.batch, recipe.data.size, precision)?),
             _ => None,
         };
-        Ok(Complete { table: table(recipe)?, encoder })
+        Ok(Complete { table: noise_table(recipe)?, encoder })
+    }
+
+    /// For batches of latents only.
+    pub fn of_latents(recipe: &DiffusionRecipe) -> Result<Self, TrainError> {
+        Ok(Complete { table: noise_table(recipe)?, encoder: None })
     }
 
     pub fn complete(&mut self, batch: Batch) -> Result<Batch, TrainError> {

@@ -18,13 +18,18 @@ const MEMORY: f64 = 0.95;
 /// Draws the column `loss` of a log as a PNG file: as it is, and smoothed. Fewer than two lines draw nothing.
 pub fn draw_curve(log: &Path, output: &Path) -> Result<(), TrainError> {
     let (steps, columns) = read_columns(log, &["loss"])?;
-    let points: Vec<(f64, f64)> =
-        steps.iter().map(|&s| s as f64).zip(columns[0].iter().copied()).filter(|(_, y)| y.is_finite()).collect();
+    let points: Vec<(f64, f64)> = steps
+        .iter()
+        .map(|&s| s as f64)
+        .zip(columns[0].iter().copied())
+        .filter(|(_, y)| y.is_finite())
+        .collect();
     if points.len() < 2 {
         return Ok(());
     }
     let mut pixels = vec![255; (SIZE.0 * SIZE.1 * 3) as usize];
-    plot(&points, &mut pixels).map_err(|e| TrainError::Internal(format!("the loss curve cannot be drawn: {e}")))?;
+    plot(&points, &mut pixels)
+        .map_err(|e| TrainError::Internal(format!("the loss curve cannot be drawn: {e}")))?;
     let image = RgbImage::from_raw(SIZE.0, SIZE.1, pixels);
     picture::save(output, &image.ok_or_else(|| TrainError::Internal("size of the loss curve".into()))?)
 }

@@ -58,7 +58,16 @@ impl Logs {
         let table = Table::open(&folder.join(LOG_FILE), &columns, step)?;
         let events = EventWriter::create(&folder.join("tensorboard"))?;
         let sums = vec![0.0; columns.len()];
-        Ok(Logs { folder: folder.to_path_buf(), columns, table, measured: None, events, sums, count: 0, step })
+        Ok(Logs {
+            folder: folder.to_path_buf(),
+            columns,
+            table,
+            measured: None,
+            events,
+            sums,
+            count: 0,
+            step,
+        })
     }
 
     /// Adds a step to the next line.
@@ -92,7 +101,9 @@ impl Logs {
         let names: Vec<String> = values.iter().map(|(name, _)| name.to_string()).collect();
         let table = match &mut self.measured {
             Some(table) => table,
-            none => none.insert(Table::open(&self.folder.join(MEASURED_FILE), &names, step.saturating_sub(1))?),
+            none => {
+                none.insert(Table::open(&self.folder.join(MEASURED_FILE), &names, step.saturating_sub(1))?)
+            }
         };
         table.push(step, &values.iter().map(|(_, v)| *v).collect::<Vec<_>>())?;
         for (name, value) in values {

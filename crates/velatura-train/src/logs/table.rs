@@ -48,7 +48,11 @@ struct Compact(f64);
 impl std::fmt::Display for Compact {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let size = self.0.abs();
-        if size == 0.0 || (1e-3..1e6).contains(&size) { write!(f, "{:.6}", self.0) } else { write!(f, "{:.6e}", self.0) }
+        if size == 0.0 || (1e-3..1e6).contains(&size) {
+            write!(f, "{:.6}", self.0)
+        } else {
+            write!(f, "{:.6e}", self.0)
+        }
     }
 }
 

@@ -41,11 +41,13 @@ impl Recipe for ClassifierRecipe {
     const KIND: &'static str = "classifier";
 
     fn check(&self, checks: &mut Checks) {
-        let fine = (1..=6).contains(&self.channels.len()) && self.channels.iter().all(|c| (8..=4096).contains(c));
+        let fine =
+            (1..=6).contains(&self.channels.len()) && self.channels.iter().all(|c| (8..=4096).contains(c));
         checks.require("channels", fine, "there must be 1 to 6 levels of 8 to 4096 channels");
         let divides = self.channels.iter().all(|c| c.is_multiple_of(8));
         checks.require("channels", divides, "each must be a multiple of 8");
-        let sizes = (16..=128).contains(&self.size) && self.size.is_multiple_of(1 << self.channels.len().min(6));
+        let sizes =
+            (16..=128).contains(&self.size) && self.size.is_multiple_of(1 << self.channels.len().min(6));
         checks.require("size", sizes, "it must be 16 to 128 pixels, and divide by 2 for each level");
     }
 

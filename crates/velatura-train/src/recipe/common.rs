@@ -190,7 +190,11 @@ impl TrainingSettings {
             self.weight_decay.is_finite() && self.weight_decay >= 0.0,
             "it must be a number from 0",
         );
-        checks.require("training.betas", self.betas.iter().all(|&b| share(b)), "both must be from 0 to below 1");
+        checks.require(
+            "training.betas",
+            self.betas.iter().all(|&b| share(b)),
+            "both must be from 0 to below 1",
+        );
         checks.require("training.eps", positive(self.eps), "it must be a number above 0");
         checks.require("training.clip", positive(self.clip), "it must be a number above 0");
         checks.require("training.ema", share(self.ema), "it must be from 0 to below 1");

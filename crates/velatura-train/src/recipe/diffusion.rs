@@ -160,8 +160,16 @@ impl Recipe for DiffusionRecipe {
             !self.unet.reads_context() || widths.clone().all(|&w| w == width),
             format!("it must be text.hidden_size, {width}"),
         );
-        checks.require("unet.class_embed_type", self.unet.class_embedding().is_none(), "captions, not classes, steer");
-        checks.require("unet.addition_embed_type", self.unet.addition_embed_type.is_none(), "it must be left out");
+        checks.require(
+            "unet.class_embed_type",
+            self.unet.class_embedding().is_none(),
+            "captions, not classes, steer",
+        );
+        checks.require(
+            "unet.addition_embed_type",
+            self.unet.addition_embed_type.is_none(),
+            "it must be left out",
+        );
         let noise = &self.noise;
         checks.network("noise.schedule", noise.schedule.validate());
         checks.require(

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::common::{DataSettings, LogSettings, TrainingSettings};
@@ -71,14 +71,18 @@ pub fn load<R: Recipe>(file: &Path) -> Result<Loaded<R>, TrainError> {
 pub fn parse<R: Recipe>(file: &Path, text: &str) -> Result<R, TrainError> {
     let file_of = || file.to_path_buf();
     let mut table: toml::Table = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let line =
+            error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         TrainError::RecipeSyntax { file: file_of(), line, reason: error.message().replace('\n', " ") }
     })?;
     let wrong = |key: String, reason: String| TrainError::RecipeValue { file: file_of(), key, reason };
     match table.remove("kind") {
         Some(toml::Value::String(kind)) if kind == R::KIND => {}
         Some(other) => {
-            return Err(wrong("kind".into(), format!("this command wants kind = \"{}\", not {other}", R::KIND)));
+            return Err(wrong(
+                "kind".into(),
+                format!("this command wants kind = \"{}\", not {other}", R::KIND),
+            ));
         }
         None => return Err(wrong("kind".into(), format!("it is missing; write kind = \"{}\"", R::KIND))),
     }

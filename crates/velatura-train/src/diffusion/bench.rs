@@ -1,0 +1,156 @@
+//! How long a training step takes on this machine.
+
+use std::path::Path;
+use std::time::Instant;
+
+use velatura::conditioning::TokenBatch;
+use velatura_cpu::{CancelToken, Runtime};
+use velatura_samplers::NoiseTable;
+use velatura_samplers::noise::CounterRng;
+use velatura_text::{Tokenizer, WordTokenizer};
+
+use super::source::{Complete, noise_table};
+use super::{Networks, names, tokenizer};
+use crate::TrainError;
+use crate::optimize::Optimization;
+use crate::parameters::State;
+use crate::recipe::{DiffusionRecipe, load};
+use crate::step::{Batch, Step};
+
+/// The stream of random numbers for latents, noise and tokens.
+const STREAM: u32 = 0xbe4c;
+
+/// What is measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepOptions {
+    /// Another batch than the recipe's.
+    pub batch: Option<usize>,
+    /// Height and width of the latents.
+    pub side: usize,
+    /// Another number of threads than the recipe's.
+    pub threads: Option<usize>,
+    /// Steps that are timed, after one that is not.
+    pub runs: usize,
+}
+
+impl Default for StepOptions {
+    fn default() -> Self {
+        StepOptions { batch: None, side: 16, threads: None, runs: 5 }
+    }
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepTimes {
+    /// Samples of a step.
+    pub batch: usize,
+    /// Threads in use.
+    pub threads: usize,
+    /// Trained weights.
+    pub parameters: usize,
+    /// Bytes of activations, as planned.
+    pub arena_bytes: usize,
+    /// Seconds of each step, in order.
+    pub seconds: Vec<f64>,
+    /// Loss of each step, in order.
+    pub losses: Vec<f64>,
+}
+
+impl StepTimes {
+    /// Median seconds of a step.
+    pub fn median_s(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+
+    /// Samples a second, of the median step.
+    pub fn samples_per_second(&self) -> f64 {
+        self.batch as f64 / self.median_s()
+    }
+}
+
+/// Times whole training steps of a diffusion recipe: noising, forward, backward, clipping, update, running average,
+/// and packing the changed weights for the next step. Latents and tokens are random, so that neither a font nor an
+/// autoencoder is needed, and nothing is written.
+///
+/// # Errors
+/// [`TrainError`] of a recipe that cannot be used, or when the caller stops it.
+pub fn diffusion_step(
+    recipe: &Path,
+    options: &StepOptions,
+    cancel: &CancelToken,
+) -> Result<StepTimes, TrainError> {
+    let mut recipe = load::<DiffusionRecipe>(recipe)?.recipe;
+    let training = &mut recipe.training;
+    training.batch = options.batch.unwrap_or(training.batch).max(1);
+    training.threads = options.threads.or(training.threads);
+    training.accumulation = 1;
+    let tokenizer = tokenizer(recipe.context)?;
+    let runtime = Runtime::new(recipe.training.threads);
+    let networks = Networks::new(&recipe, &tokenizer);
+    let forward = networks.forward_graph(&recipe, options.side)?;
+    let mut step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
+    let mut state = State::initial(step.table(), recipe.training.seed);
+    step.load(&state.weights)?;
+
+    let optimization = Optimization::new(&recipe.training, step.table());
+    let (mut complete, table) = (Complete::of_latents(&recipe)?, noise_table(&recipe)?);
+    let mut gradients = vec![0.0; step.table().len()];
+    let (mut seconds, mut losses) = (Vec::new(), Vec::new());
+    for run in 0..=options.runs.max(1) {
+        let start = Instant::now();
+        let batch = complete.complete(random_batch(&recipe, &table, options.side, &tokenizer, run as u64))?;
+        let (loss, _) = step.run(&batch, &mut gradients, true, cancel)?;
+        let norm = optimization.gradient_norm(&runtime, &gradients);
+        optimization.step(&runtime, &mut state, &gradients, norm);
+        step.load(&state.weights)?;
+        // The first touches all memory for the first time.
+        if run > 0 {
+            seconds.push(start.elapsed().as_secs_f64());
+            losses.push(loss);
+        }
+    }
+    Ok(StepTimes {
+        batch: recipe.training.batch,
+        threads: runtime.pool.threads(),
+        parameters: step.table().len(),
+        arena_bytes: step.arena_bytes(),
+        seconds,
+        losses,
+    })
+}
+
+/// Latents, noise, times and prompts of full length.
+fn random_batch(
+    recipe: &DiffusionRecipe,
+    table: &NoiseTable,
+    side: usize,
+    tokenizer: &Tokenizer,
+    index: u64,
+) -> Batch {
+    let (n, context) = (recipe.training.batch, recipe.context);
+    let mut draws = CounterRng::new(recipe.training.seed, STREAM).at(index);
+    let mut normal = || {
+        let mut values = vec![0.0; n * side * side * recipe.unet.in_channels];
+        draws.fill_normal(&mut values);
+        values
+    };
+    let (latents, noise) = (normal(), normal());
+    let times: Vec<f32> =
+        (0..n).map(|_| table.draw_timestep(recipe.noise.times, &mut draws) as f32).collect();
+    let words = tokenizer.vocabulary_size().max(1) as u32;
+    let mut ids: Vec<i32> = (0..n * context).map(|_| draws.below(words) as i32).collect();
+    ids.chunks_mut(context).for_each(|prompt| prompt[context - 1] = WordTokenizer::END);
+    let end_rows = (1..=n).map(|i| (i * context - 1) as i32).collect();
+    let tokens = TokenBatch { prompts: n, mask: vec![1.0; ids.len()], ids, end_rows };
+    vec![
+        (names::LATENT, latents.into()),
+        (names::NOISE, noise.into()),
+        (names::TIMESTEP, times.into()),
+        (names::WEIGHT, vec![1f32; n].into()),
+        (names::IDS, tokens.ids.into()),
+        (names::MASK, tokens.mask.into()),
+        (names::END_ROWS, tokens.end_rows.into()),
+    ]
+}
