@@ -19,7 +19,7 @@ fn assert_no_overwriting(graph: &Graph, plan: &MemoryPlan) {
     // For each stretch of 64 bytes, what was last written there.
     let mut arena: Vec<Option<u32>> = vec![None; plan.arena_bytes / 64];
     let mut write = |offset: usize, bytes: usize, mark: Option<u32>| {
-        assert!(offset % 64 == 0 && bytes % 64 == 0 && offset + bytes <= plan.arena_bytes);
+        assert!(offset.is_multiple_of(64) && bytes.is_multiple_of(64) && offset + bytes <= plan.arena_bytes);
         arena[offset / 64..(offset + bytes) / 64].fill(mark);
         arena.clone()
     };
