@@ -3,9 +3,10 @@
 use super::driver::{Product, RowBlock, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
+use super::finish::Finish;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
-use super::tile::{Finish, ROWS, STEP};
+use super::tile::{ROWS, STEP};
 use super::{linear, scratch};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;

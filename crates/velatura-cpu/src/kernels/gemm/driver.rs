@@ -4,8 +4,9 @@
 //! blocks where a panel is too big for that; sums are then carried on in memory, which changes no bit of
 //! the result. Nor does any other choice made here, since an element is always one chain of additions.
 
+use super::finish::{Finish, Sums};
 use super::pack::Layout;
-use super::tile::{Finish, Kernels, ROWS, STEP, Target, Tile};
+use super::tile::{Kernels, ROWS, STEP, Tile};
 use crate::ThreadPool;
 use crate::kernels::elementwise::dispatch::with_scratch;
 
@@ -64,7 +65,9 @@ fn plan(product: &Product<'_>, panels: usize) -> (usize, usize) {
     let tiles = product.rows.div_ceil(ROWS);
     let tile_cycles = 64 + product.segments * product.steps * ROWS * 4;
     let mut block = tiles.min(TASK_TILES);
-    let mut group = (TASK_CYCLES / (block * tile_cycles)).clamp(1, panels);
+    // Rows that only one segment reads come from far away for the first panel, so give them some more.
+    let least = if product.segments > 1 { 1 } else { 4.min(panels) };
+    let mut group = (TASK_CYCLES / (block * tile_cycles)).clamp(least, panels);
     loop {
         let tasks = product.items * tiles.div_ceil(block) * panels.div_ceil(group);
         let small = block * group * tile_cycles < TASK_CYCLES / 3;
@@ -97,10 +100,15 @@ pub(super) unsafe fn run(
     let (block, group) = plan(product, layout.panels());
     let blocks = product.rows.div_ceil(ROWS).div_ceil(block);
     let groups = layout.panels().div_ceil(group);
+    // Neighbouring tasks share the bigger operand, so that it comes from memory once.
+    let share_panels = product.columns * product.segments > product.rows;
     pool.run(product.items * groups * blocks, |index, _| {
-        // Neighbouring tasks share panels, so that big weights come from memory once.
-        let (at, index) = (index % blocks, index / blocks);
-        let (panels, item) = (index % groups * group, index / groups);
+        let (index, item) = (index % (groups * blocks), index / (groups * blocks));
+        let (at, panels) = if share_panels {
+            (index % blocks, index / blocks * group)
+        } else {
+            (index / groups, index % groups * group)
+        };
         let first = at * block * ROWS;
         let rows = (block * ROWS).min(product.rows - first);
         let panels = panels..layout.panels().min(panels + group);
@@ -190,16 +198,6 @@ unsafe fn run_panel(
         let steps = block.steps.min(product.steps - first_step);
         for (tile, rows) in outputs.chunks(ROWS).enumerate() {
             let sums = partial.wrapping_add(tile * ROWS * width);
-            let target = if b + 1 < block.count {
-                Target::Partial { to: sums, stride: width }
-            } else {
-                Target::Finished {
-                    finish: product.finish,
-                    rows: rows.as_ptr(),
-                    column: item * product.item_columns + panel * layout.panel,
-                    columns: layout.valid(panel),
-                }
-            };
             let tile = Tile {
                 rows: pointers.as_ptr().wrapping_add(tile * product.segments + first_segment),
                 segments,
@@ -210,12 +208,24 @@ unsafe fn run_panel(
                 panel_step: width * STEP,
                 panel_segment: steps * width * STEP,
                 panel_offsets: std::ptr::null(),
-                start: if b > 0 { sums } else { std::ptr::null() },
-                start_stride: width,
-                target,
+                carry: b > 0,
+                sums,
+                sums_stride: width,
+            };
+            let finished = Sums {
+                data: sums,
+                width,
+                rows,
+                column: item * product.item_columns + panel * layout.panel,
+                columns: layout.valid(panel),
             };
             // SAFETY: the caller's promise; `partial` holds a panel's width for every row of the block.
-            unsafe { product.kernels.run(rows.len(), width, &tile) };
+            unsafe {
+                product.kernels.run(rows.len(), width, &tile);
+                if b + 1 == block.count {
+                    (product.kernels.finish)(product.finish, &finished);
+                }
+            }
         }
     }
 }

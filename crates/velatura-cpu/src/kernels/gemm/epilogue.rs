@@ -3,7 +3,7 @@
 use velatura_graph::{Activation, DType};
 
 use super::error::{GemmError, check_len};
-use super::tile::{Finish, Matrix};
+use super::finish::{Finish, Matrix};
 use crate::{Data, DataMut};
 
 /// `out = activation(product + bias + per_image) + residual`, in registers before the only store.

@@ -3,9 +3,10 @@
 use super::driver::{Product, RowBlock, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
+use super::finish::Finish;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
-use super::tile::{Finish, Kernels, ROWS, STEP};
+use super::tile::{Kernels, ROWS, STEP};
 use super::{matmul, scratch};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;

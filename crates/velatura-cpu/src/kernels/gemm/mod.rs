@@ -18,6 +18,7 @@ mod conv;
 mod driver;
 mod epilogue;
 mod error;
+mod finish;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;

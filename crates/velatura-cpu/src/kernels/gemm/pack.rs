@@ -6,7 +6,7 @@
 
 use half::bf16;
 
-use super::tile::{Kernels, STEP};
+use super::tile::{Kernels, ROWS, STEP};
 use crate::kernels::elementwise::dispatch::simd;
 use crate::{Isa, ThreadPool};
 
@@ -64,7 +64,7 @@ impl Layout {
 
     /// Panels of the rows of the first operand, where its depth is not contiguous.
     pub(super) fn left(rows: usize, steps: usize) -> Self {
-        Layout { columns: rows, panel: super::tile::ROWS, granule: super::tile::ROWS, steps }
+        Layout { columns: rows, panel: ROWS, granule: ROWS, steps }
     }
 
     pub(super) fn panels(&self) -> usize {
@@ -179,25 +179,24 @@ pub(super) unsafe fn pack<T: Number>(
 
 /// A part of a panel: `depth` by `columns` elements into rows of `width` cells.
 #[derive(Clone, Copy)]
-struct Block {
-    depth: usize,
-    depth_stride: usize,
-    columns: usize,
-    column_stride: usize,
-    width: usize,
+pub(super) struct Block {
+    pub depth: usize,
+    pub depth_stride: usize,
+    pub columns: usize,
+    pub column_stride: usize,
+    pub width: usize,
 }
 
 simd! {
-    fn pack_singles<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
+    /// One segment: every row of `data` is a step.
+    pub(super) fn pack_singles<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
         if b.columns < b.width {
             cells.fill(0);
         }
         if b.column_stride == 1 {
-            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
-                let from = &data[k * b.depth_stride..][..b.columns];
-                for (cell, x) in row.iter_mut().zip(from) {
-                    *cell = x.single().to_bits();
-                }
+            for (row, from) in cells.chunks_exact_mut(b.width).zip(data.chunks(b.depth_stride)) {
+                let from = &from[..b.columns];
+                fill_row(row, b.columns, |i| from[i].single().to_bits());
             }
         } else {
             for n in 0..b.columns {
@@ -206,6 +205,20 @@ simd! {
                     *cell = x.single().to_bits();
                 }
             }
+        }
+    }
+}
+
+/// Makes one row of cells by position. The panels of A are narrow: unrolled they pack much faster.
+#[inline(always)]
+fn fill_row(row: &mut [u32], count: usize, cell: impl Fn(usize) -> u32) {
+    if let (ROWS, Some(row)) = (count, row.first_chunk_mut::<ROWS>()) {
+        for i in 0..ROWS {
+            row[i] = cell(i);
+        }
+    } else {
+        for (i, to) in row.iter_mut().take(count).enumerate() {
+            *to = cell(i);
         }
     }
 }
@@ -225,13 +238,9 @@ simd! {
                 let low = &data[2 * k * b.depth_stride..][..b.columns];
                 if 2 * k + 1 < b.depth {
                     let high = &data[(2 * k + 1) * b.depth_stride..][..b.columns];
-                    for ((cell, low), high) in row.iter_mut().zip(low).zip(high) {
-                        *cell = pair(low.half(), high.half());
-                    }
+                    fill_row(row, b.columns, |i| pair(low[i].half(), high[i].half()));
                 } else {
-                    for (cell, low) in row.iter_mut().zip(low) {
-                        *cell = pair(low.half(), 0);
-                    }
+                    fill_row(row, b.columns, |i| pair(low[i].half(), 0));
                 }
             }
         } else {
@@ -249,6 +258,45 @@ simd! {
                     cells[at] = pair(column[k * b.depth_stride].half(), 0);
                 }
             }
+        }
+    }
+}
+
+simd! {
+    /// One segment of pairs: every row of `low` and `high` is a step; either may be missing. `stride` elements
+    /// from row to row, of which `columns` are taken.
+    pub(super) fn pack_halves<T: Number>(
+        low: Option<&[T]>,
+        high: Option<&[T]>,
+        stride: usize,
+        columns: usize,
+        width: usize,
+        cells: &mut [u32],
+    ) {
+        if columns < width {
+            cells.fill(0);
+        }
+        let rows = cells.chunks_exact_mut(width);
+        match (low, high) {
+            (Some(low), Some(high)) => {
+                for ((row, low), high) in rows.zip(low.chunks(stride)).zip(high.chunks(stride)) {
+                    let (low, high) = (&low[..columns], &high[..columns]);
+                    fill_row(row, columns, |i| pair(low[i].half(), high[i].half()));
+                }
+            }
+            (Some(low), None) => {
+                for (row, low) in rows.zip(low.chunks(stride)) {
+                    let low = &low[..columns];
+                    fill_row(row, columns, |i| pair(low[i].half(), 0));
+                }
+            }
+            (None, Some(high)) => {
+                for (row, high) in rows.zip(high.chunks(stride)) {
+                    let high = &high[..columns];
+                    fill_row(row, columns, |i| pair(0, high[i].half()));
+                }
+            }
+            (None, None) => cells.fill(0),
         }
     }
 }

@@ -1,0 +1,170 @@
+//! The end of a tile: from sums in the first-level cache through the epilogue to the output.
+
+use velatura_graph::Activation;
+
+use super::lanes::{Lanes, Plain};
+use crate::Isa;
+use crate::kernels::elementwise::dispatch::simd;
+use crate::kernels::elementwise::math::{activate, for_activation};
+
+/// A row-major matrix that the end of a tile reads or writes; null where there is none.
+#[derive(Clone, Copy)]
+pub(super) struct Matrix {
+    pub data: *mut u8,
+    pub bf16: bool,
+    /// Elements from row to row.
+    pub stride: usize,
+}
+
+impl Matrix {
+    pub(super) const NONE: Matrix = Matrix { data: std::ptr::null_mut(), bf16: false, stride: 0 };
+}
+
+/// What happens to the sums: `out = activation(sums + bias + per_image) + residual`.
+#[derive(Clone, Copy)]
+pub(super) struct Finish {
+    pub out: Matrix,
+    /// One number for each column, or null.
+    pub bias: *const f32,
+    /// One row for each image.
+    pub per_image: Matrix,
+    /// Output rows of one image.
+    pub image_rows: usize,
+    pub residual: Matrix,
+    pub activation: Option<Activation>,
+}
+
+/// The sums of a tile and their place in the output.
+pub(super) struct Sums<'a> {
+    /// Rows of `width` elements, one after another; may be overwritten.
+    pub data: *mut f32,
+    /// Columns with padding: whole vectors.
+    pub width: usize,
+    /// Rows of the output.
+    pub rows: &'a [usize],
+    /// The first column of the output, and how many there are.
+    pub column: usize,
+    pub columns: usize,
+}
+
+/// [`finish`] compiled for an instruction set.
+pub(super) type FinishFn = unsafe fn(&Finish, &Sums<'_>);
+
+simd! {
+    /// Applies an activation function.
+    #[inline(never)]
+    fn activate_all(activation: Activation, values: &mut [f32]) {
+        for_activation!(activation, A => {
+            for v in values.iter_mut() {
+                *v = activate::<FMA>(A, *v);
+            }
+        });
+    }
+}
+
+/// Applies the epilogue and writes.
+///
+/// # Safety
+/// The sums are `rows.len()` rows of `width` elements; all matrices hold the rows and columns named.
+#[inline(always)]
+unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if let Some(activation) = f.activation {
+            each::<L>(sums, |x, row, column, n| {
+                add_inputs(f, L::load(x), row, column, n).store(x);
+            });
+            let values = std::slice::from_raw_parts_mut(sums.data, sums.rows.len() * sums.width);
+            activate_all(isa, activation, values);
+            each::<L>(sums, |x, row, column, n| write(f, L::load(x), row, column, n));
+        } else {
+            each::<L>(sums, |x, row, column, n| {
+                write(f, add_inputs(f, L::load(x), row, column, n), row, column, n);
+            });
+        }
+    }
+}
+
+/// Calls `f(sums, row, column, n)` for every vector, `n` of whose lanes are inside the matrix.
+#[inline(always)]
+fn each<L: Lanes>(sums: &Sums<'_>, f: impl Fn(*mut f32, usize, usize, usize)) {
+    for (r, &row) in sums.rows.iter().enumerate() {
+        let mut at = 0;
+        while at < sums.columns {
+            let n = L::WIDTH.min(sums.columns - at);
+            f(sums.data.wrapping_add(r * sums.width + at), row, sums.column + at, n);
+            at += L::WIDTH;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn add_inputs<L: Lanes>(f: &Finish, mut x: L, row: usize, column: usize, n: usize) -> L {
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        if !f.bias.is_null() {
+            let from = f.bias.add(column);
+            x = x.add(if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) });
+        }
+        if !f.per_image.data.is_null() {
+            x = x.add(read(&f.per_image, row / f.image_rows, column, n));
+        }
+    }
+    x
+}
+
+#[inline(always)]
+unsafe fn write<L: Lanes>(f: &Finish, mut x: L, row: usize, column: usize, n: usize) {
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        if !f.residual.data.is_null() {
+            x = x.add(read(&f.residual, row, column, n));
+        }
+        let at = row * f.out.stride + column;
+        match (f.out.bf16, n == L::WIDTH) {
+            (false, true) => x.store(f.out.data.cast::<f32>().add(at)),
+            (false, false) => x.store_first(f.out.data.cast::<f32>().add(at), n),
+            (true, true) => x.store_bf16(f.out.data.cast::<u16>().add(at)),
+            (true, false) => x.store_bf16_first(f.out.data.cast::<u16>().add(at), n),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn read<L: Lanes>(m: &Matrix, row: usize, column: usize, n: usize) -> L {
+    let at = row * m.stride + column;
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        match (m.bf16, n == L::WIDTH) {
+            (false, true) => L::load(m.data.cast::<f32>().add(at)),
+            (false, false) => L::load_first(m.data.cast::<f32>().add(at), n),
+            (true, true) => L::load_bf16(m.data.cast::<u16>().add(at)),
+            (true, false) => L::load_bf16_first(m.data.cast::<u16>().add(at), n),
+        }
+    }
+}
+
+pub(super) unsafe fn portable(f: &Finish, sums: &Sums<'_>) {
+    // SAFETY: the contract of `finish`.
+    unsafe { finish::<Plain>(Isa::Portable, f, sums) }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    use std::arch::x86_64::{__m256, __m512};
+
+    use super::{Finish, Sums, finish};
+    use crate::Isa;
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(in super::super) unsafe fn avx2(f: &Finish, sums: &Sums<'_>) {
+        // SAFETY: the contract of `finish`.
+        unsafe { finish::<__m256>(Isa::Avx2, f, sums) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    pub(in super::super) unsafe fn avx512(f: &Finish, sums: &Sums<'_>) {
+        // SAFETY: the contract of `finish`.
+        unsafe { finish::<__m512>(Isa::Avx512, f, sums) }
+    }
+}
