@@ -132,6 +132,9 @@ pub(crate) fn read<T: DeserializeOwned>(
 ) -> Result<(T, Value), ConfigError> {
     let field = |field: String, reason: String| ConfigError::Field { network, field, reason };
     let value: Value = serde_json::from_str(json).map_err(|e| field(".".into(), e.to_string()))?;
+    if !value.is_object() {
+        return Err(field(".".into(), "an object with the configuration's fields is expected".into()));
+    }
     for Only { field, values } in limited {
         let Some(found) = value.get(field).filter(|v| !v.is_null()) else { continue };
         let text = found.to_string();

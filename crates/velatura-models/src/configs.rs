@@ -165,7 +165,8 @@ impl AutoencoderConfig {
         }
     }
 
-    /// Latent diffusion's f16 autoencoder: five levels, sixteen latent channels.
+    /// In the shape of latent diffusion's f16 autoencoder: five levels, sixteen latent channels. (The original has
+    /// attention at the coarsest level too, not in the middle alone.)
     pub fn f16() -> Self {
         AutoencoderConfig {
             latent_channels: 16,
@@ -176,15 +177,15 @@ impl AutoencoderConfig {
     }
 }
 
-/// CLIP ViT-L/14's text transformer.
+/// transformers' defaults; [`TextConfig::clip_l`] is Stable Diffusion's.
 impl Default for TextConfig {
     fn default() -> Self {
         TextConfig {
             vocab_size: 49_408,
-            hidden_size: 768,
-            intermediate_size: 3072,
+            hidden_size: 512,
+            intermediate_size: 2048,
             layers: 12,
-            heads: 12,
+            heads: 8,
             max_positions: 77,
             activation: ActFn::QuickGelu,
             layer_norm_eps: 1e-5,
@@ -199,7 +200,7 @@ impl Default for TextConfig {
 impl TextConfig {
     /// CLIP ViT-L/14, of Stable Diffusion 1.x and the first of XL's two.
     pub fn clip_l() -> Self {
-        Self::default()
+        TextConfig { hidden_size: 768, intermediate_size: 3072, heads: 12, ..Self::default() }
     }
 
     /// OpenCLIP ViT-H/14 without its last block, as Stable Diffusion 2.x has it.

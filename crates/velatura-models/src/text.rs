@@ -119,6 +119,8 @@ impl TextConfig {
             self.heads,
             self.hidden_size
         );
+        let eps = self.layer_norm_eps.is_finite() && self.layer_norm_eps >= 0.0;
+        ensure!(NETWORK, eps, "layer_norm_eps", "({}) must not be negative", self.layer_norm_eps);
         ensure!(NETWORK, self.projection_dim.is_none_or(size), "projection_dim", "must be in 1..={MAX_SIZE}");
         Ok(())
     }
@@ -147,7 +149,11 @@ impl TextConfig {
             refuse(p, NETWORK, error.to_string(), inputs.ids);
             return nothing;
         }
-        let [_, tokens] = inputs.ids.dims();
+        let ids = inputs.ids.ty();
+        let &[_, tokens] = ids.shape.as_slice() else {
+            refuse(p, NETWORK, "ids [N, T] are expected".into(), inputs.ids);
+            return nothing;
+        };
         if tokens > self.max_positions {
             let reason = format!("{tokens} tokens, but there are positions for {} only", self.max_positions);
             refuse(p, NETWORK, reason, inputs.ids);

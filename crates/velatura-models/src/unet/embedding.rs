@@ -4,7 +4,6 @@ use velatura_graph::{Activation, Params, Var};
 
 use super::UNetInputs;
 use super::config::{AdditionEmbedding, ClassEmbedding, UNetConfig};
-use crate::config::refuse;
 use crate::layers::Layers;
 
 /// Sinusoids of numbers `[N]`: `[N, width]` (Vaswani et al. 2017; Ho et al. 2020), sines before cosines unless `flip`.
@@ -30,12 +29,8 @@ fn two_layers<'g>(p: &Params<'g>, x: Var<'g>, width: usize, activation: Activati
     p.at("linear_2").linear(p.at("linear_1").linear(x, width).activation(activation), width)
 }
 
-/// The sum (or concatenation) of all that is embedded, `[N, D]`. `None`, and an error in the graph, when an input
-/// that the configuration needs is missing.
-pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs<'g>) -> Option<Var<'g>> {
-    let missing = |what: &str| {
-        refuse(p, "U-Net", format!("the configuration needs {what}, which is not given"), inputs.sample);
-    };
+/// The sum (or concatenation) of all that is embedded, `[N, D]`. The inputs have been held against the configuration.
+pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs<'g>) -> Var<'g> {
     let width = config.time_embed_dim();
     let activation = Activation::from(config.act_fn);
     let base = config.block_out_channels[0];
@@ -48,11 +43,7 @@ pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs
     }
     let mut embedding = two_layers(&time, waves, width, activation);
 
-    if let Some(kind) = config.class_embedding() {
-        let Some(labels) = inputs.class_labels else {
-            missing("class labels");
-            return None;
-        };
+    if let (Some(kind), Some(labels)) = (config.class_embedding(), inputs.class_labels) {
         let place = p.at("class_embedding");
         let class = match kind {
             ClassEmbedding::Embedding => {
@@ -68,31 +59,17 @@ pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs
             false => embedding + class,
         };
     }
-    if config.addition_embed_type == Some(AdditionEmbedding::TextTime) {
-        let (Some(pooled), Some(ids)) = (inputs.pooled, inputs.time_ids) else {
-            missing("pooled text and time ids");
-            return None;
-        };
+    if let (Some(AdditionEmbedding::TextTime), Some(pooled), Some(ids)) =
+        (config.addition_embed_type, inputs.pooled, inputs.time_ids)
+    {
         let [n, count] = ids.dims();
         let each = config.addition_time_embed_dim.unwrap_or(1);
         let sizes = wave(ids.reshape(&[n * count]), each).reshape(&[n, count * each]);
         let both = pooled.concat(&[sizes], 1);
-        if config.projection_class_embeddings_input_dim != Some(both.channels()) {
-            let reason = format!(
-                "pooled text and sizes make {} features, projection_class_embeddings_input_dim says {}",
-                both.channels(),
-                config.projection_class_embeddings_input_dim.unwrap_or(0)
-            );
-            refuse(p, "U-Net", reason, pooled);
-        }
         embedding = embedding + two_layers(&p.at("add_embedding"), both, width, Activation::Silu);
     }
-    if config.pooled_projection_dim.is_some() {
-        let Some(pooled) = inputs.pooled else {
-            missing("a pooled text");
-            return None;
-        };
+    if let (Some(_), Some(pooled)) = (config.pooled_projection_dim, inputs.pooled) {
         embedding = embedding + two_layers(&p.at("pooled_embedding"), pooled, width, Activation::Silu);
     }
-    Some(embedding)
+    embedding
 }

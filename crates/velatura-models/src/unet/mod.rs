@@ -2,6 +2,7 @@
 //! residual blocks steered by the timestep, transformers that look at a context, skip connections.
 
 mod attention;
+mod check;
 mod config;
 mod embedding;
 mod levels;
@@ -18,6 +19,8 @@ use self::levels::Levels;
 use crate::blocks::BlockStyle;
 use crate::config::refuse;
 use crate::layers::Layers;
+
+const NETWORK: &str = "U-Net";
 
 /// What the U-Net reads. Which of the optional inputs are needed follows from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -64,21 +67,12 @@ impl UNetConfig {
     /// What does not fit (a configuration that does not divide, an input that lacks or has another shape) is the error
     /// of [`velatura_graph::Builder::finish`].
     pub fn build<'g>(&self, p: &Params<'g>, inputs: UNetInputs<'g>) -> Var<'g> {
-        if let Err(error) = self.check() {
-            refuse(p, "U-Net", error.to_string(), inputs.sample);
+        if let Err(reason) = self.accepts(&inputs) {
+            refuse(p, NETWORK, reason, inputs.sample);
             return inputs.sample;
         }
         let sample = inputs.sample;
-        if sample.ty().last() != self.in_channels || sample.ty().rank() != 4 {
-            let reason = format!("a sample [N, H, W, {}] is expected (in_channels)", self.in_channels);
-            refuse(p, "U-Net", reason, sample);
-            return sample;
-        }
-        let Some(embedding) = embedding::embed(self, p, &inputs) else { return sample };
-        if self.reads_context() && inputs.context.is_none() {
-            refuse(p, "U-Net", "the configuration needs a context, which is not given".into(), sample);
-            return sample;
-        }
+        let embedding = embedding::embed(self, p, &inputs);
         let context =
             inputs.context.map(|tokens| Context { tokens, mask: inputs.context_mask.map(as_score_mask) });
         let style = self.style();
@@ -93,6 +87,43 @@ impl UNetConfig {
         let x = levels.up(p, x, skips);
         let x = p.at("conv_norm_out").group_norm(x, style.groups, style.eps).activation(style.activation);
         p.at("conv_out").conv_same(x, self.out_channels, self.conv_out_kernel, self.zero_init)
+    }
+
+    /// Whether the configuration can be built and the inputs are what it needs.
+    fn accepts(&self, inputs: &UNetInputs<'_>) -> Result<(), String> {
+        self.check().map_err(|error| error.to_string())?;
+        expect("sample", Some(inputs.sample), 4, Some(self.in_channels))?;
+        expect("timestep", Some(inputs.timestep), 1, None)?;
+        if self.reads_context() {
+            for &width in self.cross_attention_dim.iter().flat_map(|d| d.values()) {
+                expect("context", inputs.context, 3, Some(width))?;
+            }
+        }
+        let labels = match self.class_embedding() {
+            None => None,
+            Some(ClassEmbedding::Embedding | ClassEmbedding::Timestep) => Some((1, None)),
+            Some(ClassEmbedding::Projection | ClassEmbedding::SimpleProjection) => {
+                Some((2, self.projection_class_embeddings_input_dim))
+            }
+            Some(ClassEmbedding::Identity) => Some((2, Some(self.time_embed_dim()))),
+        };
+        if let Some((rank, width)) = labels {
+            expect("class_labels", inputs.class_labels, rank, width)?;
+        }
+        if let (Some(width), Some(_)) = (self.time_cond_proj_dim, inputs.timestep_condition) {
+            expect("timestep_condition", inputs.timestep_condition, 2, Some(width))?;
+        }
+        if let Some(width) = self.pooled_projection_dim {
+            expect("pooled", inputs.pooled, 2, Some(width))?;
+        }
+        if self.addition_embed_type.is_some() {
+            expect("time_ids", inputs.time_ids, 2, None)?;
+            let ids = inputs.time_ids.map_or(0, |ids| ids.channels());
+            let sizes = ids.saturating_mul(self.addition_time_embed_dim.unwrap_or(0));
+            let all = self.projection_class_embeddings_input_dim.unwrap_or(0);
+            expect("pooled", inputs.pooled, 2, Some(all.saturating_sub(sizes)))?;
+        }
+        Ok(())
     }
 
     fn style(&self) -> BlockStyle {
@@ -113,4 +144,16 @@ fn as_score_mask(mask: Var<'_>) -> Var<'_> {
         &[n, tokens] => mask.reshape(&[n, 1, 1, tokens]),
         _ => mask,
     }
+}
+
+/// That an input is given, with this many axes and, where known, this length of the last.
+fn expect(name: &str, input: Option<Var<'_>>, rank: usize, width: Option<usize>) -> Result<(), String> {
+    let Some(ty) = input.map(Var::ty) else {
+        return Err(format!("the configuration needs the input {name}, which is not given"));
+    };
+    if ty.rank() == rank && width.is_none_or(|width| ty.last() == width) {
+        return Ok(());
+    }
+    let width = width.map_or("any length".to_string(), |width| format!("length {width}"));
+    Err(format!("the input {name} should have {rank} axes, the last of {width}, but is {ty}"))
 }
