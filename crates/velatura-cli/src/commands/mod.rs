@@ -1,0 +1,10 @@
+//! The subcommands, one file for each.
+
+pub mod bench;
+pub mod completions;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod man;
+pub mod samplers;
+pub mod train;

@@ -1,0 +1,71 @@
+//! Values of flags: each parser says in one sentence what it takes.
+
+use velatura::Precision;
+use velatura::RngKind;
+use velatura::request::{LONGEST_SIDE, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
+
+fn whole(text: &str, least: u32, most: u32, hint: &str) -> Result<u32, String> {
+    match text.trim().parse::<u32>() {
+        Ok(value) if (least..=most).contains(&value) => Ok(value),
+        _ => Err(format!("must be a whole number from {least} to {most}{hint}")),
+    }
+}
+
+/// `--steps`
+pub fn steps(text: &str) -> Result<u32, String> {
+    whole(text, 1, MOST_STEPS, " (20 to 30 is usual)")
+}
+
+/// `--width`, `--height`
+pub fn side(text: &str) -> Result<u32, String> {
+    whole(text, 1, LONGEST_SIDE, " (pixels)")
+}
+
+/// `--batch`
+pub fn batch(text: &str) -> Result<u32, String> {
+    whole(text, 1, MOST_PICTURES, "")
+}
+
+/// `--threads`
+pub fn threads(text: &str) -> Result<usize, String> {
+    whole(text, 1, 1024, "").map(|n| n as usize)
+}
+
+/// `--guidance`
+pub fn guidance(text: &str) -> Result<f32, String> {
+    match text.trim().parse::<f32>() {
+        Ok(value) if value > 0.0 && value <= MOST_GUIDANCE => Ok(value),
+        _ => Err(format!(
+            "must be a number above 0 and up to {MOST_GUIDANCE} (1 is no guidance, 2 to 8 is usual)"
+        )),
+    }
+}
+
+/// `--seed`
+pub fn seed(text: &str) -> Result<u64, String> {
+    text.trim().parse().map_err(|_| "must be a whole number from 0 to 18446744073709551615".to_string())
+}
+
+/// `--precision`
+pub fn precision(text: &str) -> Result<Precision, String> {
+    text.parse().map_err(|_| "must be f32 or bf16".to_string())
+}
+
+/// `--rng`
+pub fn rng(text: &str) -> Result<RngKind, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "cpu" => Ok(RngKind::Cpu),
+        "cuda" => Ok(RngKind::Cuda),
+        _ => Err("must be cpu or cuda".to_string()),
+    }
+}
+
+/// `--sampler`
+pub fn sampler(text: &str) -> Result<String, String> {
+    velatura_samplers::parse_sampler(text).map(|_| text.to_string()).map_err(|e| e.to_string())
+}
+
+/// `--schedule`
+pub fn schedule(text: &str) -> Result<String, String> {
+    velatura_samplers::find_spacing(text).map(|_| text.to_string()).map_err(|e| e.to_string())
+}

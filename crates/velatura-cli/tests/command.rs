@@ -1,0 +1,355 @@
+//! The command as people use it: what it prints, what it writes, how it ends.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn velatura(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_velatura"));
+    command.args(args).current_dir(folder).env_remove("VELATURA_LOG").env_remove("VELATURA_THREADS");
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    velatura(folder, args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn listing(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn tiny(folder: &Path) -> PathBuf {
+    let path = folder.join("tiny.safetensors");
+    let manifest = velatura::tiny::manifest().unwrap();
+    let weights = manifest.random_weights(3).unwrap();
+    velatura::write_model(&path, &manifest, &weights, velatura_weights::Storage::F16, &Default::default())
+        .unwrap();
+    path
+}
+
+/// Arguments that make one small picture quickly.
+const QUICK: [&str; 6] = ["--model", "../tiny.safetensors", "--steps", "2", "--seed", "5"];
+
+/// A folder with a model in it, and an empty one inside to work in.
+fn workplace() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    tiny(folder.path());
+    let inner = folder.path().join("work");
+    std::fs::create_dir(&inner).unwrap();
+    (folder, inner)
+}
+
+fn generate<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["generate", "a cat"], &QUICK[..], more].concat()
+}
+
+#[test]
+fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
+    let (_folder, work) = workplace();
+    let good = std::fs::read(work.join("../tiny.safetensors")).unwrap();
+    std::fs::write(work.join("../cut.safetensors"), &good[..good.len() - 100]).unwrap();
+    std::fs::write(work.join("../page.safetensors"), "<html>404</html>").unwrap();
+    std::fs::write(work.join("../plain.png"), velatura::picture::encode(1, 1, &[0; 3], &[]).unwrap())
+        .unwrap();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&["--steps", "0"], 2, "whole number from 1 to 1000"),
+        (&["--steps", "NaN"], 2, "whole number from 1 to 1000"),
+        (&["--steps", "-3"], 2, "whole number from 1 to 1000"),
+        (&["--steps", "1e9"], 2, "whole number from 1 to 1000"),
+        (&["--guidance", "NaN"], 2, "number above 0"),
+        (&["--guidance", "0"], 2, "number above 0"),
+        (&["--guidance", "-1"], 2, "number above 0"),
+        (&["--guidance", "inf"], 2, "number above 0"),
+        (&["--width", "0"], 2, "from 1 to 8192"),
+        (&["--width", "NaN"], 2, "from 1 to 8192"),
+        (&["--width", "100"], 2, "the nearest are 96 and 104"),
+        (&["--height", "4"], 2, "height is 4"),
+        (&["--batch", "0"], 2, "from 1 to 1024"),
+        (&["--batch", "1000000"], 2, "from 1 to 1024"),
+        (&["--seed", "-1"], 2, "whole number from 0"),
+        (&["--threads", "0"], 2, "whole number from 1"),
+        (&["--sampler", "eulr"], 2, "did you mean euler"),
+        (&["--schedule", "karas"], 2, "did you mean karras"),
+        (&["--precision", "f17"], 2, "f32 or bf16"),
+        (&["--rng", "dice"], 2, "cpu or cuda"),
+        (&["--stepz", "3"], 2, "--steps"),
+        (&["--output", "no/such/folder/cat.png"], 1, "create its folder first"),
+        (&["--output", "cat.jpg"], 2, "PNG only"),
+        (&["--output", "{sed}.png"], 2, "{sed}"),
+        (&["--output", ""], 2, "empty"),
+        (&["--output", "-", "--batch", "2"], 2, "one picture"),
+        (&["--output", "-", "--json"], 2, "both want standard output"),
+        (&["--model", "no.safetensors"], 1, "no.safetensors"),
+        (&["--model", ".."], 1, "tiny.safetensors"),
+        (&["--model", "../cut.safetensors"], 1, "is truncated"),
+        (&["--model", "../page.safetensors"], 1, "web page"),
+        (&["--model", "../plain.png"], 1, "PNG picture"),
+        (&["--from", "../plain.png"], 1, "carries no generation parameters"),
+        (&["--from", "../tiny.safetensors"], 1, "not a PNG picture"),
+        (&["--from", "no.png"], 1, "no.png"),
+    ];
+    for (args, code, says) in cases {
+        // The flag under test replaces the quick one of the same name.
+        let mut all: Vec<&str> = vec!["generate", "a cat"];
+        for pair in QUICK.chunks(2).filter(|pair| pair[0] != args[0]) {
+            all.extend(pair);
+        }
+        all.extend(*args);
+        let output = run(&work, &all);
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{args:?}: {errors}");
+        let first = errors.lines().find(|l| l.starts_with("error: ")).unwrap_or_default();
+        assert!(errors.contains(says), "{args:?}: {errors}");
+        assert!(
+            errors.lines().filter(|l| l.contains("error")).count() == 1 && !first.is_empty(),
+            "{args:?}: {errors}"
+        );
+        assert!(!errors.contains("panicked"), "{errors}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+        assert_eq!(listing(&work), [""; 0], "{args:?}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_unwritable_folder_is_found_before_the_work() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, work) = workplace();
+    let sealed = work.join("sealed");
+    std::fs::create_dir(&sealed).unwrap();
+    std::fs::set_permissions(&sealed, std::fs::Permissions::from_mode(0o555)).unwrap();
+    if std::fs::write(sealed.join("probe"), "").is_ok() {
+        // The superuser may write anywhere; there is nothing to see then.
+        return;
+    }
+    let output = run(&work, &generate(&["--output", "sealed/cat.png", "--steps", "1000"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("you may write to"), "{}", text(&output.stderr));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_leaves_the_old_picture() {
+    let (_folder, work) = workplace();
+    std::fs::write(work.join("cat.png"), "the old one").unwrap();
+    let exe = env!("CARGO_BIN_EXE_velatura");
+    // A limit on the size of files fails writes as a full disk does.
+    let script = format!("trap '' XFSZ; ulimit -f 1; exec {exe} {}", {
+        let args = generate(&["--output", "cat.png"]);
+        args.iter().map(|a| format!("'{a}'")).collect::<Vec<_>>().join(" ")
+    });
+    let output = Command::new("bash").args(["-c", &script]).current_dir(&work).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).starts_with("error: cannot write cat.png"), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read(work.join("cat.png")).unwrap(), b"the old one");
+    assert_eq!(listing(&work), ["cat.png"]);
+}
+
+#[test]
+fn names_are_printed_and_pictures_are_numbered() {
+    let (_folder, work) = workplace();
+    let output = run(&work, &generate(&["--batch", "2"]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "velatura-0001.png\nvelatura-0002.png\n");
+    assert_eq!(text(&output.stderr), "");
+    run(&work, &generate(&[]));
+    assert_eq!(listing(&work), ["velatura-0001.png", "velatura-0002.png", "velatura-0003.png"]);
+    // Picture 1 of the batch and picture 3 have the same seed.
+    let read = |n| std::fs::read(work.join(format!("velatura-000{n}.png"))).unwrap();
+    assert_eq!(read(1), read(3));
+    assert_ne!(read(1), read(2));
+
+    let output = run(&work, &generate(&["--output", "velatura-0001.png", "--steps", "3"]));
+    assert!(text(&output.stderr).contains("replaced"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_picture_makes_itself_again() {
+    let (_folder, work) = workplace();
+    let args = [
+        "--output",
+        "{seed}.png",
+        "--negative",
+        "blue",
+        "--guidance",
+        "2.5",
+        "--batch",
+        "2",
+        "--threads",
+        "1",
+    ];
+    assert!(run(&work, &generate(&args)).status.success());
+    let output = run(&work, &["generate", "--from", "6.png", "--output", "again.png"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let read = |name: &str| std::fs::read(work.join(name)).unwrap();
+    assert!(read("6.png") == read("again.png"));
+    // Flags change it; standard input serves too.
+    let mut child = velatura(&work, &["generate", "--from", "-", "--seed", "5", "--output", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&read("6.png")).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.stdout == read("5.png"));
+}
+
+#[test]
+fn prompts_come_from_standard_input() {
+    let (_folder, work) = workplace();
+    let mut args = generate(&["--json"]);
+    args[1] = "-";
+    let mut child = velatura(&work, &args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"two apples\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["request"]["prompt"], "two apples");
+    assert_eq!(json["pictures"][0]["file"], "velatura-0001.png");
+    assert_eq!(json["pictures"][0]["seed"], 5);
+    assert_eq!(json["model"]["name"], "tiny-untrained");
+}
+
+#[test]
+fn unknown_words_are_named_with_the_nearest() {
+    let (_folder, work) = workplace();
+    let mut args = generate(&[]);
+    args[1] = "two appels";
+    let output = run(&work, &args);
+    assert!(output.status.success());
+    let errors = text(&output.stderr);
+    assert!(
+        errors.starts_with("warning: ") && errors.contains("\"appels\"") && errors.contains("\"apple"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn a_sheet_holds_the_batch() {
+    let (_folder, work) = workplace();
+    let output = run(&work, &generate(&["--batch", "3", "--grid", "--output", "sheet.png"]));
+    assert_eq!(text(&output.stdout), "sheet.png\n", "{}", text(&output.stderr));
+    let info = velatura::PictureInfo::open(work.join("sheet.png")).unwrap();
+    assert_eq!((info.width, info.height), (130, 130));
+    assert_eq!(info.request("").unwrap().batch, 3);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_finished_pictures() {
+    let (_folder, work) = workplace();
+    // Eight are denoised together; the second eight are under way when the first names appear.
+    let mut args = generate(&["--batch", "1000"]);
+    args[5] = "30";
+    let mut child = velatura(&work, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    child.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{errors}");
+    assert!(errors.contains("of 1000 pictures were finished and are kept"), "{errors}");
+    let names: Vec<String> = listing(&work);
+    assert_eq!(names.len(), text(&output.stdout).lines().count(), "{names:?}");
+    assert!(!names.is_empty() && names.len() < 1000);
+    for name in names {
+        velatura::PictureInfo::open(work.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let (_folder, work) = workplace();
+    for args in [
+        vec!["samplers"],
+        vec!["man"],
+        vec!["inspect", "../tiny.safetensors", "--tensors"],
+        generate(&["--output", "-"]),
+    ] {
+        let mut child = velatura(&work, &args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let mut errors = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{args:?}");
+        assert_eq!(errors, "", "{args:?}");
+    }
+}
+
+#[test]
+fn files_are_inspected() {
+    let (_folder, work) = workplace();
+    run(&work, &generate(&["--output", "cat.png"]));
+    let shown = text(&run(&work, &["inspect", "cat.png"]).stdout);
+    assert!(
+        shown.contains("PNG picture, 64x64") && shown.contains("a cat\nSteps: 2, Sampler: Euler"),
+        "{shown}"
+    );
+    let json = run(&work, &["inspect", "--json", "cat.png"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["request"]["seed"], 5);
+
+    let shown = text(&run(&work, &["inspect", "../tiny.safetensors"]).stdout);
+    for part in ["tiny-untrained", "text_encoder", "unet", "vae", "multiples of 8", "rectified_flow", "F16"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let json = run(&work, &["inspect", "--json", "../tiny.safetensors"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["manifest"]["defaults"]["steps"], 8);
+    assert!(run(&work, &["inspect", "shipped"]).status.success());
+    let output = run(&work, &["inspect", "no-such-file"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot read no-such-file"));
+}
+
+#[test]
+fn bad_recipes_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let recipe = folder.path().join("recipe.toml");
+    for (content, says) in [("stepz = 3\n", "stepz"), ("a = = b\n", "line 1"), ("", "recipe.toml")] {
+        std::fs::write(&recipe, content).unwrap();
+        for kind in ["autoencoder", "diffusion"] {
+            let output = run(folder.path(), &["train", kind, "recipe.toml"]);
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{kind}: {errors}");
+            assert!(errors.starts_with("error: ") && errors.contains(says), "{kind}: {errors}");
+            assert_eq!(listing(folder.path()), ["recipe.toml"], "{kind}: {errors}");
+        }
+    }
+    let output = run(folder.path(), &["train", "diffusion", "no.toml"]);
+    assert!(text(&output.stderr).contains("no.toml"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_command_explains_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let says = |args: &[&str], code: i32, words: &[&str]| {
+        let output = run(folder.path(), args);
+        let all = text(&output.stdout) + &text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {all}");
+        words.iter().for_each(|w| assert!(all.contains(w), "{args:?} lacks {w}: {all}"));
+    };
+    says(&["--version"], 0, &["velatura 0."]);
+    says(&["--help"], 0, &["generate", "inspect", "Examples"]);
+    says(&["generate", "--help"], 0, &["--negative", "--from", "{index:03}"]);
+    says(&["genrate", "a cat"], 2, &["did you mean \"velatura generate\"?"]);
+    says(&["two red apples"], 2, &["velatura generate \"two red apples\""]);
+    says(&["generate"], 2, &["PROMPT"]);
+    says(&["samplers"], 0, &["dpmpp_2m", "karras", "euler"]);
+    says(&["samplers", "--json"], 0, &["\"samplers\"", "\"schedules\""]);
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        says(&["completions", shell], 0, &["generate"]);
+    }
+    says(&["man"], 0, &[".TH velatura 1"]);
+    says(&["man", "generate"], 0, &["negative"]);
+    says(&["man", "genrate"], 2, &["no command"]);
+    let manual = folder.path().to_str().unwrap();
+    says(&["man", "--dir", manual], 0, &[]);
+    assert!(folder.path().join("velatura.1").exists() && folder.path().join("velatura-generate.1").exists());
+}
