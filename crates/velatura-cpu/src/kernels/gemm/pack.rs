@@ -194,8 +194,8 @@ simd! {
             cells.fill(0);
         }
         if b.column_stride == 1 {
-            for (row, from) in cells.chunks_exact_mut(b.width).zip(data.chunks(b.depth_stride)) {
-                let from = &from[..b.columns];
+            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+                let from = &data[k * b.depth_stride..][..b.columns];
                 fill_row(row, b.columns, |i| from[i].single().to_bits());
             }
         } else {

@@ -133,9 +133,10 @@ fn groups_and_depthwise() {
 }
 
 #[test]
-fn deep_convolutions_are_cut_into_blocks() {
+fn large_convolutions_are_cut_into_blocks() {
     everywhere(|isa, dtype| {
-        case(isa, dtype, square(1, [3, 3], [700, 64], 3, 1), 0x71);
+        case(isa, dtype, square(1, [3, 3], [150, 64], 3, 1), 0x71);
+        case(isa, dtype, square(5, [6, 7], [20, 70], 3, 1), 0x71);
     });
 }
 
