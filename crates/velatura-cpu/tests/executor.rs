@@ -64,7 +64,8 @@ fn execute(graph: Graph, tensors: &Tensors, isa: Isa, threads: usize) -> HashMap
     let store = WeightStore::new(&runtime);
     let mut executor = Executor::new(&runtime, graph, &store).unwrap();
     store.load(&|name| tensors.0.get(name).map(|v| Cow::Borrowed(v.as_slice()))).unwrap();
-    let mut inputs: Vec<(&str, Data<'_>)> = tensors.0.iter().map(|(n, v)| (n.as_str(), Data::F32(v))).collect();
+    let mut inputs: Vec<(&str, Data<'_>)> =
+        tensors.0.iter().map(|(n, v)| (n.as_str(), Data::F32(v))).collect();
     inputs.extend(tensors.1.iter().map(|(n, v)| (n.as_str(), Data::I32(v))));
     executor.run(&inputs, &CancelToken::default()).unwrap();
     let names: Vec<String> = executor.graph().outputs().iter().map(|(n, _)| n.clone()).collect();
@@ -110,9 +111,16 @@ fn check(name: &str, build: impl for<'g> Fn(&'g Builder) -> Var<'g>) {
                 for (output, expected) in &expected {
                     let error = relative_error(&one[output], expected);
                     let limit = if training { 3.0 * tolerance } else { tolerance };
-                    assert!(error <= limit, "{name}, {what} {output}, {precision:?} {isa:?}: error {error:.2e}");
+                    assert!(
+                        error <= limit,
+                        "{name}, {what} {output}, {precision:?} {isa:?}: error {error:.2e}"
+                    );
                     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(&one[output]), bits(&three[output]), "{name} {output}: threads change bits");
+                    assert_eq!(
+                        bits(&one[output]),
+                        bits(&three[output]),
+                        "{name} {output}: threads change bits"
+                    );
                 }
             }
         }
@@ -262,11 +270,18 @@ fn bad_inputs_are_named() {
     let (x, cancel) = ([0.5; 6], CancelToken::default());
     let ids = |ids: &'static [i32]| ("ids", Data::I32(ids));
     let run = |e: &mut Executor, i: &[(&str, Data<'_>)]| e.run(i, &cancel);
-    assert!(matches!(run(&mut executor, &[ids(&[0, 1]), ("x", Data::F32(&x))]), Err(CpuError::NotLoaded(n)) if n == "table"));
+    assert!(
+        matches!(run(&mut executor, &[ids(&[0, 1]), ("x", Data::F32(&x))]), Err(CpuError::NotLoaded(n)) if n == "table")
+    );
     assert!(matches!(store.load(&|_| None), Err(CpuError::MissingWeight { name, .. }) if name == "table"));
-    assert!(matches!(store.load(&|_| Some(Cow::Borrowed(&[0.0; 5]))), Err(CpuError::WrongWeight { given: 5, .. })));
+    assert!(matches!(
+        store.load(&|_| Some(Cow::Borrowed(&[0.0; 5]))),
+        Err(CpuError::WrongWeight { given: 5, .. })
+    ));
     store.load(&|_| Some(Cow::Borrowed(&[0.0; 12]))).unwrap();
-    assert!(matches!(run(&mut executor, &[ids(&[0, 1])]), Err(CpuError::MissingInput { name, .. }) if name == "x"));
+    assert!(
+        matches!(run(&mut executor, &[ids(&[0, 1])]), Err(CpuError::MissingInput { name, .. }) if name == "x")
+    );
     let short = run(&mut executor, &[ids(&[0, 1]), ("x", Data::F32(&x[..5]))]);
     assert!(matches!(short, Err(CpuError::WrongInput { given: 5, .. })));
     let outside = run(&mut executor, &[ids(&[0, 4]), ("x", Data::F32(&x))]);

@@ -46,7 +46,9 @@ impl<'a> Memory<'a> {
                 let start = self.arena.add(offset);
                 match ty.dtype {
                     DType::F32 => Data::F32(std::slice::from_raw_parts(start.cast(), ty.elements())),
-                    DType::Bf16 => Data::Bf16(std::slice::from_raw_parts(start.cast::<bf16>(), ty.elements())),
+                    DType::Bf16 => {
+                        Data::Bf16(std::slice::from_raw_parts(start.cast::<bf16>(), ty.elements()))
+                    }
                     DType::I32 => Data::I32(std::slice::from_raw_parts(start.cast(), ty.elements())),
                 }
             });
@@ -59,7 +61,9 @@ impl<'a> Memory<'a> {
         }
         match self.inputs[root.index()] {
             Some(data) => Ok(data),
-            None => Err(CpuError::MissingInput { name: format!("value {}", value.index()), expected: ty.clone() }),
+            None => {
+                Err(CpuError::MissingInput { name: format!("value {}", value.index()), expected: ty.clone() })
+            }
         }
     }
 
@@ -87,9 +91,7 @@ impl<'a> Memory<'a> {
     pub fn scratch(&self, node: usize) -> &mut [u8] {
         match self.plan.scratch[node] {
             // SAFETY: as for `write`; the range belongs to this node while it runs.
-            Some((offset, bytes)) => unsafe {
-                std::slice::from_raw_parts_mut(self.arena.add(offset), bytes)
-            },
+            Some((offset, bytes)) => unsafe { std::slice::from_raw_parts_mut(self.arena.add(offset), bytes) },
             None => &mut [],
         }
     }

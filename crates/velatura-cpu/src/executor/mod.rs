@@ -61,8 +61,11 @@ impl Executor {
         for node in graph.nodes() {
             if let Op::Constant(constant) = &node.op {
                 let elements = graph.ty(node.outputs[0]).elements();
-                let values =
-                    if constant.values.len() == 1 { vec![constant.values[0]; elements] } else { constant.values.to_vec() };
+                let values = if constant.values.len() == 1 {
+                    vec![constant.values[0]; elements]
+                } else {
+                    constant.values.to_vec()
+                };
                 constants[node.outputs[0].index()] = Some(values);
             }
         }

@@ -54,9 +54,7 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
             gemm::linear_weight_gradient_scratch_bytes(isa, storage, m, inputs, outputs)
         }
         Op::MatMul(op) => gemm::matmul_scratch_bytes(isa, storage, &matmul_geometry(graph, node, op)),
-        Op::Conv2d(_) => {
-            geometry(graph, node).map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g))
-        }
+        Op::Conv2d(_) => geometry(graph, node).map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g)),
         Op::Conv2dInputGradient(_) => {
             geometry(graph, node).map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g))
         }
@@ -208,7 +206,9 @@ impl Frame<'_> {
     }
 
     fn mask(&self, node: &Node, given: bool) -> Result<Option<Mask<'_>>, CpuError> {
-        let Some(shape) = given.then(|| four(&self.ty(node.inputs[3]).shape)).flatten() else { return Ok(None) };
+        let Some(shape) = given.then(|| four(&self.ty(node.inputs[3]).shape)).flatten() else {
+            return Ok(None);
+        };
         Ok(Some(Mask { data: self.read_f32(node.inputs[3])?, shape }))
     }
 

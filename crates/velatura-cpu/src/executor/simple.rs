@@ -4,10 +4,10 @@ use velatura_graph::op::{BinaryFunction, GroupNorm, ReduceKind, ResizeMode, Unar
 use velatura_graph::{Node, Op};
 
 use super::dispatch::{Frame, is_free};
+use crate::Data;
 use crate::error::CpuError;
 use crate::kernels::elementwise::{self as ew, Binary, Pool, Reduce, Resize, Unary};
 use crate::kernels::norm::{self, RowNorm, RowNormKind};
-use crate::Data;
 
 impl Frame<'_> {
     /// Runs the node if it is one of these.
@@ -60,7 +60,9 @@ impl Frame<'_> {
                 };
                 ew::reduce(pool, isa, kind, input(0)?, shape(0), &op.axes, out());
             }
-            Op::Softmax(op) => ew::softmax(pool, isa, op.log, input(0)?, self.ty(node.inputs[0]).last(), out()),
+            Op::Softmax(op) => {
+                ew::softmax(pool, isa, op.log, input(0)?, self.ty(node.inputs[0]).last(), out())
+            }
             Op::SoftmaxGradient(op) => {
                 let columns = self.ty(node.inputs[0]).last();
                 ew::softmax_backward(pool, isa, op.log, input(0)?, input(1)?, columns, out());
@@ -76,7 +78,15 @@ impl Frame<'_> {
                 }
             }
             Op::Resize(op) => {
-                ew::resize(pool, isa, resize(op.mode), input(0)?, image(shape(0)), out(), [op.height, op.width]);
+                ew::resize(
+                    pool,
+                    isa,
+                    resize(op.mode),
+                    input(0)?,
+                    image(shape(0)),
+                    out(),
+                    [op.height, op.width],
+                );
             }
             Op::ResizeGradient(op) => {
                 let [_, h, w, _] = image(shape(0));
