@@ -1,5 +1,5 @@
 //! Recipes: TOML files that say everything about a training run. One struct for each kind of run, the parts that all
-//! kinds have in [`common`].
+//! kinds have in `common`.
 
 mod autoencoder;
 mod classifier;
