@@ -12,6 +12,9 @@ use crate::runtime::Runtime;
 use crate::weights::Form;
 use crate::{Isa, ThreadPool};
 
+/// Packs a weight `[out, in]` for one of the two directions of a linear layer.
+type PackLinear = fn(&ThreadPool, Isa, DType, &[f32], [usize; 2]) -> Result<PackedMatrix, GemmError>;
+
 /// Which input of a node is a weight that its kernel wants packed, and how.
 pub(super) fn packed_weight(graph: &Graph, node: usize, _runtime: &Runtime) -> Option<(usize, Form)> {
     let node = &graph.nodes()[node];
@@ -186,7 +189,7 @@ impl Frame<'_> {
         node: &Node,
         packed: Option<usize>,
         epilogue: &gemm::Epilogue<'_>,
-        pack: fn(&ThreadPool, Isa, DType, &[f32], [usize; 2]) -> Result<PackedMatrix, GemmError>,
+        pack: PackLinear,
     ) -> Result<(), CpuError> {
         let (pool, isa) = (&self.runtime.pool, self.runtime.isa);
         let ty = self.ty(node.inputs[0]);

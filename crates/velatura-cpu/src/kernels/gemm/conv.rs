@@ -79,7 +79,8 @@ impl ConvGeometry {
         if self.kernel.contains(&0) || self.stride.contains(&0) {
             return Err(GemmError::Geometry(format!("kernel {:?}, stride {:?}", self.kernel, self.stride)));
         }
-        if self.groups == 0 || self.in_channels % self.groups != 0 || self.out_channels % self.groups != 0 {
+        let divides = |channels: usize| channels.is_multiple_of(self.groups);
+        if self.groups == 0 || !divides(self.in_channels) || !divides(self.out_channels) {
             return Err(GemmError::Geometry(format!(
                 "{} groups do not divide {} and {} channels",
                 self.groups, self.in_channels, self.out_channels

@@ -71,7 +71,7 @@ impl Epilogue<'_> {
         }
         if let Some(per_image) = self.per_image.filter(|_| rows > 0) {
             let images = (per_image.len() / columns.max(1)).max(1);
-            let images = if rows % images == 0 { images } else { 1 };
+            let images = if rows.is_multiple_of(images) { images } else { 1 };
             check_len(operation, "the row for each image", images * columns, per_image.len())?;
             finish.per_image = matrix(per_image, columns, operation, "the row for each image")?;
             finish.image_rows = rows / images;

@@ -97,7 +97,7 @@ impl Lanes for Plain {
     }
     #[inline(always)]
     unsafe fn store_bf16(self, to: *mut u16) {
-        let bits = self.0.map(|x| super::pack::bf16_bits(x));
+        let bits = self.0.map(super::pack::bf16_bits);
         // SAFETY: eight elements, by contract.
         unsafe { to.cast::<[u16; 8]>().write_unaligned(bits) }
     }

@@ -18,11 +18,20 @@ pub fn fma_peak(pool: &ThreadPool, isa: Isa, dtype: DType) -> f64 {
     let pairs = super::compute_dtype(isa, dtype) == DType::Bf16;
     let kernel: fn() -> f64 = match (isa, pairs) {
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, true) => || unsafe { x86::avx512_bf16() },
+        (Isa::Avx512, true) => || {
+            // SAFETY: the processor has the instruction set that was asked for.
+            unsafe { x86::avx512_bf16() }
+        },
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, false) => || unsafe { x86::avx512() },
+        (Isa::Avx512, false) => || {
+            // SAFETY: the processor has the instruction set that was asked for.
+            unsafe { x86::avx512() }
+        },
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => || unsafe { x86::avx2() },
+        (Isa::Avx2, _) => || {
+            // SAFETY: the processor has the instruction set that was asked for.
+            unsafe { x86::avx2() }
+        },
         // SAFETY: plain Rust.
         _ => || unsafe { rounds::<Plain, false>() },
     };
