@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use velatura_train::{
     CancelToken, Finished, Observer, RunInfo, StepReport, TrainError, TrainOptions, export_checkpoint,
-    train_autoencoder, train_diffusion,
+    train_autoencoder, train_classifier, train_diffusion,
 };
 
 use crate::failure::Failure;
@@ -32,6 +32,8 @@ enum Kind {
     Autoencoder(RunArgs),
     /// Train a denoiser and its text transformer on the latents of an autoencoder
     Diffusion(RunArgs),
+    /// Train the glyph classifier by which `velatura eval` judges
+    Classifier(RunArgs),
     /// Write the model as it is in the newest checkpoint of a diffusion run, which may still be going on
     Export(ExportArgs),
 }
@@ -78,6 +80,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let (train, args): (Train, RunArgs) = match args.kind {
         Kind::Autoencoder(args) => (train_autoencoder, args),
         Kind::Diffusion(args) => (train_diffusion, args),
+        Kind::Classifier(args) => (train_classifier, args),
         Kind::Export(args) => return export(args),
     };
     let cancel = interrupt::token();
