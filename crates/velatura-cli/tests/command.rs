@@ -313,8 +313,12 @@ fn bad_recipes_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let recipe = folder.path().join("recipe.toml");
     for (content, says) in [("stepz = 3\n", "stepz"), ("a = = b\n", "line 1"), ("", "recipe.toml")] {
-        std::fs::write(&recipe, content).unwrap();
         for kind in ["autoencoder", "diffusion"] {
+            let whole =
+                concat!(env!("CARGO_MANIFEST_DIR"), "/../../recipes/test-").to_string() + kind + ".toml";
+            let whole = std::fs::read_to_string(whole).unwrap();
+            let written = if content.is_empty() { String::new() } else { content.to_string() + &whole };
+            std::fs::write(&recipe, written).unwrap();
             let output = run(folder.path(), &["train", kind, "recipe.toml"]);
             let errors = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{kind}: {errors}");

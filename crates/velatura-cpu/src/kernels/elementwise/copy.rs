@@ -145,7 +145,7 @@ pub fn slice(
 }
 
 /// Adds `before[i]` and `after[i]` elements of `value` around axis `i`. With zero it is the adjoint of
-/// [`slice`] at step one.
+/// [`slice()`] at step one.
 pub fn pad(
     pool: &ThreadPool,
     x: Data<'_>,

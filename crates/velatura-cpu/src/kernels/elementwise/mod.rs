@@ -6,7 +6,7 @@
 //! | [`unary`], [`activation_backward`] | functions of one element, gradients of activations |
 //! | [`binary`], [`add_scaled`] | functions of two elements, broadcast; weighted sum |
 //! | [`cast`], [`fill`] | conversion, constant |
-//! | [`strided_copy`], [`permute`], [`concat`], [`slice`], [`pad`], [`expand`] | moving elements |
+//! | [`strided_copy`], [`permute`], [`concat()`], [`slice()`], [`pad`], [`expand`] | moving elements |
 //! | [`reduce`] | sum, mean, maximum over any axes |
 //! | [`softmax`], [`softmax_backward`] | over the last axis, also of the logarithm |
 //! | [`resize`], [`resize_backward`] | nearest and bilinear, `[N, H, W, C]` |
