@@ -1,6 +1,7 @@
 //! Plans of a model's networks: made when first needed, kept, and sharing one set of packed weights.
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use velatura_cpu::{CpuError, Executor, Runtime, WeightStore};
 use velatura_graph::{Graph, passes, plan_memory};
@@ -53,13 +54,15 @@ impl Plans {
             list.push(entry);
             return Ok(plan);
         }
+        let began = Instant::now();
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
         check_shapes(&graph, weights)?;
         let graph = passes::for_inference(graph, key.precision.of_graph());
         check_memory(&graph, &key, manifest)?;
         let executor = Executor::new(&self.runtime, graph, &self.store).map_err(Error::from)?;
+        let planned = began.elapsed();
         self.store.load_missing(&|name| weights.values(name)).map_err(PlanFailure::Weights)?;
-        tracing::debug!(?key, arena = executor.arena_bytes(), "planned");
+        tracing::debug!(?key, arena = executor.arena_bytes(), ?planned, packed = ?(began.elapsed() - planned), "ready");
         let plan = Arc::new(Mutex::new(executor));
         if list.len() >= MOST_PLANS {
             list.remove(0);

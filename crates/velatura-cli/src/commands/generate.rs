@@ -111,7 +111,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
             engine.model_ref().hash
         ));
     }
-    for warning in warnings(&engine, &request) {
+    for warning in warnings(&engine, &request).iter().filter(|_| !quiet) {
         terminal::remark(&format!("warning: {warning}"));
     }
     make(&args, &engine, &request, &target, &cancel, quiet)
@@ -135,7 +135,7 @@ fn make(
             Progress::Step { done, .. } => bar.set(done),
             Progress::Picture(picture) if !args.grid => {
                 // Written at once, so that nothing that is finished can be lost any more.
-                let kept = bar.suspend(|| keep(args, target, picture));
+                let kept = bar.suspend(|| keep(args, target, picture, quiet));
                 if let Err(failure) = kept {
                     lost.get_or_insert(failure);
                     stop.cancel();
@@ -155,7 +155,7 @@ fn make(
         Err(error) => return Err(error.into()),
     };
     if args.grid && !pictures.is_empty() {
-        keep_grid(args, target, request, &pictures)?;
+        keep_grid(args, target, request, &pictures, quiet)?;
     }
     let seconds = began.elapsed().as_secs_f64();
     if args.json {
@@ -273,9 +273,9 @@ fn warnings(engine: &Engine, request: &GenerateRequest) -> Vec<velatura::Warning
 }
 
 /// Writes a finished picture and says its name.
-fn keep(args: &Args, target: &Target, picture: &Picture) -> Result<(), Failure> {
+fn keep(args: &Args, target: &Target, picture: &Picture, quiet: bool) -> Result<(), Failure> {
     let png = picture.png()?;
-    write(args, target, picture.index, &png)
+    write(args, target, picture.index, &png, quiet)
 }
 
 fn keep_grid(
@@ -283,16 +283,17 @@ fn keep_grid(
     target: &Target,
     request: &GenerateRequest,
     pictures: &[Picture],
+    quiet: bool,
 ) -> Result<(), Failure> {
     let mut pictures = pictures.to_vec();
     if let Some(first) = pictures.first_mut() {
         // The sheet is made again by the whole request.
         first.origin.request = request.clone();
     }
-    write(args, target, 0, &grid(&pictures, 0)?)
+    write(args, target, 0, &grid(&pictures, 0)?, quiet)
 }
 
-fn write(args: &Args, target: &Target, index: usize, png: &[u8]) -> Result<(), Failure> {
+fn write(args: &Args, target: &Target, index: usize, png: &[u8], quiet: bool) -> Result<(), Failure> {
     match target {
         Target::Stdout => {
             let mut out = std::io::stdout().lock();
@@ -305,7 +306,7 @@ fn write(args: &Args, target: &Target, index: usize, png: &[u8]) -> Result<(), F
             };
             let replaced = name.is_file();
             atomic_write(name, |out| out.write_all(png))?;
-            if replaced {
+            if replaced && !quiet {
                 terminal::remark(&format!("note: {} was there already and is replaced", name.display()));
             }
             if args.json { Ok(()) } else { terminal::print_line(&name.display().to_string()) }

@@ -190,7 +190,10 @@ fn describe(text: &mut String, manifest: &ModelManifest) {
         let _ = writeln!(text, "licence       {licence}");
     }
     for (key, value) in &training.notes {
-        let _ = writeln!(text, "{key:<13} {value}");
+        let _ = match value.lines().count() {
+            0 | 1 => writeln!(text, "{key:<13} {value}"),
+            n => writeln!(text, "{key:<13} ({n} lines; --json shows them)"),
+        };
     }
 }
 

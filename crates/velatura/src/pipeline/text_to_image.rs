@@ -159,6 +159,7 @@ impl Run<'_> {
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;
+        tracing::debug!(images, "first step");
         let observe = |progress: &velatura_samplers::Progress<'_>| {
             observer(Progress::Step { done: before + progress.done * images, steps: total });
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -166,6 +167,7 @@ impl Run<'_> {
         let sampler = settings.sampler.as_ref();
         let latents = sample(sampler, &settings.plan, start, images, &mut noise, denoise, observe)
             .map_err(run_error)?;
+        tracing::debug!("denoised");
         self.done = before + settings.plan.len() * images;
         Ok(latents)
     }
