@@ -1,14 +1,18 @@
 //! Tokenizers: what turns a prompt into the ids that a text transformer reads.
 //!
 //! [`WordTokenizer`] serves the model that ships with Velatura: one id per word of a small, closed vocabulary.
-//! [`Tokenizer`] is what the rest of the program holds, whichever kind a model needs.
+//! [`ClipTokenizer`] serves Stable Diffusion. [`Tokenizer`] is what the rest of the program holds, whichever kind a model needs.
 //!
 //! The crate knows nothing of networks, pictures or what the words mean.
 
+mod clip;
 mod word;
+
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use clip::ClipTokenizer;
 pub use word::WordTokenizer;
 
 /// A prompt as a text transformer reads it.
@@ -53,9 +57,46 @@ pub enum TokenizerError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A merge of a byte-pair vocabulary does not fit its tokens.
+    #[error("merge {number} of the vocabulary, {merge:?}, {reason}")]
+    BadMerge {
+        /// The merge as it is written.
+        merge: String,
+        /// Which one, from 1.
+        number: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// More added tokens than a search can hold.
+    #[error("{count} added tokens are too many to be searched for")]
+    TooManyTokens {
+        /// How many there are.
+        count: usize,
+    },
+    /// A file of a tokenizer folder cannot be used.
+    #[error("{}: {problem}", path.display())]
+    File {
+        /// The file, or the folder where one is missing.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The stored form is not the JSON of a tokenizer.
     #[error("the stored tokenizer cannot be read: {0}")]
     Json(#[from] serde_json::Error),
+}
+
+/// Ids with a meaning of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpecialIds {
+    /// In front of the first word.
+    pub start: i32,
+    /// Behind the last word.
+    pub end: i32,
+    /// Behind the end.
+    pub pad: i32,
+    /// A comma, where the vocabulary has it.
+    pub comma: Option<i32>,
 }
 
 /// Any tokenizer, as it is stored in the metadata of a model file.
@@ -65,6 +106,8 @@ pub enum TokenizerError {
 pub enum Tokenizer {
     /// One id per word.
     Word(WordTokenizer),
+    /// Byte pairs, as Stable Diffusion's text models read them.
+    Clip(ClipTokenizer),
 }
 
 impl Tokenizer {
@@ -72,6 +115,7 @@ impl Tokenizer {
     pub fn encode(&self, text: &str) -> Encoding {
         match self {
             Self::Word(tokenizer) => tokenizer.encode(text),
+            Self::Clip(tokenizer) => tokenizer.encode(text),
         }
     }
 
@@ -79,6 +123,7 @@ impl Tokenizer {
     pub fn context(&self) -> usize {
         match self {
             Self::Word(tokenizer) => tokenizer.context(),
+            Self::Clip(tokenizer) => tokenizer.context(),
         }
     }
 
@@ -86,6 +131,23 @@ impl Tokenizer {
     pub fn vocabulary_size(&self) -> usize {
         match self {
             Self::Word(tokenizer) => tokenizer.vocabulary_size(),
+            Self::Clip(tokenizer) => tokenizer.vocabulary_size(),
+        }
+    }
+
+    /// The ids of a piece of a prompt alone: no start, no end, no padding, no limit.
+    pub fn prompt_ids(&self, text: &str) -> Vec<i32> {
+        match self {
+            Self::Word(tokenizer) => tokenizer.ids(text),
+            Self::Clip(tokenizer) => tokenizer.prompt_ids(text),
+        }
+    }
+
+    /// The ids with a meaning of their own.
+    pub fn special(&self) -> SpecialIds {
+        match self {
+            Self::Word(_) => WordTokenizer::SPECIAL_IDS,
+            Self::Clip(tokenizer) => tokenizer.special(),
         }
     }
 
@@ -109,5 +171,11 @@ impl Tokenizer {
 impl From<WordTokenizer> for Tokenizer {
     fn from(tokenizer: WordTokenizer) -> Self {
         Self::Word(tokenizer)
+    }
+}
+
+impl From<ClipTokenizer> for Tokenizer {
+    fn from(tokenizer: ClipTokenizer) -> Self {
+        Self::Clip(tokenizer)
     }
 }

@@ -2,7 +2,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Encoding, TokenizerError, UnknownWord};
+use crate::{Encoding, SpecialIds, TokenizerError, UnknownWord};
 
 /// A tokenizer with one id per word: lower case, split at everything that is not a letter or digit, and between
 /// letters and digits. Plurals and synonyms are simply words of their own.
@@ -41,6 +41,8 @@ impl WordTokenizer {
     /// Id of every word that is not in the vocabulary.
     pub const UNKNOWN: i32 = 3;
     const SPECIAL: usize = 4;
+    pub(crate) const SPECIAL_IDS: SpecialIds =
+        SpecialIds { start: Self::START, end: Self::END, pad: Self::PAD, comma: None };
 
     /// A tokenizer for every word that the texts contain, with `context` ids per prompt.
     ///
@@ -91,6 +93,11 @@ impl WordTokenizer {
         let length = ids.len();
         ids.resize(self.context, Self::PAD);
         Encoding { ids, length, unknown, dropped }
+    }
+
+    /// The ids of a text alone: no start, no end, no padding, no limit.
+    pub fn ids(&self, text: &str) -> Vec<i32> {
+        words(text).iter().map(|word| self.ids.get(word).copied().unwrap_or(Self::UNKNOWN)).collect()
     }
 
     /// The known words that look most like `word`, best first, at most three.
