@@ -1,6 +1,7 @@
 //! Training an autoencoder: reconstruction, edges, and a little Kullback-Leibler divergence.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use velatura_samplers::noise::CounterRng;
 use velatura_scenes::{RgbImage, Scenes};
 
 use crate::TrainError;
-use crate::codec::{self, AutoencoderNote, Coder, decoder_graph, encoder_graph};
+use crate::codec::{self, AutoencoderNote, Codec, Coder, decoder_graph, encoder_graph};
 use crate::observer::{Finished, Observer};
 use crate::parameters::{State, Table};
 use crate::picture::{grid, psnr, push_picture, save};
-use crate::recipe::AutoencoderRecipe;
-use crate::step::{Batch, LOSS, Step};
+use crate::recipe::{AutoencoderRecipe, StartSettings};
+use crate::step::{Batch, Frozen, LOSS, Step};
 use crate::trainer::{BatchSource, Hooks, TrainOptions, Trainer, read_recipe};
 
 /// Name of the finished autoencoder in its output folder.
@@ -50,13 +51,19 @@ pub fn train_autoencoder(
     let runtime = Runtime::new(recipe.training.threads);
     let forward = forward_graph(&recipe)?;
     let precision = recipe.training.precision.into();
-    let step = Step::new(&runtime, forward, precision, &["l1", "edge", "kl"], Default::default())?;
-    let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, String::new(), options.resume)?;
+    let start = recipe.start.as_ref().map(Start::open).transpose()?;
+    let frozen = start.as_ref().map(Start::frozen).unwrap_or_default();
+    let step = Step::new(&runtime, forward, precision, &["l1", "edge", "kl"], frozen)?;
+    let inputs = start.as_ref().map(|start| start.codec.hash.clone()).unwrap_or_default();
+    let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, inputs, options.resume)?;
+    if let Some(start) = start.as_ref().filter(|_| trainer.state.step == 0) {
+        start.fill(trainer.step.table(), &mut trainer.state)?;
+    }
     trainer.announce("autoencoder", observer);
 
     let source = Source::new(&recipe, recipe.data.scenes(&glyphs)?);
     let unseen = recipe.data.unseen_scenes(&glyphs)?;
-    let mut hooks = Measure { recipe: recipe.clone(), runtime, unseen, psnr: 0.0 };
+    let mut hooks = Measure { recipe: recipe.clone(), start, runtime, unseen, psnr: 0.0 };
     if let Some(stopped) = trainer.run(&source, &mut hooks, observer, cancel)? {
         return Ok(stopped);
     }
@@ -78,7 +85,8 @@ pub fn train_autoencoder(
         psnr: hooks.psnr,
         recipe: text,
     };
-    let file = codec::write(&recipe.output.join(AUTOENCODER_FILE), table, &state.ema, &note)?;
+    let weights = hooks.weights(table, state);
+    let file = codec::write(&recipe.output.join(AUTOENCODER_FILE), &weights, &note)?;
     let scale = f64::from(note.config.scaling_factor);
     let measured = vec![
         ("psnr", note.psnr),
@@ -126,6 +134,44 @@ fn along(x: Var<'_>, axis: usize) -> Var<'_> {
     x.slice(axis, 1, length) - x.slice(axis, 0, length)
 }
 
+/// A finished autoencoder from which training goes on.
+struct Start {
+    path: PathBuf,
+    codec: Codec,
+    decoder_only: bool,
+}
+
+impl Start {
+    fn open(settings: &StartSettings) -> Result<Self, TrainError> {
+        let (path, decoder_only) = (settings.autoencoder.clone(), settings.decoder_only);
+        Ok(Start { codec: Codec::open(&path)?, path, decoder_only })
+    }
+
+    /// Weights that stay as they are, with their shapes.
+    fn kept(&self) -> impl Iterator<Item = (&String, &(Vec<usize>, Vec<f32>))> {
+        self.codec.weights.iter().filter(|(name, _)| self.decoder_only && Codec::is_of_encoder(name))
+    }
+
+    fn frozen(&self) -> Frozen {
+        self.kept().map(|(name, (_, values))| (name.clone(), values.clone())).collect()
+    }
+
+    /// Puts its weights in the place of drawn ones.
+    fn fill(&self, table: &Table, state: &mut State) -> Result<(), TrainError> {
+        for entry in table.entries() {
+            let found = self.codec.weights.get(&entry.name).filter(|(shape, _)| *shape == entry.shape);
+            let Some((_, values)) = found else {
+                let reason = format!("the recipe's network has {} of shape {:?}", entry.name, entry.shape);
+                return Err(TrainError::bad_file(&self.path, reason));
+            };
+            for buffer in [&mut state.weights, &mut state.ema] {
+                buffer[entry.offset..entry.offset + entry.len].copy_from_slice(values);
+            }
+        }
+        Ok(())
+    }
+}
+
 struct Source {
     scenes: Scenes,
     noise: CounterRng,
@@ -161,6 +207,7 @@ impl BatchSource for Source {
 
 struct Measure {
     recipe: AutoencoderRecipe,
+    start: Option<Start>,
     runtime: Arc<Runtime>,
     unseen: Scenes,
     psnr: f64,
@@ -169,8 +216,23 @@ struct Measure {
 impl Measure {
     /// An encoder or decoder with the running average of the weights.
     fn coder(&self, graph: Graph, table: &Table, state: &State) -> Result<Coder, TrainError> {
-        let find = |name: &str| table.entry(name).map(|entry| Cow::Borrowed(entry.of(&state.ema)));
+        let kept: HashMap<&str, &[f32]> =
+            self.kept().map(|(name, (_, values))| (name.as_str(), values.as_slice())).collect();
+        let trained = |name: &str| table.entry(name).map(|entry| entry.of(&state.ema));
+        let find = |name: &str| trained(name).or_else(|| kept.get(name).copied()).map(Cow::Borrowed);
         Coder::new(&self.runtime, graph, self.recipe.training.precision.into(), TOGETHER, &find)
+    }
+
+    fn kept(&self) -> impl Iterator<Item = (&String, &(Vec<usize>, Vec<f32>))> {
+        self.start.iter().flat_map(Start::kept)
+    }
+
+    /// All weights with their shapes: the running average of the trained ones, and those that stayed.
+    fn weights<'a>(&'a self, table: &'a Table, state: &'a State) -> Vec<(&'a str, &'a [usize], &'a [f32])> {
+        let trained = table.entries().iter().map(|e| (e.name.as_str(), e.shape.as_slice(), e.of(&state.ema)));
+        let kept =
+            self.kept().map(|(name, (shape, values))| (name.as_str(), shape.as_slice(), values.as_slice()));
+        trained.chain(kept).collect()
     }
 
     /// The configuration with the scale and shift that bring latents of training pictures to mean 0, deviation 1.
@@ -181,6 +243,10 @@ impl Measure {
         state: &State,
         cancel: &CancelToken,
     ) -> Result<AutoencoderConfig, TrainError> {
+        if let Some(start) = self.start.as_ref().filter(|start| start.decoder_only) {
+            // The same encoder: the scale is part of what denoisers were trained on.
+            return Ok(start.codec.note.config.clone());
+        }
         let graph = encoder_graph(&self.recipe.model, TOGETHER, self.recipe.data.size, false)?;
         let mut encoder = self.coder(graph, table, state)?;
         let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);

@@ -16,7 +16,7 @@ use velatura_graph::passes::Precision;
 use velatura_graph::{Builder, DType, Graph, Params, Var};
 use velatura_models::layers::Layers;
 use velatura_scenes::{GlyphId, Reading, RgbImage};
-use velatura_weights::{SafetensorsFile, Storage, TensorToWrite, write_safetensors};
+use velatura_weights::{AlignedBytes, SafetensorsFile, Storage, TensorToWrite, write_safetensors};
 
 use crate::TrainError;
 use crate::codec::Coder;
@@ -74,17 +74,19 @@ impl Classifier {
         Self::of(&SafetensorsFile::open(path)?)
     }
 
-    /// The classifier that ships with the program, where there is one.
+    /// The classifier that ships with the program.
     ///
     /// # Errors
     /// Never, unless the program was built from a damaged file.
-    pub fn shipped() -> Result<Option<Self>, TrainError> {
-        Ok(None)
+    pub fn shipped() -> Result<Self, TrainError> {
+        static SHIPPED: &AlignedBytes<[u8]> =
+            &AlignedBytes(*include_bytes!("../assets/classifier.safetensors"));
+        Self::of(&SafetensorsFile::from_static("the classifier that ships with velatura", &SHIPPED.0)?)
     }
 
     /// A file, or the shipped one.
-    pub(crate) fn choose(path: Option<&Path>) -> Result<Option<Self>, TrainError> {
-        path.map_or_else(Self::shipped, |path| Self::open(path).map(Some))
+    pub(crate) fn choose(path: Option<&Path>) -> Result<Self, TrainError> {
+        path.map_or_else(Self::shipped, Self::open)
     }
 
     fn of(file: &SafetensorsFile) -> Result<Self, TrainError> {

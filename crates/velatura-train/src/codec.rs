@@ -16,7 +16,6 @@ use velatura_scenes::RgbImage;
 use velatura_weights::{SafetensorsFile, Storage, TensorToWrite, write_safetensors};
 
 use crate::TrainError;
-use crate::parameters::Table;
 use crate::picture::{from_tensor, push_picture};
 
 /// The metadata key of an autoencoder's description.
@@ -73,6 +72,22 @@ impl Codec {
         Ok(Codec { note, weights, hash })
     }
 
+    /// Whether a weight belongs to the way from pictures to latents.
+    pub fn is_of_encoder(name: &str) -> bool {
+        let part = name.strip_prefix(VAE_PREFIX).unwrap_or(name);
+        [".encoder.", ".quant_conv."].iter().any(|encoder| part.starts_with(encoder))
+    }
+
+    /// Whether pictures become the same latents as with another one, to the bit.
+    pub fn encodes_like(&self, other: &Codec) -> bool {
+        let scale = |codec: &Codec| (codec.note.config.scaling_factor, codec.note.config.shift_factor);
+        let encoder = |codec: &Codec| codec.weights.keys().filter(|name| Self::is_of_encoder(name)).count();
+        let same = |(name, weight): (&String, &(Vec<usize>, Vec<f32>))| {
+            !Self::is_of_encoder(name) || other.weights.get(name) == Some(weight)
+        };
+        scale(self) == scale(other) && encoder(self) == encoder(other) && self.weights.iter().all(same)
+    }
+
     /// Pixels a side for each one of the latent.
     pub fn factor(&self) -> usize {
         self.note.config.downsampling()
@@ -107,20 +122,16 @@ impl Codec {
     }
 }
 
-/// Writes an autoencoder's file: its weights from a flat buffer, and its description.
+/// Writes an autoencoder's file: its weights, and its description.
 pub(crate) fn write(
     path: &Path,
-    table: &Table,
-    weights: &[f32],
+    weights: &[(&str, &[usize], &[f32])],
     note: &AutoencoderNote,
 ) -> Result<PathBuf, TrainError> {
-    let tensor = |e: &crate::parameters::Entry| TensorToWrite {
-        name: e.name.clone(),
-        shape: e.shape.clone(),
-        storage: Storage::F32,
-        data: velatura_weights::TensorData::F32(e.of(weights)),
-    };
-    let tensors: Vec<TensorToWrite<'_>> = table.entries().iter().map(tensor).collect();
+    let tensors: Vec<TensorToWrite<'_>> = weights
+        .iter()
+        .map(|&(name, shape, values)| TensorToWrite::new(name, shape, Storage::F32, values))
+        .collect();
     let json = serde_json::to_string(note).map_err(|e| TrainError::Internal(e.to_string()))?;
     write_safetensors(path, &tensors, &BTreeMap::from([(METADATA_KEY.to_string(), json)]))?;
     Ok(path.to_path_buf())

@@ -1,22 +1,32 @@
-//! One optimizer step over flat buffers: norm, clipping, AdamW and the running average.
+//! One optimizer step over flat buffers: norm, clipping, AdamW or Muon, and the running average.
 
 use velatura_cpu::Runtime;
-use velatura_cpu::kernels::optimizer::{AdamW, Ema, Segment, adamw, squared_norm};
+use velatura_cpu::kernels::optimizer::{AdamW, Ema, Matrix, Muon, Segment, adamw, muon, squared_norm};
 
 use crate::parameters::{State, Table};
-use crate::recipe::TrainingSettings;
+use crate::recipe::{OptimizerName, TrainingSettings};
 
 /// The optimizer with its constants.
 #[derive(Clone, Debug)]
 pub struct Optimization {
     settings: TrainingSettings,
+    /// What AdamW updates.
     segments: Vec<Segment>,
+    /// What Muon updates.
+    matrices: Vec<Matrix>,
 }
 
 impl Optimization {
     /// The optimizer of a recipe for these weights.
     pub fn new(settings: &TrainingSettings, table: &Table) -> Self {
-        Optimization { settings: settings.clone(), segments: table.segments(settings.weight_decay as f32) }
+        let weight_decay = settings.weight_decay as f32;
+        let (segments, matrices) = match settings.optimizer {
+            OptimizerName::Adamw => (table.segments(weight_decay, |_| true), Vec::new()),
+            OptimizerName::Muon => {
+                (table.segments(weight_decay, |e| !e.is_hidden_matrix()), table.matrices(weight_decay))
+            }
+        };
+        Optimization { settings: settings.clone(), segments, matrices }
     }
 
     /// Norm of the mean gradient, from sums over the accumulated batches. Not finite if any gradient is not.
@@ -40,18 +50,15 @@ impl Optimization {
             clip_scale: clip as f32,
         };
         let State { step, weights, m, v, ema } = state;
-        let average = Ema { average: ema, decay: decay as f32 };
-        adamw(
-            &runtime.pool,
-            runtime.isa,
-            &constants,
-            &self.segments,
-            weights,
-            gradients,
-            m,
-            v,
-            Some(average),
-        );
+        let (pool, isa, decay) = (&runtime.pool, runtime.isa, decay as f32);
+        if !self.matrices.is_empty() {
+            let constants =
+                Muon { lr: lr as f32, momentum: settings.momentum as f32, clip_scale: clip as f32 };
+            let average = Ema { average: ema, decay };
+            muon(pool, isa, &constants, &self.matrices, weights, gradients, m, Some(average));
+        }
+        let average = Ema { average: ema, decay };
+        adamw(pool, isa, &constants, &self.segments, weights, gradients, m, v, Some(average));
         *step += 1;
         lr
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use velatura_cpu::kernels::optimizer::Segment;
+use velatura_cpu::kernels::optimizer::{Matrix, Segment};
 use velatura_graph::{Graph, Init};
 use velatura_samplers::noise::CounterRng;
 
@@ -30,6 +30,12 @@ impl Entry {
     pub fn decays(&self) -> bool {
         let table = ["token_embedding.weight", "position_embedding.weight"];
         self.shape.len() >= 2 && !table.iter().any(|end| self.name.ends_with(end))
+    }
+
+    /// Whether Muon makes its steps: matrices inside the network, not where it meets data.
+    pub fn is_hidden_matrix(&self) -> bool {
+        let outer = ["conv_in.weight", "conv_out.weight"];
+        self.decays() && !outer.iter().any(|end| self.name.ends_with(end))
     }
 
     /// Its part of a flat buffer.
@@ -81,14 +87,23 @@ impl Table {
         self.len == 0
     }
 
-    /// The parts with and without weight decay, for the optimizer.
-    pub fn segments(&self, weight_decay: f32) -> Vec<Segment> {
+    /// The parts that AdamW updates, with and without weight decay: all that `chosen` holds of.
+    pub fn segments(&self, weight_decay: f32, chosen: impl Fn(&Entry) -> bool) -> Vec<Segment> {
         let segment = |e: &Entry| Segment {
             offset: e.offset,
             len: e.len,
             weight_decay: if e.decays() { weight_decay } else { 0.0 },
         };
-        self.entries.iter().map(segment).collect()
+        self.entries.iter().filter(|&e| chosen(e)).map(segment).collect()
+    }
+
+    /// The matrices that Muon updates.
+    pub fn matrices(&self, weight_decay: f32) -> Vec<Matrix> {
+        let matrix = |e: &Entry| {
+            let rows = e.shape.first().copied().unwrap_or(1).max(1);
+            Matrix { offset: e.offset, rows, columns: e.len / rows, weight_decay }
+        };
+        self.entries.iter().filter(|e| e.is_hidden_matrix()).map(matrix).collect()
     }
 
     /// Initial weights. Each weight's numbers depend on the seed and its own name only, so that a network that grows
@@ -195,7 +210,7 @@ mod tests {
 
     #[test]
     fn only_matrices_decay() {
-        let segments = table(false).segments(0.1);
+        let segments = table(false).segments(0.1, |_| true);
         let decay: Vec<f32> = segments.iter().map(|s| s.weight_decay).collect();
         assert_eq!(decay, [0.1, 0.0, 0.1, 0.0]);
         assert_eq!(segments.iter().map(|s| s.len).sum::<usize>(), table(false).len());

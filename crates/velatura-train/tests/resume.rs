@@ -7,7 +7,7 @@ use velatura_train::{TrainError, TrainOptions, export_checkpoint};
 
 const STEPS: u64 = 7;
 const AUTOENCODER: &str = "steps = 7\nbatch = 3\naccumulation = 2\nlr = 2e-3";
-const DIFFUSION: &str = "steps = 7\nbatch = 3\nlr = 2e-3\nprecision = \"bf16\"";
+const DIFFUSION: &str = "steps = 7\nbatch = 3\nlr = 2e-3\noptimizer = \"muon\"\nprecision = \"bf16\"";
 
 /// Runs straight through on one thread; stopped after steps 1, 3 and 4 on changing numbers of threads. Everything that
 /// is kept must have the same bits.
@@ -54,7 +54,7 @@ fn an_autoencoder_and_a_denoiser_resume_exactly() {
 
     // The newest checkpoint, written as a model, is the finished model.
     let run = TrainOptions { output: Some(place.path("stopped")), ..TrainOptions::default() };
-    let exported = export_checkpoint(&recipe, &run, &place.path("exported.safetensors")).unwrap();
+    let exported = export_checkpoint(&recipe, &run, None, &place.path("exported.safetensors")).unwrap();
     assert_eq!(tensors(&exported), tensors(&place.path("straight/model.safetensors")));
 
     // Another autoencoder is another run.

@@ -41,7 +41,7 @@ pub struct Args {
     /// The emoji font
     #[arg(long, value_name = "FILE", default_value = velatura_scenes::DEFAULT_FONT)]
     font: PathBuf,
-    /// The classifier for judge B and the Frechet distance; the one that ships, if any, when not given
+    /// The classifier for judge B and the Frechet distance; the one that ships when not given
     #[arg(long, value_name = "FILE")]
     classifier: Option<PathBuf>,
     /// Threads; the result does not depend on it

@@ -47,6 +47,9 @@ struct ExportArgs {
     /// Another folder of the run than the recipe's
     #[arg(long, value_name = "FOLDER")]
     run: Option<PathBuf>,
+    /// Take the decoder of this autoencoder, which was trained on with the same encoder
+    #[arg(long, value_name = "FILE")]
+    decoder: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -101,7 +104,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
 
 fn export(args: ExportArgs) -> Result<(), Failure> {
     let options = TrainOptions { output: args.run, ..TrainOptions::default() };
-    match export_checkpoint(&args.recipe, &options, &args.output) {
+    match export_checkpoint(&args.recipe, &options, args.decoder.as_deref(), &args.output) {
         Ok(file) => terminal::print_line(&file.display().to_string()),
         Err(error) => Err(Failure::Failed(error.to_string())),
     }

@@ -91,13 +91,15 @@ pub fn train_diffusion(
     Ok(Finished { step: state.step, stopped: false, file, measured })
 }
 
-/// Writes the model as it is in the newest checkpoint of a run that goes on or was stopped.
+/// Writes the model as it is in the newest checkpoint of a run that is over, goes on or was stopped; with the decoder of
+/// another autoencoder, where one is given that has the same encoder.
 ///
 /// # Errors
-/// [`TrainError::NoCheckpoint`], or whatever keeps the file from being written.
+/// [`TrainError::NoCheckpoint`], an autoencoder of another encoder, or whatever keeps the file from being written.
 pub fn export_checkpoint(
     recipe: &Path,
     options: &TrainOptions,
+    decoder: Option<&Path>,
     output: &Path,
 ) -> Result<PathBuf, TrainError> {
     let file = recipe;
@@ -109,8 +111,20 @@ pub fn export_checkpoint(
     let forward = networks.forward_graph(&recipe, recipe.data.size as usize / codec.factor())?;
     let step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
     let trainer = Trainer::new(runtime, &recipe, step, codec.hash.clone(), true)?;
+    let codec = decoder.map_or(Ok(Arc::clone(&codec)), |path| with_decoder(&codec, path))?;
     let exporter = Exporter { recipe, text, networks, codec, tokenizer };
     exporter.write(output, trainer.step.table(), &trainer.state)
+}
+
+/// The autoencoder in a file, which must have the same encoder.
+fn with_decoder(codec: &Codec, path: &Path) -> Result<Arc<Codec>, TrainError> {
+    let other = Codec::open(path)?;
+    if !other.encodes_like(codec) {
+        let reason = "its encoder is not the one whose latents the denoiser was trained on; train it with \
+                      start.decoder_only = true from the autoencoder of the denoiser's recipe";
+        return Err(TrainError::bad_file(path, reason));
+    }
+    Ok(Arc::new(other))
 }
 
 fn open_codec(file: &Path, recipe: &DiffusionRecipe) -> Result<Codec, TrainError> {

@@ -8,10 +8,10 @@ use velatura_scenes::{Glyphs, Intent, Judge, Reading, RgbImage, Scores};
 use crate::TrainError;
 use crate::classifier::{Classifier, Reader};
 
-/// Judge A by templates and, where there is a classifier, judge B.
+/// Judge A, by templates, and judge B, by a classifier.
 pub(super) struct Judges {
     a: Judge,
-    b: Option<Reader>,
+    b: Reader,
     threads: usize,
 }
 
@@ -19,26 +19,25 @@ pub(super) struct Judges {
 #[derive(Default)]
 pub(super) struct Seen {
     pub a: Vec<Reading>,
-    /// Empty without a classifier.
     pub b: Vec<Reading>,
-    /// Features of the whole pictures end to end; empty without a classifier.
+    /// Features of the whole pictures end to end.
     pub features: Vec<f32>,
 }
 
 impl Judges {
     pub fn new(
         glyphs: &Glyphs,
-        classifier: Option<&Classifier>,
+        classifier: &Classifier,
         runtime: &Arc<Runtime>,
         threads: usize,
     ) -> Result<Self, TrainError> {
-        let b = classifier.map(|c| Reader::new(c, runtime)).transpose()?;
+        let b = Reader::new(classifier, runtime)?;
         Ok(Judges { a: Judge::new(glyphs), b, threads: threads.max(1) })
     }
 
-    /// Width of the features; `None` without a classifier.
-    pub fn feature_width(&self) -> Option<usize> {
-        self.b.as_ref().map(Reader::feature_width)
+    /// Width of the features.
+    pub fn feature_width(&self) -> usize {
+        self.b.feature_width()
     }
 
     /// Adds what the judges see in further pictures.
@@ -52,10 +51,8 @@ impl Judges {
             return Err(TrainError::Cancelled);
         }
         let readings = self.read(pictures)?;
-        if let Some(b) = &mut self.b {
-            seen.b.extend(b.read(pictures, &readings, cancel)?);
-            seen.features.extend(b.features(pictures, cancel)?);
-        }
+        seen.b.extend(self.b.read(pictures, &readings, cancel)?);
+        seen.features.extend(self.b.features(pictures, cancel)?);
         seen.a.extend(readings);
         Ok(())
     }

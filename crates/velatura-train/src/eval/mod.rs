@@ -64,7 +64,7 @@ pub struct EvalOptions {
     pub batch: usize,
     /// Where to write the contact sheet of the first 64 pictures, a PNG file.
     pub output: Option<PathBuf>,
-    /// The classifier's file; the one that ships when `None`, if there is one.
+    /// The classifier's file; the one that ships when `None`.
     pub classifier: Option<PathBuf>,
 }
 
@@ -102,15 +102,8 @@ pub fn run(
     }
     let classifier = Classifier::choose(options.classifier.as_deref())?;
     let runtime = Runtime::new(options.threads);
-    let mut evaluation = Evaluation::new(options, &runtime, classifier.as_ref())?;
+    let mut evaluation = Evaluation::new(options, &runtime, &classifier)?;
     let mut report = evaluation.run(observer, cancel)?;
-    if classifier.is_none() {
-        report.notes.push(
-            "no classifier: judge B and the Frechet distance were left out; to have them: velatura train classifier \
-             recipes/classifier.toml, then --classifier with the file that it writes"
-                .into(),
-        );
-    }
     report.seconds = start.elapsed().as_secs_f64();
     Ok(report)
 }
@@ -130,7 +123,7 @@ impl<'o> Evaluation<'o> {
     fn new(
         options: &'o EvalOptions,
         runtime: &Arc<Runtime>,
-        classifier: Option<&Classifier>,
+        classifier: &Classifier,
     ) -> Result<Self, TrainError> {
         let engine_options = EngineOptions { threads: options.threads };
         let engine = match &options.model {
@@ -216,9 +209,10 @@ impl<'o> Evaluation<'o> {
             renders: score(readings(&renders), &wanted, 0),
             reconstructions: score(readings(&reconstructions), &wanted, 0),
         };
-        let fit = |features: &[f32]| Gaussian::fit(features, self.judges.feature_width()?);
+        let width = self.judges.feature_width();
+        let fit = |features: &[f32]| Gaussian::fit(features, width);
         let distance = |features: &[f32], other: &[f32]| fit(features)?.distance(&fit(other)?);
-        if self.judges.feature_width().is_some_and(|width| count <= 2 * width) {
+        if count <= 2 * width {
             notes.push(format!(
                 "{count} pictures are few for the Frechet distance and its floor: both are too high, alike"
             ));
@@ -228,7 +222,7 @@ impl<'o> Evaluation<'o> {
             prompts: count,
             held_out_prompts: held_out.as_ref().map_or(0, |(_, wanted)| wanted.len()),
             judge_a: sets(|seen| &seen.a),
-            judge_b: self.judges.feature_width().map(|_| sets(|seen| &seen.b)),
+            judge_b: sets(|seen| &seen.b),
             frechet: distance(&seen.features, &features),
             frechet_floor: distance(&renders.features, &features),
             seconds: 0.0,
@@ -244,7 +238,7 @@ impl<'o> Evaluation<'o> {
         cancel: &CancelToken,
     ) -> Result<(Seen, Vec<f32>), TrainError> {
         let (mut own, mut other) = (Seen::default(), Seen::default());
-        let total = if self.judges.feature_width().is_some() { 2 * count } else { count };
+        let total = 2 * count;
         for at in (0..total).step_by(self.options.batch.max(1)) {
             observer.stage("true renders", at as u64, total as u64);
             // A part may not reach from the prompts' scenes into the others.

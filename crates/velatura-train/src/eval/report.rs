@@ -43,8 +43,8 @@ pub struct Report {
     pub held_out_prompts: usize,
     /// Judge A, by templates.
     pub judge_a: Sets,
-    /// Judge B, by the classifier, where there is one.
-    pub judge_b: Option<Sets>,
+    /// Judge B, by the classifier.
+    pub judge_b: Sets,
     /// Frechet distance between generated pictures and true renders, on the classifier's features.
     pub frechet: Option<f64>,
     /// The same between two sets of true renders of the same number: what chance gives.
@@ -58,18 +58,15 @@ pub struct Report {
 impl Report {
     /// As JSON: `seen`, `held_out`, `shuffled`, `renders` and `reconstructions`, each with the fractions `glyph`,
     /// `color`, `position`, `count` and `all` by judge A (null where nothing was asked for); `intervals` with their
-    /// 95% intervals; `judge_b` with the same by the classifier, or null; `frechet` and `frechet_floor`, or null.
+    /// 95% intervals; `judge_b` with the same by the classifier; `frechet` and `frechet_floor`, null for too few pictures.
     pub fn to_json(&self) -> Value {
         let mut out = judged(&self.judge_a);
         out.insert("frechet".into(), json!(self.frechet));
         out.insert("frechet_floor".into(), json!(self.frechet_floor));
         out.insert("intervals".into(), intervals(&self.judge_a));
-        let judge_b = self.judge_b.as_ref().map(|sets| {
-            let mut out = judged(sets);
-            out.insert("intervals".into(), intervals(sets));
-            Value::Object(out)
-        });
-        out.insert("judge_b".into(), judge_b.unwrap_or(Value::Null));
+        let mut judge_b = judged(&self.judge_b);
+        judge_b.insert("intervals".into(), intervals(&self.judge_b));
+        out.insert("judge_b".into(), Value::Object(judge_b));
         out.insert("model".into(), json!(self.model));
         out.insert("prompts".into(), json!(self.prompts));
         out.insert("held_out_prompts".into(), json!(self.held_out_prompts));
@@ -85,9 +82,7 @@ impl Report {
             self.model, self.prompts, self.held_out_prompts, self.seconds
         );
         section(&mut text, "judge A, templates", &self.judge_a);
-        if let Some(sets) = &self.judge_b {
-            section(&mut text, "judge B, classifier", sets);
-        }
+        section(&mut text, "judge B, classifier", &self.judge_b);
         if let (Some(distance), Some(floor)) = (self.frechet, self.frechet_floor) {
             let _ = writeln!(text, "\nFrechet distance {distance:.3}; two sets of true renders {floor:.3}");
         }
@@ -173,6 +168,6 @@ mod tests {
     fn the_table_leaves_out_what_was_not_measured() {
         let table = report().to_table();
         assert!(table.contains("90.0%") && table.contains("judge A"), "{table}");
-        assert!(!table.contains("shuffled") && !table.contains("judge B"), "{table}");
+        assert!(!table.contains("shuffled") && !table.contains("held-out pairs  "), "{table}");
     }
 }

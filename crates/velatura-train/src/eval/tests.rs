@@ -17,7 +17,8 @@ fn true_renders_are_right_and_shuffled_prompts_are_not() {
     let scenes = Scenes::with_glyphs(Arc::clone(&glyphs), 3, Split::Seen, 64).unwrap();
     let scenes = scenes.with_mix(Mix::up_to_two_objects()).unwrap();
     let pictures: Vec<RgbImage> = (0..100).map(|i| scenes.get(i).image).collect();
-    let mut judges = Judges::new(&glyphs, None, &Runtime::new(Some(2)), 2).unwrap();
+    let mut judges =
+        Judges::new(&glyphs, &Classifier::shipped().unwrap(), &Runtime::new(Some(2)), 2).unwrap();
     let mut seen = Seen::default();
     // In two parts, as pictures come.
     judges.look(&pictures[..33], &mut seen, &CancelToken::default()).unwrap();
@@ -29,6 +30,9 @@ fn true_renders_are_right_and_shuffled_prompts_are_not() {
     let shuffled = score(&seen.a, &wanted, 1);
     assert_eq!(shuffled.all.total, 100);
     assert!(shuffled.all.fraction() < Some(0.04) && shuffled.glyph.fraction() < Some(0.2), "{shuffled:?}");
+    // The classifier that ships is right about true renders as well.
+    let second = score(&seen.b, &wanted, 0);
+    assert!(second.named().iter().all(|(_, t)| t.fraction() >= Some(0.97)), "{second:?}");
     assert_eq!(score(&seen.a[..1], &wanted[..1], 1).all.total, 0);
 }
 
@@ -42,7 +46,8 @@ fn a_missing_font_names_its_package() {
 #[test]
 fn a_cancelled_evaluation_says_so() {
     let glyphs = Glyphs::load_subset(FONT).unwrap();
-    let mut judges = Judges::new(&glyphs, None, &Runtime::new(Some(1)), 1).unwrap();
+    let mut judges =
+        Judges::new(&glyphs, &Classifier::shipped().unwrap(), &Runtime::new(Some(1)), 1).unwrap();
     let cancel = CancelToken::default();
     cancel.cancel();
     assert!(judges.look(&[], &mut Seen::default(), &cancel).unwrap_err().is_cancelled());

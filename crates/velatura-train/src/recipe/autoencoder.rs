@@ -18,6 +18,9 @@ pub struct AutoencoderRecipe {
     pub data: DataSettings,
     /// The network.
     pub model: AutoencoderConfig,
+    /// Where weights come from; all are drawn when not given.
+    #[serde(default)]
+    pub start: Option<StartSettings>,
     /// What is minimised.
     #[serde(default)]
     pub loss: ReconstructionLoss,
@@ -27,6 +30,16 @@ pub struct AutoencoderRecipe {
     /// What is written while it runs.
     #[serde(default)]
     pub log: LogSettings,
+}
+
+/// Training that goes on from a finished autoencoder: `[start]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartSettings {
+    /// The finished autoencoder, of the same network.
+    pub autoencoder: PathBuf,
+    /// Whether the encoder stays as it is, so that denoisers trained on its latents fit the better decoder too.
+    #[serde(default)]
+    pub decoder_only: bool,
 }
 
 /// Weights of the parts of the loss: `[loss]`. Pictures are in -1..1, every part is a mean over elements.

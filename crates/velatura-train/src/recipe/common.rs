@@ -92,6 +92,18 @@ impl From<PrecisionName> for Precision {
     }
 }
 
+/// The rule by which gradients become steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// AdamW (Loshchilov and Hutter 2019) for every weight.
+    #[default]
+    Adamw,
+    /// Muon (Jordan et al. 2024) for the matrices and convolutions inside the network; AdamW for embeddings, norms,
+    /// biases, and the first and last convolution. It learns more from each sample than AdamW.
+    Muon,
+}
+
 /// The loop: `[training]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -104,6 +116,8 @@ pub struct TrainingSettings {
     pub batch: usize,
     /// Batches whose gradients are averaged in one step.
     pub accumulation: usize,
+    /// The rule of the steps.
+    pub optimizer: OptimizerName,
     /// The highest learning rate.
     pub lr: f64,
     /// Steps in which the learning rate rises to it.
@@ -114,6 +128,8 @@ pub struct TrainingSettings {
     pub weight_decay: f64,
     /// Decay of AdamW's first and second moment.
     pub betas: [f64; 2],
+    /// Decay of Muon's momentum.
+    pub momentum: f64,
     /// Added to the root of the second moment.
     pub eps: f64,
     /// The gradients' norm is limited to this.
@@ -136,11 +152,13 @@ impl Default for TrainingSettings {
             steps: 1000,
             batch: 16,
             accumulation: 1,
+            optimizer: OptimizerName::Adamw,
             lr: 1e-3,
             warmup: 100,
             final_lr: 0.01,
             weight_decay: 0.01,
             betas: [0.9, 0.99],
+            momentum: 0.95,
             eps: 1e-8,
             clip: 1.0,
             ema: 0.999,
@@ -195,6 +213,7 @@ impl TrainingSettings {
             self.betas.iter().all(|&b| share(b)),
             "both must be from 0 to below 1",
         );
+        checks.require("training.momentum", share(self.momentum), "it must be from 0 to below 1");
         checks.require("training.eps", positive(self.eps), "it must be a number above 0");
         checks.require("training.clip", positive(self.clip), "it must be a number above 0");
         checks.require("training.ema", share(self.ema), "it must be from 0 to below 1");

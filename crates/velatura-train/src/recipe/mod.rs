@@ -7,8 +7,8 @@ mod common;
 mod diffusion;
 mod load;
 
-pub use autoencoder::{AutoencoderRecipe, ReconstructionLoss};
+pub use autoencoder::{AutoencoderRecipe, ReconstructionLoss, StartSettings};
 pub use classifier::ClassifierRecipe;
-pub use common::{DataSettings, LogSettings, PrecisionName, TrainingSettings};
+pub use common::{DataSettings, LogSettings, OptimizerName, PrecisionName, TrainingSettings};
 pub use diffusion::{DiffusionRecipe, ExportSettings, LatentSettings, NoiseSettings, SampleSettings};
 pub use load::{Loaded, Recipe, first_difference, load, parse};

@@ -2,10 +2,13 @@
 //!
 //! [`adamw`] updates weights, moments and the running average of all tensors at once; [`squared_norm`] adds
 //! the squares of the gradients in a fixed order, so that clipping is deterministic, and is NaN or infinite
-//! if any gradient is.
+//! if any gradient is. [`muon()`] is the same for matrices by Muon's rule.
 
+mod muon;
 #[cfg(test)]
 mod tests;
+
+pub use muon::{Matrix, Muon, muon, orthogonalize};
 
 use super::elementwise::dispatch::{BLOCK, Shared, for_chunks, simd, with_scratch};
 use super::elementwise::math::madd;
