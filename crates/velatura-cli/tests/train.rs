@@ -127,6 +127,46 @@ fn an_interrupted_run_keeps_its_last_step() {
     assert!(!tensors(&at.join(kept)).is_empty());
 }
 
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills_up_in_a_checkpoint_loses_nothing() {
+    let folder = place("40");
+    let at = folder.path();
+    let straight = run(at, &["train", "autoencoder", "recipe.toml", "--output", "straight"]);
+    assert!(straight.status.success(), "{}", text(&straight.stderr));
+    let mut child = velatura(at, &["train", "autoencoder", "recipe.toml"]).spawn().unwrap();
+    wait_for(&checkpoint(at, "run", 6));
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let names = || {
+        let mut names: Vec<_> = std::fs::read_dir(at.join("run"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.starts_with("checkpoint-") || name.ends_with(".tmp"))
+            .collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    // A limit on the size of files fails writes as a full disk does.
+    let exe = env!("CARGO_BIN_EXE_velatura");
+    let script = format!("trap '' XFSZ; ulimit -f 40; exec {exe} train autoencoder recipe.toml --resume");
+    let full = Command::new("bash").args(["-c", &script]).current_dir(at).output().unwrap();
+    assert_eq!(full.status.code(), Some(1), "{}", text(&full.stderr));
+    let said = text(&full.stderr);
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: cannot write ") && last.contains("checkpoint-"), "{said}");
+    let temporary = |name: &String| name.ends_with(".tmp");
+    // What the killed run left half written is not this one's to judge.
+    let kept: Vec<_> = before.iter().filter(|name| !temporary(name)).cloned().collect();
+    assert_eq!(names().into_iter().filter(|name| !temporary(name)).collect::<Vec<_>>(), kept);
+
+    let done = run(at, &["train", "autoencoder", "recipe.toml", "--resume"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert_eq!(tensors(&checkpoint(at, "straight", 40)), tensors(&checkpoint(at, "run", 40)));
+}
+
 #[test]
 fn mistakes_are_named() {
     let folder = place("3");

@@ -14,7 +14,7 @@ mod weights;
 
 pub use data::{AlignedBytes, Data, DataMut};
 pub use error::CpuError;
-pub use executor::Executor;
+pub use executor::{Executor, plan};
 pub use isa::Isa;
 pub use pool::ThreadPool;
 pub use runtime::{CancelToken, Runtime};

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use velatura_cpu::{CpuError, Executor, Runtime, WeightStore};
-use velatura_graph::{Graph, passes, plan_memory};
+use velatura_graph::{Graph, passes};
 
 use crate::networks::Network;
 use crate::request::{Precision, RequestError};
@@ -58,7 +58,7 @@ impl Plans {
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
         check_shapes(&graph, weights)?;
         let graph = passes::for_inference(graph, key.precision.of_graph());
-        check_memory(&graph, &key, manifest)?;
+        check_memory(&self.runtime, &graph, &key, manifest)?;
         let executor = Executor::new(&self.runtime, graph, &self.store).map_err(Error::from)?;
         let planned = began.elapsed();
         self.store.load_missing(&|name| weights.values(name)).map_err(PlanFailure::Weights)?;
@@ -122,9 +122,14 @@ fn check_shapes(graph: &Graph, weights: &dyn WeightSource) -> Result<(), PlanFai
 }
 
 /// Refuses what cannot fit before the arena is allocated.
-fn check_memory(graph: &Graph, key: &PlanKey, manifest: &ModelManifest) -> Result<(), RequestError> {
+fn check_memory(
+    runtime: &Runtime,
+    graph: &Graph,
+    key: &PlanKey,
+    manifest: &ModelManifest,
+) -> Result<(), RequestError> {
     let Some(available) = memory::available() else { return Ok(()) };
-    let needed = plan_memory(graph, |_| 0).arena_bytes as u64;
+    let needed = velatura_cpu::plan(runtime, graph).arena_bytes as u64;
     if needed <= available {
         return Ok(());
     }

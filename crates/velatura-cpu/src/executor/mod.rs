@@ -4,6 +4,8 @@ mod dispatch;
 mod memory;
 mod products;
 mod simple;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,12 +34,18 @@ pub struct Executor {
     packed: Vec<Option<usize>>,
 }
 
+/// The memory plan that an [`Executor`] for this graph would follow, scratch memory of the kernels included. Nothing is
+/// allocated for it.
+pub fn plan(runtime: &Runtime, graph: &Graph) -> MemoryPlan {
+    plan_memory(graph, |node| products::scratch_bytes(graph, node, runtime))
+}
+
 impl Executor {
     /// Plans a graph and registers the weights that it needs, which [`WeightStore::load`] then supplies.
     ///
     /// The graph has been through [`velatura_graph::passes::for_inference`] or `for_training`.
     pub fn new(runtime: &Arc<Runtime>, graph: Graph, store: &Arc<WeightStore>) -> Result<Self, CpuError> {
-        let plan = plan_memory(&graph, |node| products::scratch_bytes(&graph, node, runtime));
+        let plan = plan(runtime, &graph);
         let mut raw = vec![None; graph.values().len()];
         let mut packed = vec![None; graph.nodes().len()];
         for (i, node) in graph.nodes().iter().enumerate() {
