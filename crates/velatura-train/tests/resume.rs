@@ -57,6 +57,14 @@ fn an_autoencoder_and_a_denoiser_resume_exactly() {
     let exported = export_checkpoint(&recipe, &run, None, &place.path("exported.safetensors")).unwrap();
     assert_eq!(tensors(&exported), tensors(&place.path("straight/model.safetensors")));
 
+    // What has no effect on the weights may be decided later.
+    let text = std::fs::read_to_string(&recipe).unwrap().replace("[samples]", "[samples]\nguidance = 1.5");
+    let decided = place.path("decided.toml");
+    std::fs::write(&decided, text).unwrap();
+    let exported = export_checkpoint(&decided, &run, None, &place.path("decided.safetensors")).unwrap();
+    let file = velatura_weights::SafetensorsFile::open(&exported).unwrap();
+    assert!(file.metadata()["velatura"].contains("\"guidance\":1.5"));
+
     // Another autoencoder is another run.
     let other = place.autoencoder("other.toml", &AUTOENCODER.replace("steps = 7", "steps = 1"));
     std::fs::remove_dir_all(place.path("autoencoder")).unwrap();

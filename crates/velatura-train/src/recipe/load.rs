@@ -151,7 +151,9 @@ fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
 
 /// Keys that may change between a checkpoint and its continuation.
 fn may_change(key: &str) -> bool {
-    matches!(key, "output" | "training.steps" | "training.threads") || key.starts_with("log.")
+    let without_effect = ["log.", "samples.", "export."];
+    matches!(key, "name" | "output" | "training.steps" | "training.threads")
+        || without_effect.iter().any(|section| key.starts_with(section))
 }
 
 /// The first key in which two recipes (as JSON) differ, with both values; keys that may change are passed over.
