@@ -3,9 +3,12 @@
 //! [`WordTokenizer`] serves the model that ships with Velatura: one id per word of a small, closed vocabulary.
 //! [`ClipTokenizer`] serves Stable Diffusion. [`Tokenizer`] is what the rest of the program holds, whichever kind a model needs.
 //!
+//! [`prompt`] reads what people write around the words: weights, schedules, alternatives, breaks, tags.
+//!
 //! The crate knows nothing of networks, pictures or what the words mean.
 
 mod clip;
+pub mod prompt;
 mod word;
 
 use std::path::PathBuf;
