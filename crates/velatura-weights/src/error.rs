@@ -31,6 +31,16 @@ pub enum WeightsError {
         /// Model files in it.
         found: Vec<String>,
     },
+    /// A folder without the variant that was asked for.
+    #[error("{} has no files of the variant {variant}{}", file.display(), candidates(found))]
+    NoVariant {
+        /// The folder.
+        file: PathBuf,
+        /// The variant.
+        variant: String,
+        /// Model files in it.
+        found: Vec<String>,
+    },
     /// The file is something else.
     #[error("{} is not a safetensors file: {reason}", file.display())]
     Foreign {
@@ -71,7 +81,7 @@ pub enum WeightsError {
         nearest: Option<String>,
     },
     /// The tensor is stored in a type that cannot be read as f32.
-    #[error("{}: tensor {tensor} is stored as {dtype}; only F32, F16, BF16 and F64 can be read as weights", file.display())]
+    #[error("{}: tensor {tensor} is stored as {dtype}; only floating-point numbers, integers and ggml's blocks can be read as weights", file.display())]
     UnsupportedType {
         /// The file.
         file: PathBuf,
@@ -104,13 +114,103 @@ pub enum WeightsError {
         /// Elements given.
         given: usize,
     },
-    /// Two tensors handed over for writing have the same name.
+    /// Two tensors handed over for writing, or two in one file, have the same name.
     #[error("{}: two tensors are named {tensor}", file.display())]
     DuplicateTensor {
         /// The file.
         file: PathBuf,
         /// The name.
         tensor: String,
+    },
+    /// A tensor's description contradicts itself or the file.
+    #[error("{} is damaged: tensor {tensor}: {reason}; copy or download it again", file.display())]
+    BadTensor {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// What is contradicted.
+        reason: String,
+    },
+    /// A pickle that cannot be what PyTorch writes.
+    #[error("{} is damaged: its pickle at byte {at}: {reason}; copy or download it again", file.display())]
+    Pickle {
+        /// The file.
+        file: PathBuf,
+        /// Where in the file, or in the archive's `data.pkl`.
+        at: usize,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A pickle that names code which no model file needs. Nothing of it was run.
+    #[error(
+        "{} wants to call {name} (byte {at}), which no model file needs: it may be an attack, and nothing of it was \
+         run; use a safetensors file, or have one whom you trust save the state dict alone",
+        file.display()
+    )]
+    ForbiddenPickle {
+        /// The file.
+        file: PathBuf,
+        /// Where in the file, or in the archive's `data.pkl`.
+        at: usize,
+        /// Module and name.
+        name: String,
+    },
+    /// A file that is sound but of a kind that is not read.
+    #[error("{} cannot be read: {reason}; {remedy}", file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// What it has that is not read.
+        reason: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// An index that points out of its own folder.
+    #[error("{} names the shard {shard:?}, which is not a plain file name in its own folder; download it again from a source you trust", file.display())]
+    ShardPath {
+        /// The index.
+        file: PathBuf,
+        /// The name.
+        shard: String,
+    },
+    /// A configuration that is not what its network's would be.
+    #[error("{}: {reason}; restore it from where the model came from, or remove it to have it inferred", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Tensors of no network that is known here.
+    #[error("{} holds no part of a known model ({found}); Stable Diffusion 1.x, 2.x and XL are known, as whole files and as parts", file.display())]
+    Unrecognised {
+        /// The file or folder.
+        file: PathBuf,
+        /// Some of what it does hold.
+        found: String,
+    },
+    /// A model of which something lacks.
+    #[error("{} is incomplete: {lacking}; use the whole file, or give the missing part as a file of its own", file.display())]
+    Incomplete {
+        /// The file or folder.
+        file: PathBuf,
+        /// The parts or tensors that lack.
+        lacking: String,
+    },
+    /// What is to be written exists.
+    #[error("{} exists already; choose another name or remove it", file.display())]
+    Exists {
+        /// The file or folder.
+        file: PathBuf,
+    },
+    /// The model cannot be expressed in the layout asked for.
+    #[error("{} cannot be written: {reason}", file.display())]
+    NoSuchLayout {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
     },
 }
 
@@ -176,7 +276,7 @@ fn described_bytes(bytes: &[u8]) -> Option<u64> {
 }
 
 /// What a file that is no safetensors file is, by its first bytes.
-fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn foreign_kind(bytes: &[u8]) -> Option<&'static str> {
     let kinds: [(&[u8], &str); 8] = [
         (b"\x89PNG", "a PNG picture"),
         (b"\xff\xd8\xff", "a JPEG picture"),

@@ -1,37 +1,15 @@
 //! Reading: a memory-mapped file whose tensors are touched only when they are asked for.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::Metadata;
 
-use crate::convert::to_f32;
-use crate::{Storage, WeightsError};
-
-/// Bytes embedded in the program, aligned so that f32 tensors in them can be borrowed:
-/// `static MODEL: &AlignedBytes<[u8]> = &AlignedBytes(*include_bytes!("model.safetensors"));`
-#[repr(C, align(64))]
-pub struct AlignedBytes<T: ?Sized>(pub T);
-
-enum Bytes {
-    Mapped(Mmap),
-    Static(&'static [u8]),
-    Owned(Vec<u8>),
-}
-
-impl Bytes {
-    fn get(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Static(bytes) => bytes,
-            Bytes::Owned(bytes) => bytes,
-        }
-    }
-}
+use crate::bytes::Bytes;
+use crate::source::missing;
+use crate::{DType, Storage, TensorEntry, TensorSource, WeightsError};
 
 /// A safetensors file, checked in full when it is opened: header length, JSON, every tensor's size against its
 /// shape and type, no overlap, no hole, nothing missing at the end. The numbers themselves are read when asked for.
@@ -41,6 +19,8 @@ pub struct SafetensorsFile {
     /// Where the tensors' data begins.
     data: usize,
     header: Metadata,
+    tensors: BTreeMap<String, TensorEntry>,
+    texts: BTreeMap<String, String>,
 }
 
 /// What the header says of a tensor.
@@ -50,7 +30,7 @@ pub struct TensorInfo {
     pub shape: Vec<usize>,
     /// Its storage type as the file names it, for example `BF16`.
     pub dtype: String,
-    /// Its storage type when it can be read as f32.
+    /// Its storage type when it is a plain floating-point type.
     pub storage: Option<Storage>,
     /// Bytes that it takes.
     pub bytes: usize,
@@ -70,24 +50,7 @@ impl SafetensorsFile {
     /// since they put a new file in the old one's place.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, WeightsError> {
         let path = path.as_ref();
-        let failed = |source| WeightsError::Read { file: path.to_path_buf(), source };
-        if path.is_dir() {
-            return Err(WeightsError::Folder { file: path.to_path_buf(), found: model_files(path) });
-        }
-        let file = File::open(path).map_err(failed)?;
-        let meta = file.metadata().map_err(failed)?;
-        if !meta.is_file() {
-            let reason = "it is a device or a pipe".to_string();
-            return Err(WeightsError::Foreign { file: path.to_path_buf(), reason });
-        }
-        if meta.len() == 0 {
-            return Err(WeightsError::Foreign { file: path.to_path_buf(), reason: "it is empty".into() });
-        }
-        // SAFETY: the map is read-only and private to this value, which hands out shared slices only. That another
-        // process shortens the file meanwhile is outside the program's power and documented above.
-        #[allow(unsafe_code)]
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
-        Self::new(path.to_path_buf(), Bytes::Mapped(map))
+        Self::new(path.to_path_buf(), Bytes::map(path)?)
     }
 
     /// A file that is part of the program. `name` stands for its path in messages.
@@ -100,10 +63,15 @@ impl SafetensorsFile {
         Self::new(PathBuf::from(name), Bytes::Owned(bytes))
     }
 
-    fn new(path: PathBuf, bytes: Bytes) -> Result<Self, WeightsError> {
+    pub(crate) fn new(path: PathBuf, bytes: Bytes) -> Result<Self, WeightsError> {
         let (length, header) = SafeTensors::read_metadata(bytes.get())
             .map_err(|error| WeightsError::from_safetensors(&path, bytes.get(), error))?;
-        Ok(SafetensorsFile { path, bytes, data: length + 8, header })
+        let tensors = header.tensors().into_iter().map(|(name, info)| {
+            (name, TensorEntry { shape: info.shape.clone(), dtype: DType::from_safetensors(info.dtype) })
+        });
+        let tensors = tensors.collect();
+        let texts = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        Ok(SafetensorsFile { path, bytes, data: length + 8, header, tensors, texts })
     }
 
     /// The path, or the name given for bytes.
@@ -159,13 +127,7 @@ impl SafetensorsFile {
 
     /// A tensor as f32, row-major: borrowed from the file when it is stored so, else converted.
     pub fn f32(&self, name: &str) -> Result<Cow<'_, [f32]>, WeightsError> {
-        let info = self.header.info(name).ok_or_else(|| self.missing(name))?;
-        let storage = Storage::from_safetensors(info.dtype).ok_or_else(|| WeightsError::UnsupportedType {
-            file: self.path.clone(),
-            tensor: name.to_string(),
-            dtype: info.dtype.to_string(),
-        })?;
-        Ok(to_f32(self.bytes(name)?, storage))
+        self.tensor_f32(name)
     }
 
     /// As [`SafetensorsFile::f32`], and the shape must be this.
@@ -183,18 +145,25 @@ impl SafetensorsFile {
     }
 
     fn missing(&self, name: &str) -> WeightsError {
-        let last = name.rsplit('.').next().unwrap_or(name);
-        // A name that differs only in its front part is the likely one: another layout's prefix.
-        let mut nearest: Vec<String> = self
-            .names()
-            .into_iter()
-            .filter(|n| n.ends_with(last) && (n.ends_with(name) || name.ends_with(n.as_str())))
-            .collect();
-        WeightsError::MissingTensor {
-            file: self.path.clone(),
-            tensor: name.to_string(),
-            nearest: (!nearest.is_empty()).then(|| nearest.swap_remove(0)),
-        }
+        missing(&self.path, self.tensors.keys(), name)
+    }
+}
+
+impl TensorSource for SafetensorsFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> &BTreeMap<String, TensorEntry> {
+        &self.tensors
+    }
+
+    fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.texts
+    }
+
+    fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
+        self.bytes(name).map(Cow::Borrowed)
     }
 }
 
@@ -205,17 +174,4 @@ impl std::fmt::Debug for SafetensorsFile {
             .field("tensors", &self.names().len())
             .finish()
     }
-}
-
-/// The model files in a folder, for the message that lists them.
-fn model_files(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<String> = entries
-        .flatten()
-        .filter_map(|e| e.file_name().into_string().ok())
-        .filter(|n| n.ends_with(".safetensors"))
-        .take(8)
-        .collect();
-    found.sort_unstable();
-    found
 }

@@ -1,5 +1,6 @@
 //! Writing safetensors, the same bytes for the same content.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn write_safetensors(
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
     let path = path.as_ref();
-    let (header, order) = header(path, tensors, metadata)?;
+    let (header, order) = checked_header(path, tensors, metadata)?;
     atomic_write(path, |out| body(out, &header, tensors, &order))
 }
 
@@ -62,9 +63,40 @@ pub fn write_safetensors_to(
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
     let path = Path::new(name);
-    let (header, order) = header(path, tensors, metadata)?;
+    let (header, order) = checked_header(path, tensors, metadata)?;
     body(out, &header, tensors, &order)
         .map_err(|source| WeightsError::Write { file: path.to_path_buf(), source })
+}
+
+/// What a file's header says of a tensor.
+pub(crate) struct TensorHead {
+    pub name: String,
+    pub shape: Vec<usize>,
+    pub storage: Storage,
+}
+
+/// Writes a safetensors file atomically and one tensor at a time: `numbers` gives the f32 values of a tensor, by its
+/// index, when its turn comes.
+pub(crate) fn write_safetensors_streamed<'a>(
+    path: &Path,
+    heads: &[TensorHead],
+    metadata: &BTreeMap<String, String>,
+    mut numbers: impl FnMut(usize) -> Result<Cow<'a, [f32]>, WeightsError>,
+) -> Result<(), WeightsError> {
+    let (header, order) = header(path, heads, metadata)?;
+    let mut failed = None;
+    let written = atomic_write(path, |out| {
+        out.write_all(&header)?;
+        for &i in &order {
+            let values = numbers(i).map_err(|e| {
+                failed = Some(e);
+                io::Error::other("a tensor could not be read")
+            })?;
+            write_f32(out, &values, heads[i].storage)?;
+        }
+        Ok(())
+    });
+    failed.map_or(written, Err)
 }
 
 #[derive(serde::Serialize)]
@@ -74,20 +106,13 @@ struct Entry<'a> {
     data_offsets: [usize; 2],
 }
 
-/// The header with its length before it, and the order of the tensors.
-fn header(
+/// The header of tensors whose data was looked at.
+fn checked_header(
     path: &Path,
     tensors: &[TensorToWrite<'_>],
     metadata: &BTreeMap<String, String>,
 ) -> Result<(Vec<u8>, Vec<usize>), WeightsError> {
-    let mut names = HashSet::new();
     for tensor in tensors {
-        if !names.insert(tensor.name.as_str()) {
-            return Err(WeightsError::DuplicateTensor {
-                file: path.to_path_buf(),
-                tensor: tensor.name.clone(),
-            });
-        }
         let whole = !matches!(tensor.data, TensorData::Raw(b) if b.len() % tensor.storage.bytes() != 0);
         if !whole || tensor.shape.iter().product::<usize>() != tensor.given() {
             return Err(WeightsError::WrongData {
@@ -96,6 +121,26 @@ fn header(
                 shape: tensor.shape.clone(),
                 given: tensor.given(),
             });
+        }
+    }
+    let heads: Vec<TensorHead> = tensors
+        .iter()
+        .map(|t| TensorHead { name: t.name.clone(), shape: t.shape.clone(), storage: t.storage })
+        .collect();
+    header(path, &heads, metadata)
+}
+
+/// The header with its length before it, and the order of the tensors.
+fn header(
+    path: &Path,
+    tensors: &[TensorHead],
+    metadata: &BTreeMap<String, String>,
+) -> Result<(Vec<u8>, Vec<usize>), WeightsError> {
+    let mut names = HashSet::new();
+    for tensor in tensors {
+        if !names.insert(tensor.name.as_str()) {
+            let file = path.to_path_buf();
+            return Err(WeightsError::DuplicateTensor { file, tensor: tensor.name.clone() });
         }
     }
     // Widest elements first, so that every tensor is aligned to its element.
@@ -112,7 +157,7 @@ fn header(
     let mut offset = 0;
     for &i in &order {
         let tensor = &tensors[i];
-        let end = offset + tensor.given() * tensor.storage.bytes();
+        let end = offset + tensor.shape.iter().product::<usize>() * tensor.storage.bytes();
         if json.len() > 1 {
             json.push(b',');
         }
@@ -139,13 +184,13 @@ fn body(
     for &i in order {
         match tensors[i].data {
             TensorData::Raw(bytes) => out.write_all(bytes)?,
-            // In pieces, so that a large tensor is never held twice.
-            TensorData::F32(values) => {
-                for piece in values.chunks(1 << 16) {
-                    out.write_all(&f32_to_bytes(piece, tensors[i].storage))?;
-                }
-            }
+            TensorData::F32(values) => write_f32(out, values, tensors[i].storage)?,
         }
     }
     Ok(())
+}
+
+/// In pieces, so that a large tensor is never held twice.
+fn write_f32(out: &mut dyn Write, values: &[f32], storage: Storage) -> io::Result<()> {
+    values.chunks(1 << 16).try_for_each(|piece| out.write_all(&f32_to_bytes(piece, storage)))
 }

@@ -74,10 +74,10 @@ fn the_same_content_gives_the_same_bytes() {
 fn files_of_the_reference_crate_are_read() {
     let values = [1.0f32, 2.0, 3.0];
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let odd = [7u8; 3];
+    let odd = [7u8; 4];
     let tensors = [
         ("x", TensorView::new(Dtype::F32, vec![3], &bytes).unwrap()),
-        ("odd", TensorView::new(Dtype::U8, vec![3], &odd).unwrap()),
+        ("odd", TensorView::new(Dtype::U16, vec![2], &odd).unwrap()),
         ("none", TensorView::new(Dtype::F32, vec![0, 4], &[]).unwrap()),
     ];
     let metadata = Some(HashMap::from([("k".to_string(), "v".to_string())]));

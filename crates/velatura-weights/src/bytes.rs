@@ -1,0 +1,68 @@
+//! A file's bytes: mapped, held, or part of the program.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::WeightsError;
+
+/// Bytes embedded in the program, aligned so that f32 tensors in them can be borrowed:
+/// `static MODEL: &AlignedBytes<[u8]> = &AlignedBytes(*include_bytes!("model.safetensors"));`
+#[repr(C, align(64))]
+pub struct AlignedBytes<T: ?Sized>(pub T);
+
+pub(crate) enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
+    Owned(Vec<u8>),
+}
+
+impl Bytes {
+    /// Maps an ordinary file that is not empty.
+    ///
+    /// The file must not be shortened by another program while it is open; writers of this crate never do that,
+    /// since they put a new file in the old one's place.
+    pub(crate) fn map(path: &Path) -> Result<Self, WeightsError> {
+        let failed = |source| WeightsError::Read { file: path.to_path_buf(), source };
+        if path.is_dir() {
+            return Err(WeightsError::Folder { file: path.to_path_buf(), found: model_files(path) });
+        }
+        let file = File::open(path).map_err(failed)?;
+        let meta = file.metadata().map_err(failed)?;
+        let foreign =
+            |reason: &str| WeightsError::Foreign { file: path.to_path_buf(), reason: reason.into() };
+        if !meta.is_file() {
+            return Err(foreign("it is a device or a pipe"));
+        }
+        if meta.len() == 0 {
+            return Err(foreign("it is empty"));
+        }
+        // SAFETY: the map is read-only and private to this value, which hands out shared slices only. That another
+        // process shortens the file meanwhile is outside the program's power and documented above.
+        #[allow(unsafe_code)]
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        Ok(Bytes::Mapped(map))
+    }
+
+    pub(crate) fn get(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+}
+
+/// The model files in a folder, for the message that lists them.
+fn model_files(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<String> = entries
+        .flatten()
+        .filter_map(|e| e.file_name().into_string().ok())
+        .filter(|n| [".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf"].iter().any(|e| n.ends_with(e)))
+        .take(8)
+        .collect();
+    found.sort_unstable();
+    found
+}

@@ -1,0 +1,152 @@
+//! diffusers' folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::SaveOptions;
+use crate::model::{Checkpoint, Family, PartKind, Prediction, Task};
+use crate::write::{TensorHead, write_safetensors_streamed};
+use crate::{TensorSource, WeightsError, atomic_write};
+
+impl Checkpoint {
+    /// Writes the parts as a diffusers folder: `config.json` and safetensors for each, `scheduler_config.json` (the
+    /// model's own, or its family's), and `model_index.json`. The tokenizer's files are not this crate's. The folder
+    /// must not exist, or be empty; it appears when all of it is written.
+    pub fn write_diffusers(
+        &self,
+        folder: impl AsRef<Path>,
+        options: &SaveOptions,
+    ) -> Result<(), WeightsError> {
+        let target = folder.as_ref();
+        let failed = |source| WeightsError::Write { file: target.to_path_buf(), source };
+        let occupied = match std::fs::read_dir(target) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(_) => target.exists(),
+        };
+        if occupied {
+            return Err(WeightsError::Exists { file: target.to_path_buf() });
+        }
+        self.parts().iter().try_for_each(|p| p.check_complete(p.tensors.path()))?;
+        let beside = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let temporary = tempfile::Builder::new().prefix(".velatura-").suffix(".tmp").tempdir_in(beside);
+        let temporary = temporary.map_err(failed)?;
+        let root = temporary.path().join("model");
+        std::fs::create_dir(&root).map_err(failed)?;
+        for part in self.parts() {
+            let folder = root.join(part.kind.name());
+            std::fs::create_dir(&folder).map_err(failed)?;
+            write_json(&folder.join("config.json"), &part.config)?;
+            let stem = match part.kind {
+                PartKind::Unet | PartKind::Vae => "diffusion_pytorch_model.safetensors",
+                PartKind::TextEncoder | PartKind::TextEncoder2 => "model.safetensors",
+            };
+            let heads: Vec<TensorHead> = part
+                .tensors
+                .tensors()
+                .iter()
+                .map(|(name, entry)| TensorHead {
+                    name: name.clone(),
+                    shape: entry.shape.clone(),
+                    storage: options.storage_of(entry.dtype),
+                })
+                .collect();
+            let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
+            metadata.extend(options.metadata.clone());
+            let numbers = |i: usize| part.tensors.tensor_f32(&heads[i].name);
+            write_safetensors_streamed(&folder.join(stem), &heads, &metadata, numbers)?;
+        }
+        if self.family().is_some() {
+            let folder = root.join("scheduler");
+            std::fs::create_dir(&folder).map_err(failed)?;
+            let scheduler = self.scheduler().cloned().unwrap_or_else(|| self.usual_scheduler());
+            write_json(&folder.join("scheduler_config.json"), &scheduler)?;
+            write_json(&root.join("model_index.json"), &self.model_index(&scheduler))?;
+        }
+        std::fs::rename(&root, target).map_err(failed)
+    }
+
+    fn model_index(&self, scheduler: &Value) -> Value {
+        let mut index = Map::new();
+        let pipeline = match (self.family(), self.task()) {
+            (Some(Family::Sdxl), Some(Task::Inpainting)) => "StableDiffusionXLInpaintPipeline",
+            (Some(Family::Sdxl), Some(Task::InstructPix2Pix)) => "StableDiffusionXLInstructPix2PixPipeline",
+            (Some(Family::Sdxl), _) => "StableDiffusionXLPipeline",
+            (Some(Family::SdxlRefiner), _) => "StableDiffusionXLImg2ImgPipeline",
+            (Some(Family::X4Upscaler), _) => "StableDiffusionUpscalePipeline",
+            (_, Some(Task::Inpainting)) => "StableDiffusionInpaintPipeline",
+            (_, Some(Task::InstructPix2Pix)) => "StableDiffusionInstructPix2PixPipeline",
+            _ if self.has_guidance_embedding() => "LatentConsistencyModelPipeline",
+            _ => "StableDiffusionPipeline",
+        };
+        index.insert("_class_name".into(), pipeline.into());
+        index.insert("_diffusers_version".into(), "0.30.0".into());
+        for part in self.parts() {
+            let (library, tokenizer) = match part.kind {
+                PartKind::Unet | PartKind::Vae => ("diffusers", None),
+                PartKind::TextEncoder => ("transformers", Some("tokenizer")),
+                PartKind::TextEncoder2 => ("transformers", Some("tokenizer_2")),
+            };
+            index.insert(part.kind.name().into(), json!([library, part.class_name()]));
+            if let Some(tokenizer) = tokenizer {
+                index.insert(tokenizer.into(), json!(["transformers", "CLIPTokenizer"]));
+            }
+        }
+        match self.family() {
+            Some(Family::SdxlRefiner) => {
+                index.insert("text_encoder".into(), json!([null, null]));
+                index.insert("tokenizer".into(), json!([null, null]));
+                index.insert("requires_aesthetics_score".into(), true.into());
+                index.insert("force_zeros_for_empty_prompt".into(), false.into());
+            }
+            Some(Family::Sdxl) => {
+                index.insert("force_zeros_for_empty_prompt".into(), true.into());
+            }
+            Some(Family::X4Upscaler) => {
+                index.insert("low_res_scheduler".into(), json!(["diffusers", "DDPMScheduler"]));
+                index.insert("max_noise_level".into(), 350.into());
+            }
+            _ => {
+                index.insert("safety_checker".into(), json!([null, null]));
+                index.insert("feature_extractor".into(), json!([null, null]));
+                index.insert("requires_safety_checker".into(), false.into());
+            }
+        }
+        let class = scheduler.get("_class_name").cloned().unwrap_or_else(|| "DDIMScheduler".into());
+        index.insert("scheduler".into(), json!(["diffusers", class]));
+        Value::Object(index)
+    }
+
+    /// The noise schedule that the family was published with.
+    fn usual_scheduler(&self) -> Value {
+        let upscaler = self.family() == Some(Family::X4Upscaler);
+        let (class, start, end) = match self.family() {
+            Some(Family::Sdxl | Family::SdxlRefiner) => ("EulerDiscreteScheduler", 0.00085, 0.012),
+            Some(Family::X4Upscaler) => ("DDIMScheduler", 0.0001, 0.02),
+            _ => ("DDIMScheduler", 0.00085, 0.012),
+        };
+        let mut scheduler = json!({
+            "_class_name": class,
+            "beta_end": end,
+            "beta_schedule": "scaled_linear",
+            "beta_start": start,
+            "num_train_timesteps": 1000,
+            "prediction_type": self.prediction().unwrap_or(Prediction::Epsilon).name(),
+            "steps_offset": 1,
+            "timestep_spacing": "leading",
+        });
+        if class == "DDIMScheduler" {
+            scheduler["clip_sample"] = false.into();
+            scheduler["set_alpha_to_one"] = upscaler.into();
+        }
+        scheduler
+    }
+}
+
+fn write_json(path: &Path, value: &Value) -> Result<(), WeightsError> {
+    atomic_write(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
