@@ -171,7 +171,7 @@ fn damaged_folders_are_refused_by_name() {
     refuse("vocab.json", "{\"a\":", &["vocab.json", "JSON", "line 1"]);
     refuse("vocab.json", "[]", &["vocab.json", "map"]);
     refuse("vocab.json", "{\"a\":0}", &["<|startoftext|>", "not in the vocabulary"]);
-    refuse("merges.txt", "t h\nzz yy\n", &["merge 2", "zz yy", "lacks"]);
+    refuse("merges.txt", "t h\nzz yy\n", &["/", "merge 2", "zz yy", "lacks"]);
     refuse("tokenizer_config.json", "{\"pad_token\":\"<pad>\"}", &["tokenizer_config.json", "<pad>"]);
     refuse("tokenizer_config.json", "{\"model_max_length\":2}", &["2 tokens", "too short"]);
     refuse("added_tokens.json", "{\"<x>\":-1}", &["<x>", "negative"]);
@@ -183,6 +183,25 @@ fn damaged_folders_are_refused_by_name() {
     refuse("tokenizer.json", r#"{"model":{"type":"BPE","vocab":{}}}"#, &["end of words"]);
     let missing = ClipTokenizer::from_folder(Path::new("/no/such/folder")).unwrap_err();
     assert!(matches!(missing, TokenizerError::File { .. }), "{missing}");
+}
+
+#[test]
+fn damaged_stored_forms_are_refused() {
+    let good = r#"{"kind":"clip","vocabulary":"openai","context":77,"start":49406,"end":49407,"pad":0,"unknown":49407,"added":[]}"#;
+    Tokenizer::from_json(good).unwrap();
+    let own = r#"{"own":{"tokens":{"a":0},"merges":["a b"]}}"#;
+    for (part, instead, reason) in [
+        ("\"pad\":0", "\"pad\":-1", "negative"),
+        ("\"pad\":0", "\"pad\":2000000000", "beyond"),
+        ("\"context\":77", "\"context\":2", "too short"),
+        ("\"openai\"", "\"other\"", "other"),
+        ("\"openai\"", own, "lacks"),
+        ("\"added\":[]", "\"added\":[{\"content\":\"x\",\"id\":-5,\"normalized\":true}]", "negative"),
+        ("\"pad\"", "\"pat\"", "pat"),
+    ] {
+        let error = Tokenizer::from_json(&good.replace(part, instead)).expect_err(instead).to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 #[test]
@@ -230,6 +249,19 @@ fn a_megabyte_takes_no_time() {
 }
 
 proptest! {
+    #[test]
+    fn any_files_are_a_tokenizer_or_an_error(files in prop::collection::vec("[\\[\\]{}\":,a-c0-9<>|/w ]{0,30}", 6)) {
+        let names = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"];
+        let read = |name: &str| {
+            let at = names.iter().position(|known| *known == name);
+            let present = at.filter(|&at| files[5].len() >> at & 1 == 0);
+            present.map(|at| files[at].clone()).ok_or(std::io::ErrorKind::NotFound.into())
+        };
+        if let Ok(tokenizer) = ClipTokenizer::from_files(Path::new("x"), read) {
+            tokenizer.encode("a b");
+        }
+    }
+
     #[test]
     fn any_text_encodes(text in "\\PC{0,60}|[ -~]{0,60}|.{0,60}") {
         let tokenizer = ClipTokenizer::openai();

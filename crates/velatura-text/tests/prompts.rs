@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use velatura_text::prompt::{
     Chunk, Dialect, Encoded, NetworkKind, Prompt, PromptOptions, PromptWarning, Segment, StepNumbers, Steps,
-    attention, empty_chunk, prompt_schedule, strip_comments, token_weights, weighting,
+    Weighting, attention, empty_chunk, prompt_schedule, strip_comments, token_weights, weighting,
 };
 use velatura_text::{ClipTokenizer, Tokenizer};
 
@@ -264,16 +264,19 @@ fn arithmetic_is_that_of_the_tools() {
         let worst = got.iter().zip(wanted).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst < 2e-6 && got.len() == wanted.len(), "{worst}");
     };
-    let mut z = numbers["z"].clone();
-    weighting::original(&mut z, 3, multipliers);
-    close(&z, &numbers["original"]);
-    let mut z = numbers["z"].clone();
-    weighting::no_norm(&mut z, 3, multipliers);
-    assert_eq!(z, numbers["no_norm"]);
-    let mut z = numbers["z"].clone();
-    weighting::interpolate(&mut z, &numbers["empty"], 3, multipliers);
-    close(&z, &numbers["interpolate"]);
-    assert_eq!(numbers["z"], numbers["ignore"]);
+    for (weighting, name) in [
+        (Dialect::A1111.weighting(), "original"),
+        (Weighting::NoNorm, "no_norm"),
+        (Weighting::Ignore, "ignore"),
+        (Dialect::ComfyUi.weighting(), "interpolate"),
+    ] {
+        let mut z = numbers["z"].clone();
+        weighting.apply(&mut z, &numbers["empty"], 3, multipliers);
+        close(&z, &numbers[name]);
+        let mut z = numbers["z"].clone();
+        weighting.apply(&mut z, &[], 3, &vec![1.0; multipliers.len()]);
+        assert_eq!(z, numbers["z"]);
+    }
     let mut zero = [1.0, -1.0, 3.0];
     weighting::original(&mut zero, 1, &[1.0, 1.0, 0.0]);
     assert!(zero.iter().all(|value| value.is_finite()));

@@ -31,7 +31,8 @@ pub fn token_weights(text: &str) -> Vec<Segment> {
             pieces.push(unclosed, to, weight);
             break;
         };
-        brackets.release(partner);
+        // It comes behind all that are unclosed: what it closed lies behind them.
+        brackets.unclosed.push_back(partner);
         (weight, to) = weigh(text, unclosed + 1, to - 1, weight);
         from = unclosed + 1;
     }
@@ -103,18 +104,10 @@ impl Brackets {
         Self { list, unclosed }
     }
 
-    fn index(&self, at: usize) -> Option<usize> {
-        self.list.binary_search_by_key(&at, |&(at, _)| at).ok()
-    }
-
     /// Where the bracket opens that closes at `at`.
     fn partner(&self, at: usize) -> Option<usize> {
-        self.list[self.index(at)?].1.filter(|&partner| partner < at)
-    }
-
-    /// Takes away what closes a bracket; it comes behind all the other unclosed ones.
-    fn release(&mut self, open: usize) {
-        self.unclosed.push_back(open);
+        let index = self.list.binary_search_by_key(&at, |&(at, _)| at).ok()?;
+        self.list[index].1.filter(|&partner| partner < at)
     }
 
     /// Pieces of a stretch in which every bracket has its partner.
@@ -204,4 +197,40 @@ pub(super) fn pieces(
         push_text(&mut pieces, format!("{commas}{rest}"));
     }
     pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn embeddings_are_found_by_their_word() {
+        let embeddings =
+            BTreeMap::from([("one".to_owned(), 1), ("a,".to_owned(), 2), ("none".to_owned(), 0)]);
+        let read = |text: &str| {
+            let mut warnings = Vec::new();
+            let show = |piece| match piece {
+                Piece::Text(text) => text,
+                Piece::Embedding { name, vectors } => format!("{{{name} {vectors}}}"),
+            };
+            let shown: Vec<String> = pieces(text, &embeddings, &mut warnings).into_iter().map(show).collect();
+            (shown.join("+"), warnings.len())
+        };
+        for (text, wanted, warned) in [
+            ("embedding:one", "{one 1}", 0),
+            ("x embedding:one, y", "x +{one 1}+, y", 0),
+            ("embedding:a, y\tembedding: one", "{a, 2}+ y\t+{one 1}", 0),
+            ("embedding:one<lora:x>", "{one 1}+<lora:x>", 0),
+            ("embedding:one[b]", "{one 1}+[b]", 0),
+            ("xembedding:one", "xembedding:one", 0),
+            ("embedding:other, y", ", y", 1),
+            ("embedding:none", "", 1),
+            ("embedding:", "embedding:", 0),
+            ("embedding: embedding:one", "embedding: +{one 1}", 0),
+        ] {
+            assert_eq!(read(text), (wanted.to_owned(), warned), "{text:?}");
+        }
+    }
 }

@@ -6,7 +6,7 @@
 //! 2. [`Prompt::read`] undoes the grammar: which texts hold at which calls of the denoiser, in which parts with which weights,
 //!    and which networks it names;
 //! 3. [`Prompt::encode`] makes [`Chunk`]s of a text: token ids with a multiplier each, as many as a text model reads at once;
-//! 4. the text model turns each chunk into vectors, and [`weighting`] applies the multipliers to them.
+//! 4. the text model turns each chunk into vectors, and a [`Weighting`] applies the multipliers to them.
 //!
 //! Nothing here fails: what the grammar cannot read is read as it is written, and a [`PromptWarning`] says so. All of it takes
 //! time in proportion to the length of the prompt and never recurses.
@@ -36,6 +36,7 @@ pub use chunk::{Chunk, Encoded, empty_chunk};
 pub use comfy::token_weights;
 pub use embeddings::{EmbeddingUse, Embeddings};
 pub use warning::PromptWarning;
+pub use weighting::Weighting;
 
 use crate::Tokenizer;
 
@@ -48,6 +49,16 @@ pub enum Dialect {
     A1111,
     /// That of ComfyUI's text encoder.
     ComfyUi,
+}
+
+impl Dialect {
+    /// How the tool applies weights by default.
+    pub fn weighting(self) -> Weighting {
+        match self {
+            Self::A1111 => Weighting::Original,
+            Self::ComfyUi => Weighting::Interpolate,
+        }
+    }
 }
 
 /// How the numbers of `[a:b:number]` count.

@@ -20,6 +20,26 @@ pub enum Weighting {
     Interpolate,
 }
 
+impl Weighting {
+    /// Applies the multipliers to `z`, vectors of `channels` each. `empty` are the vectors of the empty prompt for
+    /// [`Weighting::Interpolate`], and may be empty for the others. Nothing is done where all multipliers are 1.
+    ///
+    /// # Panics
+    /// When `z` is not `multipliers.len()` vectors of `channels`, or [`Weighting::Interpolate`] has to interpolate and `z` is not a
+    /// whole number of `empty`.
+    pub fn apply(self, z: &mut [f32], empty: &[f32], channels: usize, multipliers: &[f32]) {
+        if multipliers.iter().all(|&multiplier| multiplier == 1.0) {
+            return;
+        }
+        match self {
+            Self::Original => original(z, channels, multipliers),
+            Self::NoNorm => no_norm(z, channels, multipliers),
+            Self::Ignore => (),
+            Self::Interpolate => interpolate(z, empty, channels, multipliers),
+        }
+    }
+}
+
 /// A1111's "No norm": each token's vector times its multiplier.
 ///
 /// # Panics
