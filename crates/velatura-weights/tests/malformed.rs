@@ -138,6 +138,7 @@ fn damaged_archives_are_named() {
         ("a huge offset", Zip::new(&tensor(4, i64::MAX, &[1], &[1])).bytes(), "beyond its storage"),
         ("no end", Zip::new(&tensor(4, 0, &[1 << 40], &[0])).bytes(), "more elements than its storage"),
         ("overflow", Zip::new(&tensor(4, 0, &[1 << 40, 1 << 40], &[0, 0])).bytes(), "size overflows"),
+        ("nothing, huge", Zip::new(&tensor(4, 5, &[0, 1 << 62, 1 << 62], &[0, 0, 0])).bytes(), "beyond"),
         ("a huge storage", Zip::new(&tensor(i64::MAX, 0, &[1], &[1])).bytes(), "fewer than its storage"),
         ("other strides", Zip::new(&tensor(4, 0, &[2, 2], &[1])).bytes(), "2 dimensions and 1 strides"),
     ];

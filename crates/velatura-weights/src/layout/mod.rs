@@ -5,6 +5,8 @@
 pub(crate) mod autoencoder;
 pub(crate) mod clip;
 pub(crate) mod probe;
+#[cfg(test)]
+mod published;
 pub(crate) mod taesd;
 pub(crate) mod unet;
 pub(crate) mod unet_config;

@@ -36,7 +36,10 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// A dimension of a shape.
+/// No network here has a dimension this large; sums and products of smaller ones cannot overflow.
+const MAX_DIMENSION: usize = 1 << 24;
+
+/// A dimension of a shape; one beyond all bounds is none.
 pub(crate) fn dim(shape: Option<&[usize]>, d: usize) -> Option<usize> {
-    shape.and_then(|s| s.get(d)).copied()
+    shape.and_then(|s| s.get(d)).copied().filter(|&n| n <= MAX_DIMENSION)
 }

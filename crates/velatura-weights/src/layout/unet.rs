@@ -72,7 +72,7 @@ impl Unet {
                 };
                 let conv = p.either(&format!("{block}conv1.weight"), &format!("{block}in_layers.2.weight"));
                 let Some(conv) = conv else { break };
-                width = width.or(conv.first().copied());
+                width = width.or(dim(Some(conv), 0));
                 let depth = p.count(|k| format!("{attention}transformer_blocks.{k}.norm1.weight"));
                 if depth > 0 {
                     let key = dim(p.shape(&format!("{attention}transformer_blocks.0.attn1.to_k.weight")), 1);

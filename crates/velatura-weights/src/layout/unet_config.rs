@@ -4,6 +4,10 @@ use serde_json::{Map, Value, json};
 
 use super::unet::{ClassEmbedding, Middle, Unet};
 
+const MAX_LEVELS: usize = 8;
+const MAX_LAYERS: usize = 16;
+const MAX_DEPTH: usize = 64;
+
 /// Groups of the group norms: 32, or fewer where 32 do not divide a network's channels.
 pub(crate) fn groups(channels: &[usize]) -> usize {
     channels.iter().fold(32, |g, &c| gcd(g, c)).max(1)
@@ -29,10 +33,22 @@ impl Unet {
         let eight = !self.linear || matches!(self.class, Some(ClassEmbedding::Table(_)));
         let heads: Vec<usize> =
             self.channels.iter().map(|c| if eight { 8 } else { (c / 64).max(1) }).collect();
-        let depths: Vec<Value> = self.down.iter().map(|d| simplest(&per_block(d))).collect();
-        let ups: Vec<Value> = self.up.iter().map(|d| simplest(&per_block(d))).collect();
+        let depths: Vec<Option<Value>> = self.down.iter().map(|d| depth_of(d)).collect();
+        let ups: Vec<Option<Value>> = self.up.iter().map(|d| depth_of(d)).collect();
         let layers: Vec<usize> = self.down.iter().map(Vec::len).collect();
         let mirrored = depths.iter().rev().eq(ups.iter());
+        // A level without attention has a depth too in diffusers, of which the last one's is the middle's.
+        let last = match self.middle {
+            Middle::Attention(depth) => depth,
+            Middle::None | Middle::Plain => 1,
+        };
+        let filled = |list: Vec<Option<Value>>, inner: usize| -> Vec<Value> {
+            let fill = |(i, v): (usize, Option<Value>)| {
+                v.unwrap_or_else(|| if i == inner { last.into() } else { 1.into() })
+            };
+            list.into_iter().enumerate().map(fill).collect()
+        };
+        let (depths, ups) = (filled(depths, self.down.len() - 1), filled(ups, 0));
         let kind = |depths: &[usize], with: &'static str, without: &'static str| {
             if depths.iter().any(|&d| d > 0) { with } else { without }
         };
@@ -89,7 +105,8 @@ impl Unet {
         let c = c.as_object()?;
         let channels = sizes(c, "block_out_channels")?;
         let levels = channels.len();
-        if levels == 0 || levels > 16 {
+        // Bounds that keep the table small whatever the file says.
+        if levels == 0 || levels > MAX_LEVELS {
             return None;
         }
         let each = |key: &str, default: usize| match c.get(key) {
@@ -98,6 +115,9 @@ impl Unet {
             _ => Some(vec![default; levels]),
         };
         let layers = each("layers_per_block", 2)?;
+        if layers.iter().any(|&n| n == 0 || n > MAX_LAYERS) {
+            return None;
+        }
         let attends = |key: &str| -> Option<Vec<bool>> {
             let types = c.get(key)?.as_array()?;
             let known = types.iter().map(|t| Some(t.as_str()?.starts_with("CrossAttn")));
@@ -118,7 +138,8 @@ impl Unet {
                 }
                 one => vec![size(one)?; blocks],
             };
-            Some(if attends { depths } else { vec![0; blocks] })
+            let bounded = depths.iter().all(|&d| d <= MAX_DEPTH);
+            bounded.then(|| if attends { depths } else { vec![0; blocks] })
         };
         let down: Vec<Vec<usize>> =
             (0..levels).map(|i| level(depth, i, layers[i], down_types[i])).collect::<Option<_>>()?;
@@ -138,7 +159,8 @@ impl Unet {
                     } else {
                         size(depth)?
                     };
-                    Some(vec![if up_types[i] { depth } else { 0 }; layers[inner] + 1])
+                    let depth = if up_types[i] { depth } else { 0 };
+                    (depth <= MAX_DEPTH).then(|| vec![depth; layers[inner] + 1])
                 }
             }
         });
@@ -148,12 +170,15 @@ impl Unet {
             Some(Value::String(s)) if s == "UNetMidBlock2D" => Middle::Plain,
             _ => Middle::Attention(match depth {
                 Value::Array(list) => match list.last()? {
-                    Value::Array(inner) => size(inner.last()?)?,
+                    Value::Array(inner) => size(inner.first()?)?,
                     one => size(one)?,
                 },
                 one => size(one)?,
             }),
         };
+        if matches!(middle, Middle::Attention(depth) if depth == 0 || depth > MAX_DEPTH) {
+            return None;
+        }
         let one = |key: &str| c.get(key).and_then(size);
         let text = |key: &str| c.get(key).and_then(Value::as_str);
         let class = match (text("class_embed_type"), one("num_class_embeds")) {
@@ -165,13 +190,16 @@ impl Unet {
             _ => None,
         };
         let addition = text("addition_embed_type").filter(|t| *t == "text_time");
-        let only_cross = match c.get("only_cross_attention") {
+        let only_cross: Vec<bool> = match c.get("only_cross_attention") {
             Some(Value::Array(list)) if list.len() == levels => {
                 list.iter().map(Value::as_bool).collect::<Option<_>>()?
             }
             Some(v) if v.as_bool() == Some(true) => vec![true; levels],
             _ => vec![false; levels],
         };
+        // A level without attention has nothing to look at the text with.
+        let only_cross =
+            only_cross.into_iter().zip(&down).map(|(o, d)| o && d.iter().any(|&d| d > 0)).collect();
         Some(Unet {
             in_channels: one("in_channels").unwrap_or(4),
             out_channels: one("out_channels").unwrap_or(4),
@@ -192,9 +220,9 @@ impl Unet {
     }
 }
 
-/// A block without attention counts as one of depth 1 where its level has attention at all, as diffusers writes it.
-fn per_block(depths: &[usize]) -> Vec<usize> {
-    if depths.iter().all(|&d| d == 0) { vec![1] } else { depths.to_vec() }
+/// The depth of a level's transformers, or of each; nothing for a level without attention.
+fn depth_of(depths: &[usize]) -> Option<Value> {
+    depths.iter().any(|&d| d > 0).then(|| simplest(depths))
 }
 
 /// A count that a network may have; more is no configuration.

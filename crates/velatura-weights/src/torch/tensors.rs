@@ -144,13 +144,13 @@ impl TensorRef {
             return Err(bad("it has more elements than its storage"));
         }
         let mut expected = 1;
-        let contiguous = shape.iter().zip(&strides).rev().all(|(&d, &s)| {
-            let fits = d == 1 || s == expected;
-            expected *= d;
-            fits
-        });
-        let place =
-            Place { start: start + begin, bytes, strides: (!contiguous && elements > 0).then_some(strides) };
+        let contiguous = elements == 0
+            || shape.iter().zip(&strides).rev().all(|(&d, &s)| {
+                let fits = d == 1 || s == expected;
+                expected *= d;
+                fits
+            });
+        let place = Place { start: start + begin, bytes, strides: (!contiguous).then_some(strides) };
         Ok((TensorEntry { shape, dtype: self.dtype }, place))
     }
 }
