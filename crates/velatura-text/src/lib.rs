@@ -1,7 +1,8 @@
 //! Tokenizers: what turns a prompt into the ids that a text transformer reads.
 //!
 //! [`WordTokenizer`] serves the model that ships with Velatura: one id per word of a small, closed vocabulary.
-//! [`ClipTokenizer`] serves Stable Diffusion. [`Tokenizer`] is what the rest of the program holds, whichever kind a model needs.
+//! [`ClipTokenizer`] serves Stable Diffusion. [`Tokenizer`] is what the rest of the program holds, whichever kind a
+//! model needs.
 //!
 //! [`prompt`] reads what people write around the words: weights, schedules, alternatives, breaks, tags.
 //!

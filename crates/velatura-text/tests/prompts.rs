@@ -1,4 +1,5 @@
-//! The prompt grammar against the tools' own functions, by fixtures of scripts/fixtures/prompts.py, and against any input.
+//! The prompt grammar against the tools' own functions, by fixtures of scripts/fixtures/prompts.py, and against any
+//! input.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

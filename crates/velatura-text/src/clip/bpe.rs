@@ -54,8 +54,8 @@ impl Bpe {
         Self::sorted(inner, last, merges)
     }
 
-    /// A vocabulary from the contents of `vocab.json` and `merges.txt`: tokens are written in GPT-2's alphabet for bytes,
-    /// and end with `</w>` where they end a word.
+    /// A vocabulary from the contents of `vocab.json` and `merges.txt`: tokens are written in GPT-2's alphabet for
+    /// bytes, and end with `</w>` where they end a word.
     ///
     /// # Errors
     /// When a merge is not two tokens, or it or its result is not in the vocabulary.
@@ -102,8 +102,9 @@ impl Bpe {
         Some(self.merges[at])
     }
 
-    /// Appends the ids of one piece: its bytes, merged by rank and, among equals, from the left. Bytes that the vocabulary
-    /// lacks become `unknown`. Time grows as `n log n`, so that a word of a million letters is no trouble.
+    /// Appends the ids of one piece: its bytes, merged by rank and, among equals, from the left. Bytes that the
+    /// vocabulary lacks become `unknown`. Time grows as `n log n`, so that a word of a million letters is no
+    /// trouble.
     pub fn encode(&self, piece: &str, unknown: i32, ids: &mut Vec<i32>) {
         let bytes = piece.as_bytes();
         let Some(end) = bytes.len().checked_sub(1) else { return };

@@ -94,14 +94,14 @@ impl ClipTokenizer {
     /// `added_tokens.json` where they are there. A vocabulary that is OpenAI's is recognised and stored by its name.
     ///
     /// # Errors
-    /// When files are missing, too large or not what they should be, or a merge or a special token is not in the vocabulary;
-    /// the error names the file.
+    /// When files are missing, too large or not what they should be, or a merge or a special token is not in the
+    /// vocabulary; the error names the file.
     pub fn from_folder(folder: &Path) -> Result<Self, TokenizerError> {
         Self::from_files(folder, |name| read(&folder.join(name)))
     }
 
-    /// [`ClipTokenizer::from_folder`] for files that lie elsewhere: `read` gives the contents of the file of a name, or
-    /// [`ErrorKind::NotFound`] where there is none. `folder` is only named in errors.
+    /// [`ClipTokenizer::from_folder`] for files that lie elsewhere: `read` gives the contents of the file of a
+    /// name, or [`ErrorKind::NotFound`] where there is none. `folder` is only named in errors.
     ///
     /// # Errors
     /// As for a folder.
@@ -130,7 +130,8 @@ impl ClipTokenizer {
             *slot = known.or_else(|| own.tokens.get(content).copied()).ok_or_else(|| {
                 files.wrong(CONFIG, format!("the special token {content:?} is not in the vocabulary"))
             })?;
-            // How the file of everything says a token is found counts more; of these four the last that names one counts.
+            // How the file of everything says a token is found counts more; of these four the last that names one
+            // counts.
             if whole.binary_search(slot).is_err() {
                 let token =
                     AddedToken { content: content.to_owned(), id: *slot, normalized: token.normalized() };

@@ -1,16 +1,17 @@
 //! CLIP's tokenizer (Radford et al. 2021, "Learning transferable visual models from natural language supervision"):
 //! byte-pair encoding of lower-case text, 49,408 ids, 77 of them to a prompt.
 //!
-//! The vocabulary ships with the program, as pairs of ids instead of text: nothing has to be parsed, and the tokenizer is
-//! ready in two milliseconds. That is why the code here is our own: the `tokenizers` crate would read three megabytes of JSON
-//! at every start, which takes it about 100 ms, and brings dozens of crates for a pattern of one line. What it does to a
-//! text is imitated to the id, and held against it over every character that Unicode 14 assigns.
+//! The vocabulary ships with the program, as pairs of ids instead of text: nothing has to be parsed, and the
+//! tokenizer is ready in two milliseconds. That is why the code here is our own: the `tokenizers` crate would read
+//! three megabytes of JSON at every start, which takes it about 100 ms, and brings dozens of crates for a pattern
+//! of one line. What it does to a text is imitated to the id, and held against it over every character that Unicode
+//! 14 assigns.
 //!
-//! **Which of the readings in the wild.** The original (`open_clip`, and A1111 with it) repairs text with `ftfy` and undoes HTML
-//! entities before it encodes; transformers' tokenizer, which every diffusers pipeline and ComfyUI use, does neither:
-//! canonical composition (NFC), whitespace to single spaces, lower case. This one reads as transformers does. The two part
-//! at curly quotes (`it’s` is `it ’ s` here, `it's` there), full-width and compatibility characters, HTML entities
-//! (`&amp;` stays as it is typed), control characters, and the final sigma.
+//! **Which of the readings in the wild.** The original (`open_clip`, and A1111 with it) repairs text with `ftfy`
+//! and undoes HTML entities before it encodes; transformers' tokenizer, which every diffusers pipeline and ComfyUI
+//! use, does neither: canonical composition (NFC), whitespace to single spaces, lower case. This one reads as
+//! transformers does. The two part at curly quotes (`it’s` is `it ’ s` here, `it's` there), full-width and
+//! compatibility characters, HTML entities (`&amp;` stays as it is typed), control characters, and the final sigma.
 
 mod added;
 mod bpe;
@@ -51,7 +52,8 @@ pub struct ClipTokenizer {
 impl ClipTokenizer {
     /// Id in front of the first word in OpenAI's vocabulary.
     pub const OPENAI_START: i32 = 49406;
-    /// Id behind the last word in OpenAI's vocabulary; Stable Diffusion 1 and the first text model of SDXL pad with it too.
+    /// Id behind the last word in OpenAI's vocabulary; Stable Diffusion 1 and the first text model of SDXL pad with
+    /// it too.
     pub const OPENAI_END: i32 = 49407;
 
     /// The tokenizer of Stable Diffusion 1: OpenAI's vocabulary, 77 ids, padded with the end.
@@ -92,8 +94,8 @@ impl ClipTokenizer {
         Ok(Self { bpe, vocabulary, added, finder, prompt_finder, special, unknown, context })
     }
 
-    /// The ids of a prompt as diffusers makes them: start, words, end, padding, always [`ClipTokenizer::context`] of them. What
-    /// does not fit is cut off, also within a word.
+    /// The ids of a prompt as diffusers makes them: start, words, end, padding, always [`ClipTokenizer::context`]
+    /// of them. What does not fit is cut off, also within a word.
     pub fn encode(&self, text: &str) -> Encoding {
         let room = self.context - 2;
         let mut ids = vec![self.special.start];
@@ -117,9 +119,9 @@ impl ClipTokenizer {
         ids
     }
 
-    /// The ids of a text in a prompt for A1111 or ComfyUI. They differ from [`ClipTokenizer::ids`] where a folder pads with a
-    /// character that people type: Stable Diffusion 2 and SDXL pad with `!`, and transformers then takes every `!` in a prompt
-    /// for padding; those tools do not.
+    /// The ids of a text in a prompt for A1111 or ComfyUI. They differ from [`ClipTokenizer::ids`] where a folder
+    /// pads with a character that people type: Stable Diffusion 2 and SDXL pad with `!`, and transformers then
+    /// takes every `!` in a prompt for padding; those tools do not.
     pub fn prompt_ids(&self, text: &str) -> Vec<i32> {
         let mut ids = Vec::new();
         self.each_word(&self.prompt_finder, text, &mut ids, |_| ());

@@ -3,8 +3,8 @@
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Canonical composition, each run of whitespace one space, lower case (each character by itself: a capital sigma at the
-/// end of a word becomes the ordinary small one).
+/// Canonical composition, each run of whitespace one space, lower case (each character by itself: a capital sigma
+/// at the end of a word becomes the ordinary small one).
 pub(super) fn normalize(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     let mut in_space = false;
@@ -23,8 +23,8 @@ pub(super) fn normalize(text: &str) -> String {
 
 /// Endings of English words that are words of their own.
 const CONTRACTIONS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
-/// Where one of these stands in a text and is not taken as a special token, it still starts a word: the original's pattern
-/// has both.
+/// Where one of these stands in a text and is not taken as a special token, it still starts a word: the original's
+/// pattern has both.
 const SPECIAL: [&str; 2] = ["<|startoftext|>", "<|endoftext|>"];
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -83,8 +83,9 @@ impl Draft {
     }
 }
 
-/// Chunks as A1111 makes them: full, unless a comma stands among the last `backtrack` tokens: what follows it then begins the
-/// next. One thing is not kept: A1111 leaves the vectors of an embedding behind when it moves the embedding's place.
+/// Chunks as A1111 makes them: full, unless a comma stands among the last `backtrack` tokens: what follows it then
+/// begins the next. One thing is not kept: A1111 leaves the vectors of an embedding behind when it moves the
+/// embedding's place.
 pub(super) fn chunks(
     segments: &[Segment],
     tokenizer: &Tokenizer,
@@ -154,8 +155,8 @@ pub(super) fn chunks(
     Encoded { chunks, tokens, warnings: warnings.list }
 }
 
-/// Windows as ComfyUI makes them: a piece of a few tokens goes to the next window whole where it does not fit; a longer one is
-/// broken where the window is full.
+/// Windows as ComfyUI makes them: a piece of a few tokens goes to the next window whole where it does not fit; a
+/// longer one is broken where the window is full.
 pub(super) fn windows(segments: &[Segment], tokenizer: &Tokenizer, embeddings: &dyn Embeddings) -> Encoded {
     let special = tokenizer.special();
     let room = tokenizer.context() - 2;

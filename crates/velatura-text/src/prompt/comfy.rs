@@ -1,7 +1,7 @@
 //! ComfyUI's grammar: round brackets that weigh, and `embedding:name`.
 //!
-//! ComfyUI reads brackets by recursion from the outside in. The same reading comes out of one pass that pairs them and one that
-//! walks the pairs with a stack of its own.
+//! ComfyUI reads brackets by recursion from the outside in. The same reading comes out of one pass that pairs them
+//! and one that walks the pairs with a stack of its own.
 
 use std::collections::VecDeque;
 
@@ -9,12 +9,13 @@ use super::{Embeddings, PromptWarning, Segment, finite, is_space};
 
 const WEIGHT: f64 = 1.1;
 
-/// A text's pieces with their weights, as ComfyUI's `token_weights` gives them: `(a)` times 1.1, `(a:1.3)` is 1.3 whatever is
-/// around it. `\(` and `\)` are letters. A `)` without partner is text and makes text of the next `(`. A `(` without partner makes
-/// text of everything behind it, unless the prompt ends in `)`: then ComfyUI takes the two for a pair and reads what is between.
+/// A text's pieces with their weights, as ComfyUI's `token_weights` gives them: `(a)` times 1.1, `(a:1.3)` is 1.3
+/// whatever is around it. `\(` and `\)` are letters. A `)` without partner is text and makes text of the next `(`.
+/// A `(` without partner makes text of everything behind it, unless the prompt ends in `)`: then ComfyUI takes the
+/// two for a pair and reads what is between.
 ///
-/// Numbers as Python reads them, but for those that nothing can be multiplied with: `(a:nan)` and `(a:inf)` are text in an ordinary
-/// bracket.
+/// Numbers as Python reads them, but for those that nothing can be multiplied with: `(a:nan)` and `(a:inf)` are
+/// text in an ordinary bracket.
 pub fn token_weights(text: &str) -> Vec<Segment> {
     let mut brackets = Brackets::read(text);
     let mut pieces = Pieces { text, list: Vec::new() };
@@ -156,9 +157,9 @@ pub(super) enum Piece {
 
 const IDENTIFIER: &str = "embedding:";
 
-/// Parts a segment at `embedding:name`, at its start or behind a space. A name ends with a space, `<` or `[`; commas behind it do not
-/// belong to it, unless an embedding is called so. An embedding that is not there is left out; `embedding:` without a name is
-/// text.
+/// Parts a segment at `embedding:name`, at its start or behind a space. A name ends with a space, `<` or `[`;
+/// commas behind it do not belong to it, unless an embedding is called so. An embedding that is not there is left
+/// out; `embedding:` without a name is text.
 pub(super) fn pieces(
     text: &str,
     embeddings: &dyn Embeddings,

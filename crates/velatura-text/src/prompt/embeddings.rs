@@ -2,8 +2,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::Tokenizer;
 
-/// The textual inversion embeddings that are at hand. Counting vectors may mean opening a file, so it is asked only for those
-/// that a prompt names.
+/// The textual inversion embeddings that are at hand. Counting vectors may mean opening a file, so it is asked only
+/// for those that a prompt names.
 pub trait Embeddings {
     /// Their names.
     fn names(&self) -> Vec<String>;

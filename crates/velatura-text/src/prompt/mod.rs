@@ -3,13 +3,14 @@
 //! The way of a prompt:
 //!
 //! 1. [`styles::apply`] puts it into the styles that are chosen, where there are any;
-//! 2. [`Prompt::read`] undoes the grammar: which texts hold at which calls of the denoiser, in which parts with which weights,
-//!    and which networks it names;
-//! 3. [`Prompt::encode`] makes [`Chunk`]s of a text: token ids with a multiplier each, as many as a text model reads at once;
+//! 2. [`Prompt::read`] undoes the grammar: which texts hold at which calls of the denoiser, in which parts with
+//!    which weights, and which networks it names;
+//! 3. [`Prompt::encode`] makes [`Chunk`]s of a text: token ids with a multiplier each, as many as a text model
+//!    reads at once;
 //! 4. the text model turns each chunk into vectors, and a [`Weighting`] applies the multipliers to them.
 //!
-//! Nothing here fails: what the grammar cannot read is read as it is written, and a [`PromptWarning`] says so. All of it takes
-//! time in proportion to the length of the prompt and never recurses.
+//! Nothing here fails: what the grammar cannot read is read as it is written, and a [`PromptWarning`] says so. All
+//! of it takes time in proportion to the length of the prompt and never recurses.
 //!
 //! | | [`Dialect::A1111`] | [`Dialect::ComfyUi`] |
 //! |---|---|---|
@@ -68,18 +69,19 @@ pub enum StepNumbers {
     /// A number with a point is a fraction of the steps, any other a step (A1111 from version 1.6 on).
     #[default]
     PointIsFraction,
-    /// A number below 1 is a fraction of the steps, any other a step (A1111 before; its "old prompt editing timelines").
+    /// A number below 1 is a fraction of the steps, any other a step (A1111 before; its "old prompt editing
+    /// timelines").
     BelowOneIsFraction,
 }
 
 /// The steps that schedules refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steps {
-    /// How many calls of the denoiser there will be. A1111 counts calls, not steps: twice as many for samplers that call it
-    /// twice a step.
+    /// How many calls of the denoiser there will be. A1111 counts calls, not steps: twice as many for samplers that
+    /// call it twice a step.
     pub count: usize,
-    /// In a second pass (high-resolution fix), the steps of the first: fractions from 1 to 2 and steps beyond the first pass
-    /// then belong to the second.
+    /// In a second pass (high-resolution fix), the steps of the first: fractions from 1 to 2 and steps beyond the
+    /// first pass then belong to the second.
     pub first_pass: Option<usize>,
     /// How numbers count.
     pub numbers: StepNumbers,
@@ -144,16 +146,16 @@ impl Segment {
 pub struct PromptPart {
     /// Its weight; 1 where none is written.
     pub weight: f64,
-    /// Its texts in time, never empty. A1111 encodes them as one batch, which matters where the mean of the vectors is restored
-    /// ([`weighting::original`]); a text that comes up twice is in that batch twice.
+    /// Its texts in time, never empty. A1111 encodes them as one batch, which matters where the mean of the vectors
+    /// is restored ([`weighting::original`]); a text that comes up twice is in that batch twice.
     pub schedule: Vec<Scheduled>,
 }
 
 /// A text and the time it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scheduled {
-    /// The last call of the denoiser, counted from 0, at which it holds. (A1111 writes the schedule in steps from 1 and looks
-    /// it up by calls from 0, so every change comes one call later than the number says. That is kept.)
+    /// The last call of the denoiser, counted from 0, at which it holds. (A1111 writes the schedule in steps from 1
+    /// and looks it up by calls from 0, so every change comes one call later than the number says. That is kept.)
     pub last_call: usize,
     /// Which of [`Prompt::texts`].
     pub text: usize,
@@ -211,7 +213,8 @@ impl Prompt {
         self.parts.iter().map(text).collect()
     }
 
-    /// The calls of the denoiser in ranges without a change, in order and without gaps; empty where there are no calls.
+    /// The calls of the denoiser in ranges without a change, in order and without gaps; empty where there are no
+    /// calls.
     pub fn ranges(&self) -> Vec<CallRange> {
         let calls = self.options.steps.count;
         let mut lasts: Vec<usize> =
@@ -232,8 +235,8 @@ impl Prompt {
         ranges
     }
 
-    /// The chunks of one of [`Prompt::texts`], for a text model that reads [`Tokenizer::context`] ids at once. Models with two
-    /// text encoders encode with each one's tokenizer.
+    /// The chunks of one of [`Prompt::texts`], for a text model that reads [`Tokenizer::context`] ids at once.
+    /// Models with two text encoders encode with each one's tokenizer.
     ///
     /// # Panics
     /// When there is no such text.

@@ -35,8 +35,8 @@ pub enum StylesError {
 /// No prompt anybody reads is longer.
 const MOST_BYTES: usize = 4 << 20;
 
-/// Reads a styles file. Lines whose name begins with `#` are comments, a column `text` stands in for `prompt` in old files, missing
-/// columns are empty, and of two styles of one name the later counts, in the earlier's place.
+/// Reads a styles file. Lines whose name begins with `#` are comments, a column `text` stands in for `prompt` in
+/// old files, missing columns are empty, and of two styles of one name the later counts, in the earlier's place.
 ///
 /// # Errors
 /// When the first line does not name the columns.
@@ -71,8 +71,8 @@ pub fn parse(csv: &str) -> Result<Vec<Style>, StylesError> {
     Ok(styles)
 }
 
-/// The prompt in its styles, one after the other. Comments go, in the prompt and in the styles. Pass each style's name with its
-/// text for the prompt or for the negative prompt.
+/// The prompt in its styles, one after the other. Comments go, in the prompt and in the styles. Pass each style's
+/// name with its text for the prompt or for the negative prompt.
 ///
 /// # Errors
 /// When the prompt grows beyond all measure.
@@ -102,8 +102,8 @@ pub fn apply<'a>(
 
 const PLACE: &str = "{prompt}";
 
-/// The rows of a file in the dialect of Python's `csv` module with spaces skipped behind commas, which the `csv` crate cannot read:
-/// it would take the quotes in `a, "b, c"` for letters.
+/// The rows of a file in the dialect of Python's `csv` module with spaces skipped behind commas, which the `csv`
+/// crate cannot read: it would take the quotes in `a, "b, c"` for letters.
 fn rows(csv: &str) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     let mut row = Vec::new();

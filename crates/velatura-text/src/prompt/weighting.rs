@@ -1,7 +1,8 @@
 //! What weights do to the vectors of a text model. Vectors are `[tokens, channels]`, one multiplier for each token.
 //!
-//! A1111 multiplies the vectors, and by default ("Original") scales all of them so that their mean is what it was; "No norm"
-//! leaves that out, "Ignore" leaves out everything. ComfyUI goes from the vectors of the empty prompt towards the prompt's.
+//! A1111 multiplies the vectors, and by default ("Original") scales all of them so that their mean is what it was;
+//! "No norm" leaves that out, "Ignore" leaves out everything. ComfyUI goes from the vectors of the empty prompt
+//! towards the prompt's.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,8 @@ impl Weighting {
     /// [`Weighting::Interpolate`], and may be empty for the others. Nothing is done where all multipliers are 1.
     ///
     /// # Panics
-    /// When `z` is not `multipliers.len()` vectors of `channels`, or [`Weighting::Interpolate`] has to interpolate and `z` is not a
-    /// whole number of `empty`.
+    /// When `z` is not `multipliers.len()` vectors of `channels`, or [`Weighting::Interpolate`] has to interpolate
+    /// and `z` is not a whole number of `empty`.
     pub fn apply(self, z: &mut [f32], empty: &[f32], channels: usize, multipliers: &[f32]) {
         if multipliers.iter().all(|&multiplier| multiplier == 1.0) {
             return;
@@ -51,8 +52,9 @@ pub fn no_norm(z: &mut [f32], channels: usize, multipliers: &[f32]) {
     }
 }
 
-/// A1111's "Original": [`no_norm`], then everything times what restores the mean over all values. A1111 takes that mean over the
-/// batch that it encodes together: chunk `n` of all texts of a schedule; pass those one behind another.
+/// A1111's "Original": [`no_norm`], then everything times what restores the mean over all values. A1111 takes that
+/// mean over the batch that it encodes together: chunk `n` of all texts of a schedule; pass those one behind
+/// another.
 ///
 /// Where the mean becomes zero and cannot be restored, it is left.
 ///
@@ -71,8 +73,9 @@ fn sum(z: &[f32]) -> f64 {
     z.iter().map(|&value| f64::from(value)).sum()
 }
 
-/// ComfyUI's: `(z - empty) * multiplier + empty`, where `empty` are the vectors of the empty prompt ([`super::empty_chunk`]), as
-/// many as a chunk has; `z` may be several chunks one behind another. Vectors with the multiplier 1 are left as they are.
+/// ComfyUI's: `(z - empty) * multiplier + empty`, where `empty` are the vectors of the empty prompt
+/// ([`super::empty_chunk`]), as many as a chunk has; `z` may be several chunks one behind another. Vectors with the
+/// multiplier 1 are left as they are.
 ///
 /// # Panics
 /// When `z` is not `multipliers.len()` vectors of `channels`, or not a whole number of `empty`.

@@ -3,17 +3,19 @@
 use super::whole_words;
 use crate::prompt::{Segment, finite, is_space};
 
-/// Brackets deeper than this do not weigh: 1.1 to this power is 445 already, and time stays in proportion to the prompt.
+/// Brackets deeper than this do not weigh: 1.1 to this power is 445 already, and time stays in proportion to the
+/// prompt.
 pub(super) const DEEPEST: usize = 64;
 
 const ROUND: f64 = 1.1;
 const SQUARE: f64 = 1.0 / 1.1;
 
-/// A text's pieces with their weights, as A1111's `parse_prompt_attention` gives them. Neighbours of equal weight are one piece.
+/// A text's pieces with their weights, as A1111's `parse_prompt_attention` gives them. Neighbours of equal weight
+/// are one piece.
 ///
-/// Where A1111 stops with an error, at `(a:1.2.3)` or `(a:.)`, the colon and what follows are text and the bracket is an
-/// ordinary one. `BREAK` is a break within brackets too; A1111 makes it a word with a negative weight there. Brackets deeper
-/// than 64 do not weigh.
+/// Where A1111 stops with an error, at `(a:1.2.3)` or `(a:.)`, the colon and what follows are text and the bracket
+/// is an ordinary one. `BREAK` is a break within brackets too; A1111 makes it a word with a negative weight there.
+/// Brackets deeper than 64 do not weigh.
 pub fn attention(text: &str) -> Vec<Segment> {
     read(text).0
 }

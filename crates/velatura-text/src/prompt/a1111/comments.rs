@@ -1,5 +1,5 @@
-/// A prompt without its comments, each from `#` to the end of its line. A comment that fills a line leaves one line end of the
-/// two around it, as it does in A1111, which removes those first.
+/// A prompt without its comments, each from `#` to the end of its line. A comment that fills a line leaves one line
+/// end of the two around it, as it does in A1111, which removes those first.
 pub fn strip_comments(text: &str) -> String {
     if !text.contains('#') {
         return text.to_owned();

@@ -1,8 +1,8 @@
 use super::whole_words;
 use crate::prompt::{finite, is_space};
 
-/// The prompts that `AND` joins, with their weights: `a cat AND a dog:0.7`. (Liu et al. 2022, "Compositional visual generation with
-/// composable diffusion models".) A prompt without `AND` can have a weight too.
+/// The prompts that `AND` joins, with their weights: `a cat AND a dog:0.7`. (Liu et al. 2022, "Compositional visual
+/// generation with composable diffusion models".) A prompt without `AND` can have a weight too.
 pub(super) fn split(text: &str) -> Vec<(&str, f64)> {
     let mut subprompts = Vec::new();
     let mut from = 0;

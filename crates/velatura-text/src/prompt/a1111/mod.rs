@@ -1,5 +1,5 @@
-//! The grammar of A1111's web UI, in the order in which it undoes it: comments, tags of networks, `AND`, schedules and
-//! alternatives, and for each text that comes out weights and breaks.
+//! The grammar of A1111's web UI, in the order in which it undoes it: comments, tags of networks, `AND`, schedules
+//! and alternatives, and for each text that comes out weights and breaks.
 
 mod attention;
 mod comments;

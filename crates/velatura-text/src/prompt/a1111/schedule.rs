@@ -1,11 +1,12 @@
 //! Schedules and alternatives: `[a:b:0.5]`, `[a:0.5]`, `[a::0.5]`, `[a|b]`.
 //!
-//! A1111 states the grammar in a form that many readings fit and lets a general parser choose. This is the grammar said
-//! once: brackets of both kinds pair up as in any bracket language, a pair counts when everything within it counts, and what does
-//! not count is text. One pass with a stack finds the pairs, and a text for a step is written out of the spans between them.
+//! A1111 states the grammar in a form that many readings fit and lets a general parser choose. This is the grammar
+//! said once: brackets of both kinds pair up as in any bracket language, a pair counts when everything within it
+//! counts, and what does not count is text. One pass with a stack finds the pairs, and a text for a step is written
+//! out of the spans between them.
 //!
-//! The two agree except where unpaired brackets follow a schedule without a space between, `[a:b:3]]]`: there A1111's choice
-//! depends on the version of its parser, and here the schedule is always read.
+//! The two agree except where unpaired brackets follow a schedule without a space between, `[a:b:3]]]`: there
+//! A1111's choice depends on the version of its parser, and here the schedule is always read.
 
 use std::collections::BTreeSet;
 
@@ -24,11 +25,11 @@ pub struct ScheduledText {
 const MOST_BYTES: usize = 1 << 24;
 const MOST_STEPS: usize = 10_000;
 
-/// The texts of a prompt by steps, as A1111's `get_learned_conditioning_prompt_schedules` lists them: one more for each step at
-/// which something changes, and every step where something alternates.
+/// The texts of a prompt by steps, as A1111's `get_learned_conditioning_prompt_schedules` lists them: one more for
+/// each step at which something changes, and every step where something alternates.
 ///
-/// A prompt that the grammar does not fit as a whole is read as it is written: with a `|` outside of brackets, a backslash at
-/// the end or before a line end; and also where writing out its schedule would take more than 16 MiB.
+/// A prompt that the grammar does not fit as a whole is read as it is written: with a `|` outside of brackets, a
+/// backslash at the end or before a line end; and also where writing out its schedule would take more than 16 MiB.
 pub fn prompt_schedule(prompt: &str, steps: &Steps) -> Vec<ScheduledText> {
     read(prompt, steps).0
 }

@@ -23,13 +23,15 @@ pub struct NetworkTag {
     pub name: String,
     /// Its strength in the text encoder: the first number, or `te=`. 1 where there is none; finite.
     pub text_encoder: f64,
-    /// Its strength in the denoiser: the second number, or `unet=`. As in the text encoder where there is none; finite.
+    /// Its strength in the denoiser: the second number, or `unet=`. As in the text encoder where there is none;
+    /// finite.
     pub unet: f64,
     /// The rank to which it is cut: the third number, or `dyn=`.
     pub rank: Option<u32>,
 }
 
-/// A prompt without its tags: everything like `<word:...>` goes, also what is not a network. In a negative prompt tags are text.
+/// A prompt without its tags: everything like `<word:...>` goes, also what is not a network. In a negative prompt
+/// tags are text.
 pub(super) fn extract(
     text: &str,
     negative: bool,
