@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use common::{Named, layouts, shapes};
 use serde_json::Value;
-use velatura_weights::{Checkpoint, Family, PartKind, Task, TensorSource};
+use velatura_weights::{Checkpoint, Family, PartKind, Prediction, Task, TensorSource};
 
 fn crc32(values: &[f32]) -> u64 {
     let bytes = values.iter().flat_map(|v| v.to_le_bytes());
@@ -144,13 +144,63 @@ fn names_of_other_times_and_tools_are_known() {
         (n, serde_json::from_value(d[0].clone()).unwrap())
     });
     assert_eq!(parts(Named::new(older)), [PartKind::Vae]);
-    // The tiny autoencoder's decoder in its original file.
-    let tiny = shapes(&fixture["own"]["tiny"]["shapes"]).into_iter().filter_map(|(n, s)| {
-        let rest = n.strip_prefix("decoder.layers.")?;
-        let (number, rest) = rest.split_once('.')?;
-        Some((format!("taesd_decoder.{}.{rest}", number.parse::<usize>().unwrap() + 1), s))
-    });
-    assert_eq!(parts(Named::new(tiny)), [PartKind::Vae]);
+    // The tiny autoencoder's halves in their original files, by bare numbers, and as one.
+    let tiny = shapes(&fixture["own"]["tiny"]["shapes"]);
+    let half = |side: &str, shift: usize| {
+        let renamed = tiny.iter().filter_map(|(n, s)| {
+            let (number, rest) = n.strip_prefix(&format!("{side}.layers."))?.split_once('.')?;
+            Some((format!("{}.{rest}", number.parse::<usize>().unwrap() + shift), s.clone()))
+        });
+        Named::new(renamed.collect::<Vec<_>>())
+    };
+    assert_eq!(parts(half("decoder", 1)), [PartKind::Vae]);
+    assert_eq!(parts(half("encoder", 0)), [PartKind::Vae]);
+    let mut whole = Checkpoint::of_source(Arc::new(half("decoder", 1))).unwrap();
+    whole.take_parts(Checkpoint::of_source(Arc::new(half("encoder", 0))).unwrap());
+    let part = whole.part(PartKind::Vae).unwrap();
+    assert!(part.tensors.tensors().keys().eq(tiny.iter().map(|(n, _)| n)));
+    assert_eq!(*part.tensors.tensor_f32("decoder.layers.0.bias").unwrap(), common::numbers("1.bias", 4));
+}
+
+#[test]
+fn parts_of_separate_files_make_a_model() {
+    let fixture = layouts();
+    let case = &fixture["cases"][0];
+    let part = |prefix: &str| {
+        let all = shapes(&case["stored"]).into_iter();
+        let own = all.filter_map(|(n, s)| n.strip_prefix(prefix).map(|n| (n.to_string(), s)));
+        Checkpoint::of_source(Arc::new(Named::new(own.collect::<Vec<_>>()))).unwrap()
+    };
+    let mut model = part("first_stage_model.");
+    assert_eq!((model.family(), model.task()), (None, None));
+    assert!(model.check_complete().unwrap_err().to_string().contains("unet"));
+    model.take_parts(part("model.diffusion_model."));
+    assert_eq!(model.missing_parts(), [PartKind::TextEncoder]);
+    model.take_parts(part("cond_stage_model.transformer."));
+    model.check_complete().unwrap();
+    assert_eq!(model.family(), Some(Family::Sd1));
+    // A second autoencoder takes the first one's place.
+    model.take_parts(part("first_stage_model."));
+    assert_eq!(model.parts().len(), 3);
+}
+
+#[test]
+fn what_is_predicted_follows_from_marks() {
+    let fixture = layouts();
+    let named = |case: usize| Named::new(shapes(&fixture["cases"][case]["stored"]));
+    let prediction = |named: Named| Checkpoint::of_source(Arc::new(named)).unwrap().prediction();
+    assert_eq!(prediction(named(0)), Some(Prediction::Epsilon));
+    // The tiny 2.x has no level where the mark would be.
+    assert_eq!(prediction(named(2)), None);
+    for (says, is) in [("v", Prediction::V), ("epsilon", Prediction::Epsilon)] {
+        let mut marked = named(2);
+        marked.metadata.insert("modelspec.prediction_type".into(), says.into());
+        assert_eq!(prediction(marked), Some(is));
+    }
+    let mut marked = named(3);
+    marked.tensors.extend(Named::new([("v_pred".to_string(), vec![0])]).tensors);
+    assert_eq!(prediction(marked), Some(Prediction::V));
+    assert_eq!(prediction(named(5)), Some(Prediction::V));
 }
 
 #[test]

@@ -46,6 +46,7 @@ impl Checkpoint {
 
     /// Recognises the tensors of any source.
     pub fn of_source(source: Arc<dyn TensorSource>) -> Result<Self, WeightsError> {
+        let source = single::with_prefix(source);
         let mut used = BTreeSet::new();
         let parts = single::parts(&source, &mut used)?;
         if parts.is_empty() {
@@ -188,13 +189,20 @@ impl Checkpoint {
     }
 
     /// Takes another's parts, in place of its own of the same kind or beside them: `--vae`, or a model of separate
-    /// files.
-    pub fn take_parts(&mut self, other: Checkpoint) {
+    /// files. The two halves of a tiny autoencoder become one.
+    pub fn take_parts(&mut self, mut other: Checkpoint) {
+        for part in &mut other.parts {
+            if let Some(whole) = self.part(part.kind).and_then(|own| own.joined(part)) {
+                *part = whole;
+            }
+        }
+        if other.part(PartKind::Unet).is_some() {
+            self.prediction = other.prediction.or(self.prediction);
+        }
         self.parts.retain(|p| other.part(p.kind).is_none());
         self.parts.extend(other.parts);
         self.parts.sort_by_key(|p| p.kind);
         self.family = family::family(&self.parts);
-        self.prediction = self.prediction.or(other.prediction);
         self.scheduler = self.scheduler.take().or(other.scheduler);
         self.unmatched.extend(other.unmatched);
         self.unused.extend(other.unused);

@@ -157,6 +157,24 @@ impl Part {
         Ok(Part { kind, config, config_is_given, tensors, missing, network })
     }
 
+    /// Two halves of a tiny autoencoder as a whole one; nothing for anything else.
+    pub(crate) fn joined(&self, other: &Part) -> Option<Part> {
+        let (Network::Tiny(a), Network::Tiny(b)) = (&self.network, &other.network) else { return None };
+        let fit = (a.channels, a.latent) == (b.channels, b.latent);
+        if !fit || a.encoder == b.encoder || a.decoder == b.decoder {
+            return None;
+        }
+        let halves = [(String::new(), &self.tensors), (String::new(), &other.tensors)];
+        Some(Part {
+            kind: self.kind,
+            config: self.config.clone(),
+            config_is_given: self.config_is_given,
+            tensors: TensorView::joined(self.tensors.path(), halves.into_iter()),
+            missing: self.missing.iter().chain(&other.missing).cloned().collect(),
+            network: Network::Tiny(Tiny { encoder: true, decoder: true, ..a.clone() }),
+        })
+    }
+
     /// The network's class in diffusers or transformers.
     pub fn class_name(&self) -> &str {
         let of = |pointer: &str| self.config.pointer(pointer).and_then(Value::as_str);

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::part::{Network, Part, PartKind};
-use crate::layout::Naming;
 use crate::layout::clip::Clip;
 use crate::layout::probe::Probe;
+use crate::layout::{Form, Naming};
+use crate::view::TensorView;
 use crate::{TensorSource, WeightsError};
 
 /// Where a part may be, and the tensor that shows that it is there.
@@ -49,6 +50,7 @@ const SPOTS: &[Spot] = {
         spot(Vae, "", Diffusers, "decoder.layers.2.conv.0.weight"),
         spot(Vae, "", Diffusers, "encoder.layers.1.conv.0.weight"),
         spot(Vae, "taesd_", Original, "decoder.3.conv.0.weight"),
+        spot(Vae, "taesd_", Original, "encoder.1.conv.0.weight"),
         spot(TextEncoder, "cond_stage_model.transformer.", Diffusers, CLIP),
         spot(TextEncoder, "cond_stage_model.transformer.", Diffusers, SHORT),
         spot(TextEncoder, "cond_stage_model.model.", Original, OPEN),
@@ -64,6 +66,22 @@ const SPOTS: &[Spot] = {
         spot(TextEncoder, "", Original, OPEN),
     ]
 };
+
+/// The tiny autoencoder's halves come as files whose names are bare numbers; here they get the prefixes that tools
+/// which keep both in one file give them. Any other source is passed on.
+pub(crate) fn with_prefix(source: Arc<dyn TensorSource>) -> Arc<dyn TensorSource> {
+    let has = |name: &str| source.tensors().contains_key(name);
+    let prefix = match (has("0.weight"), has("1.conv.0.weight"), has("1.weight"), has("3.conv.0.weight")) {
+        (true, true, ..) => "taesd_encoder.",
+        (false, false, true, true) => "taesd_decoder.",
+        _ => return source,
+    };
+    let mut view = TensorView::new(source.clone());
+    for (name, entry) in source.tensors() {
+        view.add(format!("{prefix}{name}"), entry.shape.clone(), name.clone(), Form::Whole);
+    }
+    Arc::new(view)
+}
 
 /// The parts of a file. Configurations are left to be inferred once the family is known.
 pub(crate) fn parts(
