@@ -5,7 +5,9 @@
 //! tokenizer is ready in two milliseconds. That is why the code here is our own: the `tokenizers` crate would read
 //! three megabytes of JSON at every start, which takes it about 100 ms, and brings dozens of crates for a pattern
 //! of one line. What it does to a text is imitated to the id, and held against it over every character that Unicode
-//! 14 assigns.
+//! 14 assigns. One difference is known: several combining marks on one letter are put in the standard's order also
+//! where they are newer than that crate's tables (Dogra, Masaram Gondi and the like), in which case it leaves them as
+//! they are typed.
 //!
 //! **Which of the readings in the wild.** The original (`open_clip`, and A1111 with it) repairs text with `ftfy`
 //! and undoes HTML entities before it encodes; transformers' tokenizer, which every diffusers pipeline and ComfyUI
