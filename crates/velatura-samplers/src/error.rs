@@ -71,6 +71,9 @@ pub enum PlanError {
     /// Strength outside `(0, 1]`.
     #[error("strength is {0}, but must be above 0 and at most 1 (1 starts from pure noise)")]
     Strength(f64),
+    /// Exponent outside `(0, 100]`.
+    #[error("rho is {0}, but must be above 0 and at most 100 (7 is usual for karras)")]
+    Rho(f64),
     /// Strength so low that no step remains.
     #[error("strength {strength} of {steps} steps leaves none; raise either")]
     NoStepsLeft {
@@ -111,6 +114,24 @@ pub struct OptionError {
     pub range: &'static str,
 }
 
+/// An option of a picture's noise outside its range.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum NoiseError {
+    /// Strength of a variation outside 0..=1.
+    #[error("variation strength is {0}, but must be from 0 (the seed alone) to 1 (the second seed alone)")]
+    Strength(f64),
+    /// Size to resize a seed from.
+    #[error("the latent to resize the seed from is {height}x{width}, but each side must be from 1 to {most}")]
+    Size {
+        /// Rows.
+        height: usize,
+        /// Columns.
+        width: usize,
+        /// Most of either.
+        most: usize,
+    },
+}
+
 /// A guidance setting outside its range, or buffers that do not fit.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum GuidanceError {
@@ -127,6 +148,30 @@ pub enum GuidanceError {
         start: f32,
         /// End, as a fraction of the run.
         end: f32,
+    },
+    /// No condition to guide towards.
+    #[error("guidance by several prompts needs at least one")]
+    NoCondition,
+    /// Weight of a prompt that is not a finite number.
+    #[error("weight of a prompt is {0}, but must be a finite number")]
+    Weight(f32),
+    /// Two answers of different length.
+    #[error("an answer has {found} values where {expected} were expected")]
+    Length {
+        /// Its length.
+        found: usize,
+        /// The length of the others.
+        expected: usize,
+    },
+    /// A setting of dynamic thresholding, or of attention guidance, outside its range.
+    #[error("{name} is {value}, but must be {range}")]
+    Setting {
+        /// Name of the setting.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// The values allowed, in words.
+        range: &'static str,
     },
     /// A batch that does not split into two halves of whole images.
     #[error("{len} values do not split into two halves of {images} images")]

@@ -16,9 +16,10 @@
 //! - [`sample`] runs a sampler over a plan. The latent is always in the *model's own space*,
 //!   `x = alpha * x0 + sigma * noise`: what the closure sees is what the network was trained on,
 //!   whatever space the sampler's own paper uses.
-//! - [`Guidance`] combines the two halves of a classifier-free-guidance batch.
-//! - [`noise`] has PyTorch's CPU generator, the web UIs' CUDA generator, and a random-access
-//!   generator for training.
+//! - [`Guidance`] combines the two halves of a classifier-free-guidance batch, or several prompts;
+//!   [`DynamicThreshold`], [`perturbed_attention`] and [`self_attention`] are its relatives.
+//! - [`noise`] has PyTorch's CPU generator, the web UIs' CUDA generator, torchsde's Brownian tree, and a
+//!   random-access generator for training.
 //!
 //! Nothing here depends on the batch or on the number of threads: every picture draws its noise
 //! from its own generator.
@@ -33,15 +34,18 @@ pub mod sampler;
 mod schedule;
 mod spacing;
 
-pub use error::{GuidanceError, OptionError, PlanError, RunError, ScheduleError, UnknownName};
-pub use guidance::{Guidance, rescale_noise_cfg};
-pub use noise::{ImageNoise, LatentShape, NoiseSource, PerImage};
+pub use error::{GuidanceError, NoiseError, OptionError, PlanError, RunError, ScheduleError, UnknownName};
+pub use guidance::{
+    DynamicThreshold, Guidance, ScaleMode, degrade, perturbed_attention, perturbed_attention_scale,
+    rescale_noise_cfg, self_attention,
+};
+pub use noise::{ImageNoise, LatentShape, NoiseOptions, NoiseSource, PerImage, Variation};
 pub use plan::{Path, Plan, PlanRequest, Step};
 pub use prediction::{Level, Prediction};
 pub use registry::{
     SamplerEntry, SpacingEntry, find_sampler, find_spacing, parse_sampler, sampler_named, samplers, spacings,
 };
-pub use sampler::{Call, Progress, Sampler, SamplerOptions, sample};
+pub use sampler::{Answer, Call, Progress, Sampler, SamplerOptions, sample, sample_both};
 pub use schedule::{
     DiffusersSchedulerConfig, NoiseSchedule, NoiseTable, ScheduleKind, TimeSampling, betas,
     rescale_zero_terminal_snr,

@@ -1,5 +1,7 @@
 //! The timesteps and noise levels of one run.
 
+use std::sync::Arc;
+
 use crate::prediction::{Level, Prediction};
 use crate::schedule::NoiseTable;
 use crate::spacing::{self, Grid, Spacing};
@@ -38,12 +40,14 @@ pub struct PlanRequest {
     /// Image to image: the share of the steps to run, above 0 and at most 1. As in diffusers the last
     /// `int(steps * strength)` steps remain.
     pub strength: f64,
+    /// Exponent of karras (7) and polyexponential (1) spacing, above 0 and at most 100; `None` is the spacing's own.
+    pub rho: Option<f64>,
 }
 
 impl PlanRequest {
     /// A run from pure noise.
     pub fn new(steps: usize, spacing: Spacing) -> Self {
-        PlanRequest { steps, spacing, base: Spacing::Linspace, strength: 1.0 }
+        PlanRequest { steps, spacing, base: Spacing::Linspace, strength: 1.0, rho: None }
     }
 }
 
@@ -58,6 +62,8 @@ pub struct Plan {
     pub path: Path,
     /// What the network predicts.
     pub prediction: Prediction,
+    /// For samplers that ask the network between the steps.
+    pub(crate) table: Arc<NoiseTable>,
 }
 
 impl Plan {
@@ -70,6 +76,11 @@ impl Plan {
         if !(strength > 0.0 && strength <= 1.0) {
             return Err(PlanError::Strength(strength));
         }
+        if let Some(rho) = request.rho
+            && !(rho > 0.0 && rho <= 100.0)
+        {
+            return Err(PlanError::Rho(rho));
+        }
         let points = if table.is_flow() {
             spacing::flow::points(table, grid, request)?
         } else {
@@ -79,7 +90,7 @@ impl Plan {
         if strength == 1.0 {
             return Ok(whole);
         }
-        let keep = ((request.steps as f64 * strength) as usize).min(request.steps);
+        let keep = (whole.len() as f64 * strength) as usize;
         whole.last(keep).ok_or(PlanError::NoStepsLeft { strength, steps: request.steps })
     }
 
@@ -131,6 +142,33 @@ impl Plan {
             init_scale,
             path: if table.is_flow() { Path::Flow } else { Path::VariancePreserving },
             prediction: table.schedule().prediction,
+            table: Arc::new(table.clone()),
+        }
+    }
+
+    /// What the network is given for a latent at a level between the steps.
+    pub fn timestep(&self, at: Level) -> f32 {
+        let sigma = match self.path {
+            Path::VariancePreserving => at.ratio(),
+            Path::Flow => at.sigma,
+        };
+        self.table.timestep_of_sigma(sigma) as f32
+    }
+
+    /// Level at a timestep, which is brought into the schedule's range first.
+    pub(crate) fn level_at(&self, timestep: f64) -> Level {
+        let at = timestep.clamp(0.0, self.table.last_timestep());
+        self.table.level(at).unwrap_or(Level::CLEAN)
+    }
+
+    /// The level of least noise above 0 that the schedule has.
+    pub(crate) fn lowest(&self) -> Level {
+        match self.path {
+            Path::VariancePreserving => Level::from_ratio(self.table.sigma_at(0.0)),
+            Path::Flow => {
+                let first = 1.0 / self.table.train_timesteps() as f64;
+                Level::from_flow_time(self.table.shift_time(first))
+            }
         }
     }
 

@@ -2,15 +2,17 @@
 //!
 //! The fixture is made by `scripts/fixtures/samplers.py`.
 
+mod support;
+
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 
-use safetensors::SafeTensors;
 use serde::Deserialize;
+use support::{Fixture, Recorded, network, relative_error};
 use velatura_samplers::noise::{Randn, TorchCpu};
 use velatura_samplers::{
-    Call, DiffusersSchedulerConfig, Guidance, NoiseSchedule, NoiseSource, Plan, PlanRequest, Prediction,
-    SamplerOptions, find_sampler, find_spacing, sample,
+    Call, DiffusersSchedulerConfig, Guidance, NoiseSchedule, Plan, PlanRequest, Prediction, SamplerOptions,
+    find_sampler, find_spacing, sample,
 };
 
 const FIXTURE: &[u8] = include_bytes!("fixtures/samplers.safetensors");
@@ -45,48 +47,9 @@ struct Draw {
     stride: usize,
 }
 
-struct Fixture {
-    tensors: SafeTensors<'static>,
-    cases: Cases,
-}
-
-impl Fixture {
-    fn load() -> Self {
-        let (_, metadata) = SafeTensors::read_metadata(FIXTURE).unwrap();
-        let cases = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["cases"]).unwrap();
-        Fixture { tensors: SafeTensors::deserialize(FIXTURE).unwrap(), cases }
-    }
-
-    fn get(&self, name: &str) -> Vec<f32> {
-        self.find(name).unwrap_or_else(|| panic!("{name} is not in the fixture"))
-    }
-
-    fn find(&self, name: &str) -> Option<Vec<f32>> {
-        let bytes = self.tensors.tensor(name).ok()?.data();
-        Some(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect())
-    }
-}
-
-/// Norm of the difference over the norm of the wanted vector.
-fn relative_error(got: &[f32], want: &[f32]) -> f64 {
-    assert_eq!(got.len(), want.len());
-    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut got.iter().zip(want).map(|(&g, &w)| f64::from(g) - f64::from(w)));
-    difference / norm(&mut want.iter().map(|&w| f64::from(w))).max(1e-30)
-}
-
-/// Noise that the reference recorded, one row a draw.
-struct Recorded(std::vec::IntoIter<f32>);
-
-impl NoiseSource for Recorded {
-    fn draw(&mut self, _image: usize, out: &mut [f32]) {
-        out.iter_mut().for_each(|v| *v = self.0.next().expect("more draws than the reference made"));
-    }
-}
-
 #[test]
 fn full_loops_are_those_of_diffusers() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::<Cases>::load(FIXTURE);
     let (bias, noise) = (fixture.get("bias"), fixture.get("noise"));
     let mut worst = 0.0f64;
     let mut failures = Vec::new();
@@ -106,8 +69,7 @@ fn full_loops_are_those_of_diffusers() {
             Recorded(fixture.find(&format!("loop{index}.noise")).unwrap_or_default().into_iter());
         let model = |x: &[f32], call: Call| -> Result<Vec<f32>, Infallible> {
             asked.push(call.timestep);
-            let wave = 0.1 * (0.01 * call.timestep).sin();
-            Ok(x.iter().zip(&bias).map(|(&x, &b)| 0.3 * x + 0.2 * x.sin() + b * wave).collect())
+            Ok(network(x, &bias, call.timestep, 1.0))
         };
         let start = plan.start(&noise);
         let result =
@@ -140,7 +102,7 @@ fn full_loops_are_those_of_diffusers() {
 
 #[test]
 fn tables_noising_and_targets_are_those_of_diffusers() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::<Cases>::load(FIXTURE);
     let (x0, noise) = (fixture.get("table.x0"), fixture.get("table.noise"));
     let timesteps = [0.0, 1.0, 500.0, 998.0, 999.0];
     for case in &fixture.cases.tables {
@@ -162,7 +124,7 @@ fn tables_noising_and_targets_are_those_of_diffusers() {
 
 #[test]
 fn guidance_is_that_of_diffusers() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::<Cases>::load(FIXTURE);
     let halves = fixture.get("guidance.halves");
     let plain = Guidance::new(7.5).combine(&halves, 3).unwrap();
     assert!(relative_error(&plain, &fixture.get("guidance.plain")) < 1e-6);
@@ -172,7 +134,7 @@ fn guidance_is_that_of_diffusers() {
 
 #[test]
 fn noise_has_the_bits_of_pytorch() {
-    let fixture = Fixture::load();
+    let fixture = Fixture::<Cases>::load(FIXTURE);
     let mut off = 0;
     let mut total = 0;
     for (index, case) in fixture.cases.randn.iter().enumerate() {

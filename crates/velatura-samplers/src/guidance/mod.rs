@@ -1,8 +1,18 @@
-//! Classifier-free guidance.
+//! Classifier-free guidance and its relatives: pure functions on what the network answered.
+//!
+//! All of them are sums of answers, so they may be taken of noise, v, clean-latent or velocity predictions alike;
+//! [`DynamicThreshold`] alone cares which, and its authors take it of noise.
+
+mod attention;
+mod threshold;
+
+pub use attention::{degrade, perturbed_attention, perturbed_attention_scale, self_attention};
+pub use threshold::{DynamicThreshold, ScaleMode};
 
 use serde::{Deserialize, Serialize};
 
 use crate::GuidanceError;
+use crate::sampler::Answer;
 
 /// How the answers with and without the prompt are combined.
 ///
@@ -73,6 +83,56 @@ impl Guidance {
             return Err(GuidanceError::Halves { len, images });
         }
         let (uncond, cond) = halves.split_at(len / 2);
+        Ok(self.combine_parts(uncond, cond, images))
+    }
+
+    /// As [`combine`](Self::combine), with the unguided half for the CFG++ samplers.
+    ///
+    /// # Errors
+    /// As [`combine`](Self::combine).
+    pub fn answer(&self, halves: &[f32], images: usize) -> Result<Answer, GuidanceError> {
+        let guided = self.combine(halves, images)?;
+        let unguided = halves.get(..guided.len()).map(<[f32]>::to_vec);
+        Ok(Answer { guided, unguided })
+    }
+
+    /// Several prompts at once (A1111's `AND`; composable diffusion, Liu et al. 2022, arXiv 2206.01714):
+    /// `uncond + scale * sum of weight * (cond - uncond)`. The rescale looks at the mean of the answers by weight.
+    ///
+    /// `uncond` and every condition are `[images, ...]` flattened; a weight may be negative.
+    ///
+    /// # Errors
+    /// A setting out of range, no condition, a weight that is not finite, or lengths that differ.
+    pub fn combine_all(
+        &self,
+        uncond: &[f32],
+        conds: &[(&[f32], f32)],
+        images: usize,
+    ) -> Result<Vec<f32>, GuidanceError> {
+        self.validate()?;
+        let len = uncond.len();
+        if conds.is_empty() {
+            return Err(GuidanceError::NoCondition);
+        }
+        if images == 0 || !len.is_multiple_of(images) {
+            return Err(GuidanceError::Halves { len, images });
+        }
+        let mut sum = uncond.to_vec();
+        for &(cond, weight) in conds {
+            if !weight.is_finite() {
+                return Err(GuidanceError::Weight(weight));
+            }
+            if cond.len() != len {
+                return Err(GuidanceError::Length { found: cond.len(), expected: len });
+            }
+            for ((sum, &cond), &uncond) in sum.iter_mut().zip(cond).zip(uncond) {
+                *sum += weight * (cond - uncond);
+            }
+        }
+        Ok(self.combine_parts(uncond, &sum, images))
+    }
+
+    fn combine_parts(&self, uncond: &[f32], cond: &[f32], images: usize) -> Vec<f32> {
         let mut guided: Vec<f32> =
             uncond.iter().zip(cond).map(|(&uncond, &cond)| uncond + self.scale * (cond - uncond)).collect();
         if self.rescale > 0.0 {
@@ -81,7 +141,7 @@ impl Guidance {
                 rescale_noise_cfg(guided, cond, self.rescale);
             }
         }
-        Ok(guided)
+        guided
     }
 }
 
@@ -133,6 +193,30 @@ mod tests {
         assert_eq!(active, [false, false, true, true, true, true, false, false]);
         assert!(Guidance { interval: Some((0.5, 1.0)), ..Guidance::new(5.0) }.active(9, 10));
         assert!(!Guidance::new(1.0).active(0, 10));
+    }
+
+    #[test]
+    fn several_prompts_are_weighed_as_the_web_ui_does() {
+        let (uncond, a, b) = ([1.0f32, -2.0], [2.0f32, 1.0], [0.5f32, 4.0]);
+        let guidance = Guidance::new(3.0);
+        let got = guidance.combine_all(&uncond, &[(&a, 1.0), (&b, -0.5)], 1).unwrap();
+        // uncond + (a - uncond) * (1 * 3) + (b - uncond) * (-0.5 * 3)
+        assert_eq!(got, [1.0 + 3.0 + 0.75, -2.0 + 9.0 - 9.0]);
+        let one = guidance.combine_all(&uncond, &[(&a, 1.0)], 1).unwrap();
+        assert_eq!(one, guidance.combine(&[uncond, a].concat(), 1).unwrap());
+        assert_eq!(guidance.combine_all(&uncond, &[], 1), Err(GuidanceError::NoCondition));
+        assert!(matches!(guidance.combine_all(&uncond, &[(&a, f32::NAN)], 1), Err(GuidanceError::Weight(_))));
+        assert!(matches!(
+            guidance.combine_all(&uncond, &[(&a[..1], 1.0)], 1),
+            Err(GuidanceError::Length { found: 1, expected: 2 })
+        ));
+    }
+
+    #[test]
+    fn an_answer_keeps_the_unguided_half() {
+        let answer = Guidance::new(2.0).answer(&[1.0, 2.0, 3.0, 5.0], 1).unwrap();
+        assert_eq!(answer.guided, [5.0, 8.0]);
+        assert_eq!(answer.unguided.unwrap(), [1.0, 2.0]);
     }
 
     #[test]

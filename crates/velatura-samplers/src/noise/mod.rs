@@ -2,24 +2,33 @@
 //!
 //! - [`TorchCpu`] is `torch.randn` on the CPU: ComfyUI's noise and diffusers' with a CPU generator.
 //! - [`CudaPhilox`] is `torch.randn` on a CUDA device: A1111's noise by default.
+//! - [`BrownianTree`] is torchsde's, which the stochastic DPM-Solver++ samplers of k-diffusion read.
+//! - [`SeededNoise`] draws a picture's noise from these, with A1111's variations and seed resizing.
 //! - [`CounterRng`] is for training: any number of any step can be drawn without those before it.
 //!
 //! The logarithm, sine and cosine of single-precision draws are computed here, not by the platform's
 //! libraries, so the bits do not depend on them.
 
+mod brownian;
 mod counter;
 mod cuda;
 mod mt19937;
 mod philox;
+mod seed_sequence;
+mod seeded;
 mod torch_cpu;
 mod vecmath;
 
 use serde::{Deserialize, Serialize};
 
+use crate::NoiseError;
+
+pub use brownian::{BrownianTree, Way};
 pub use counter::{CounterRng, Draws};
 pub use cuda::CudaPhilox;
 pub use mt19937::Mt19937;
 pub use philox::philox4x32_10;
+pub use seeded::{NoiseOptions, RngKind, SeededNoise, StepNoise, Variation};
 pub use torch_cpu::TorchCpu;
 
 /// Shape of one latent.
@@ -68,52 +77,24 @@ pub trait Randn: Send {
 pub trait ImageNoise: Send {
     /// Unit normal noise for one image in our layout, `[H, W, C]`.
     fn draw(&mut self, out: &mut [f32]);
+
+    /// Unit normal noise for a part of the run, for samplers that follow a Brownian motion; fresh noise where there
+    /// is none.
+    fn draw_between(&mut self, way: Way, out: &mut [f32]) {
+        let _ = way;
+        self.draw(out);
+    }
 }
 
 /// A source of noise for a batch, each image from its own generator.
 pub trait NoiseSource {
     /// Unit normal noise for image `image`, in our layout.
     fn draw(&mut self, image: usize, out: &mut [f32]);
-}
 
-/// Which generator a seed is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RngKind {
-    /// PyTorch's CPU generator: ComfyUI, diffusers.
-    #[default]
-    Cpu,
-    /// CUDA's Philox generator: A1111.
-    Cuda,
-}
-
-/// Noise of one image from a seed, drawn as the reference tools draw it and put in our layout.
-pub struct SeededNoise {
-    generator: Box<dyn Randn>,
-    shape: LatentShape,
-    drawn: Vec<f32>,
-}
-
-impl SeededNoise {
-    /// Noise for one image of `shape`.
-    pub fn new(kind: RngKind, seed: u64, shape: LatentShape) -> Self {
-        let generator: Box<dyn Randn> = match kind {
-            RngKind::Cpu => Box::new(TorchCpu::new(seed)),
-            RngKind::Cuda => Box::new(CudaPhilox::new(seed)),
-        };
-        SeededNoise { generator, shape, drawn: Vec::new() }
-    }
-}
-
-impl ImageNoise for SeededNoise {
-    fn draw(&mut self, out: &mut [f32]) {
-        self.drawn.resize(out.len(), 0.0);
-        self.generator.randn(&mut self.drawn);
-        if out.len() == self.shape.len() {
-            self.shape.to_channels_last(&self.drawn, out);
-        } else {
-            out.copy_from_slice(&self.drawn);
-        }
+    /// As [`ImageNoise::draw_between`], for image `image`.
+    fn draw_between(&mut self, image: usize, way: Way, out: &mut [f32]) {
+        let _ = way;
+        self.draw(image, out);
     }
 }
 
@@ -132,6 +113,18 @@ impl PerImage {
         )
     }
 
+    /// A generator for each seed and options.
+    ///
+    /// # Errors
+    /// As [`NoiseOptions::validate`].
+    pub fn with_options(pictures: &[(u64, NoiseOptions)], shape: LatentShape) -> Result<Self, NoiseError> {
+        let image = |&(seed, options): &(u64, NoiseOptions)| {
+            SeededNoise::with_options(seed, shape, options)
+                .map(|noise| Box::new(noise) as Box<dyn ImageNoise>)
+        };
+        pictures.iter().map(image).collect::<Result<_, _>>().map(PerImage)
+    }
+
     /// The first draw of every image, one after another: the noise that a run starts from.
     pub fn initial(&mut self, shape: LatentShape) -> Vec<f32> {
         let mut noise = vec![0.0; shape.len() * self.0.len()];
@@ -147,6 +140,13 @@ impl NoiseSource for PerImage {
     fn draw(&mut self, image: usize, out: &mut [f32]) {
         match self.0.get_mut(image) {
             Some(generator) => generator.draw(out),
+            None => out.fill(0.0),
+        }
+    }
+
+    fn draw_between(&mut self, image: usize, way: Way, out: &mut [f32]) {
+        match self.0.get_mut(image) {
+            Some(generator) => generator.draw_between(way, out),
             None => out.fill(0.0),
         }
     }

@@ -1,6 +1,12 @@
 //! Samplers and spacings by name, in the spellings of A1111, diffusers and ComfyUI.
 
-use crate::sampler::{Ddim, Ddpm, DpmPp2m, Euler, EulerAncestral, Heun, Sampler, SamplerOptions};
+mod samplers;
+mod spacings;
+
+use samplers::SAMPLERS;
+use spacings::SPACINGS;
+
+use crate::sampler::{Sampler, SamplerOptions};
 use crate::{NoiseSchedule, OptionError, Spacing, UnknownName};
 
 /// One sampler of the registry.
@@ -45,75 +51,6 @@ impl SamplerEntry {
     }
 }
 
-/// One line a sampler; lists show them in this order.
-const SAMPLERS: &[SamplerEntry] = &[
-    SamplerEntry {
-        name: "dpmpp_2m",
-        title: "DPM++ 2M",
-        aliases: &["DPMSolverMultistepScheduler", "dpmsolver++", "dpm_solver_pp_2m", "dpmsolver_multistep"],
-        when: "The first choice for most pictures: sharp in 20 to 30 steps, best with the karras schedule.",
-        stochastic: false,
-        order: 1,
-        usual: Spacing::Karras,
-        make: |_| Box::new(DpmPp2m),
-    },
-    SamplerEntry {
-        name: "euler",
-        title: "Euler",
-        aliases: &[
-            "EulerDiscreteScheduler",
-            "FlowMatchEulerDiscreteScheduler",
-            "flow_match_euler",
-            "k_euler",
-        ],
-        when: "Simple and steady; the one for rectified-flow models, and for v models that end in pure noise.",
-        stochastic: false,
-        order: 1,
-        usual: Spacing::Linspace,
-        make: |_| Box::new(Euler),
-    },
-    SamplerEntry {
-        name: "euler_ancestral",
-        title: "Euler a",
-        aliases: &["EulerAncestralDiscreteScheduler", "k_euler_a", "k_euler_ancestral"],
-        when: "Softer and more varied pictures that keep changing with the number of steps.",
-        stochastic: true,
-        order: 1,
-        usual: Spacing::Linspace,
-        make: |o| Box::new(EulerAncestral { eta: o.eta.unwrap_or(1.0), s_noise: o.s_noise }),
-    },
-    SamplerEntry {
-        name: "heun",
-        title: "Heun",
-        aliases: &["HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "k_heun"],
-        when: "More exact than Euler at the same number of steps, for twice the time.",
-        stochastic: false,
-        order: 2,
-        usual: Spacing::Karras,
-        make: |_| Box::new(Heun),
-    },
-    SamplerEntry {
-        name: "ddim",
-        title: "DDIM",
-        aliases: &["DDIMScheduler"],
-        when: "Reproducible and easy to invert; the reference for older pictures and for editing.",
-        stochastic: false,
-        order: 1,
-        usual: Spacing::Leading,
-        make: |o| Box::new(Ddim { eta: o.eta.unwrap_or(0.0) }),
-    },
-    SamplerEntry {
-        name: "ddpm",
-        title: "DDPM",
-        aliases: &["DDPMScheduler", "ancestral"],
-        when: "The process that the model was trained on; needs hundreds of steps, useful as a check.",
-        stochastic: true,
-        order: 1,
-        usual: Spacing::Leading,
-        make: |_| Box::new(Ddpm),
-    },
-];
-
 /// One spacing of the registry.
 #[derive(Debug)]
 pub struct SpacingEntry {
@@ -133,51 +70,6 @@ impl SpacingEntry {
         self.spacing.name()
     }
 }
-
-const SPACINGS: &[SpacingEntry] = &[
-    SpacingEntry {
-        spacing: Spacing::Karras,
-        title: "Karras",
-        aliases: &["use_karras_sigmas", "k"],
-        when: "Small steps near the clean end: crisp detail in few steps with noise-predicting models.",
-    },
-    SpacingEntry {
-        spacing: Spacing::Trailing,
-        title: "Trailing",
-        aliases: &[],
-        when: "Starts at pure noise: for zero-terminal-SNR, distilled and rectified-flow models.",
-    },
-    SpacingEntry {
-        spacing: Spacing::Linspace,
-        title: "Uniform",
-        aliases: &["normal", "discrete", "default", "even"],
-        when: "Equal steps over all timesteps; the plain default.",
-    },
-    SpacingEntry {
-        spacing: Spacing::Leading,
-        title: "Leading",
-        aliases: &["ddim_uniform"],
-        when: "The timesteps of the first Stable Diffusion releases with DDIM; to make old pictures again.",
-    },
-    SpacingEntry {
-        spacing: Spacing::SgmUniform,
-        title: "SGM Uniform",
-        aliases: &[],
-        when: "Like uniform without the last, nearly clean timestep; for turbo and lightning models.",
-    },
-    SpacingEntry {
-        spacing: Spacing::Simple,
-        title: "Simple",
-        aliases: &[],
-        when: "ComfyUI's default for rectified-flow models.",
-    },
-    SpacingEntry {
-        spacing: Spacing::Exponential,
-        title: "Exponential",
-        aliases: &["use_exponential_sigmas"],
-        when: "Even steps in the logarithm of the noise; smooth gradients, softer than karras.",
-    },
-];
 
 /// All samplers, the recommended ones first.
 pub fn samplers() -> &'static [SamplerEntry] {
@@ -333,6 +225,18 @@ mod tests {
             ("EULER-ANCESTRAL", "euler_ancestral"),
             ("EulerAncestralDiscreteScheduler", "euler_ancestral"),
             ("DDIM", "ddim"),
+            ("DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun"),
+            ("dpmpp_2m_sde_gpu", "dpmpp_2m_sde"),
+            ("DPM++ 3M SDE", "dpmpp_3m_sde"),
+            ("DPM++ 2S a", "dpmpp_2s_ancestral"),
+            ("DPM2 a", "dpm_2_ancestral"),
+            ("k_dpm_2", "dpm_2"),
+            ("DPM adaptive", "dpm_adaptive"),
+            ("UniPC", "uni_pc"),
+            ("UniPCMultistepScheduler", "uni_pc_bh2"),
+            ("PNDMScheduler", "plms"),
+            ("LMSDiscreteScheduler", "lms"),
+            ("TCDScheduler", "tcd"),
         ] {
             assert_eq!(find_sampler(name).unwrap().name, want, "{name}");
         }
@@ -340,8 +244,12 @@ mod tests {
             ("Karras", Spacing::Karras),
             ("SGM Uniform", Spacing::SgmUniform),
             ("sgm_uniform", Spacing::SgmUniform),
-            ("normal", Spacing::Linspace),
-            ("ddim_uniform", Spacing::Leading),
+            ("normal", Spacing::Normal),
+            ("Uniform", Spacing::Normal),
+            ("linspace", Spacing::Linspace),
+            ("ddim_uniform", Spacing::DdimUniform),
+            ("Align Your Steps", Spacing::Ays),
+            ("KL Optimal", Spacing::KlOptimal),
         ] {
             assert_eq!(find_spacing(name).unwrap().spacing, want, "{name}");
         }
@@ -353,6 +261,9 @@ mod tests {
         assert_eq!(parse("DPM++ 2M Karras"), ("dpmpp_2m", Some(Spacing::Karras)));
         assert_eq!(parse("ddim_trailing"), ("ddim", Some(Spacing::Trailing)));
         assert_eq!(parse("Euler SGM Uniform"), ("euler", Some(Spacing::SgmUniform)));
+        assert_eq!(parse("DPM++ 2M SDE Karras"), ("dpmpp_2m_sde", Some(Spacing::Karras)));
+        assert_eq!(parse("DPM++ 3M SDE Exponential"), ("dpmpp_3m_sde", Some(Spacing::Exponential)));
+        assert_eq!(parse("k_dpm_2_a_ka"), ("dpm_2_ancestral", Some(Spacing::Karras)));
         assert_eq!(parse("euler a"), ("euler_ancestral", None));
     }
 

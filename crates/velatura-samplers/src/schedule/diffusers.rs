@@ -75,7 +75,10 @@ impl DiffusersSchedulerConfig {
             zero_snr: self.rescale_betas_zero_snr,
             shift: 1.0,
             steps_offset: self.steps_offset,
-            set_alpha_to_one: self.set_alpha_to_one.unwrap_or(true),
+            // PNDM alone ends at timestep 0 unless told otherwise.
+            set_alpha_to_one: self
+                .set_alpha_to_one
+                .unwrap_or(self.class_name.as_deref() != Some("PNDMScheduler")),
         };
         schedule.validate()?;
         Ok(schedule)

@@ -12,7 +12,7 @@ pub(crate) const ALPHA_BAR_FLOOR: f64 = 1.0 / (1u64 << 24) as f64;
 ///
 /// *Timesteps* here are what the network is given: 0 to `train_timesteps - 1` for the discrete
 /// schedules, and for rectified flow the time 0..=1 multiplied by `train_timesteps`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NoiseTable {
     schedule: NoiseSchedule,
     alphas_cumprod: Vec<f64>,

@@ -1,18 +1,20 @@
 //! Spacing over the timesteps of a beta schedule.
 
-use super::ramp::{exponential, karras, linspace};
-use super::{Grid, Spacing};
+use super::ramp::{align_your_steps, beta_quantile, between, every_so_many, linspace};
+use super::{Grid, LCM_TIMESTEPS, Spacing};
 use crate::plan::{PlanRequest, Points};
 use crate::schedule::{ALPHA_BAR_FLOOR, NoiseTable, ScheduleKind};
 use crate::{Level, PlanError, Prediction};
 
 /// Points of a run on a beta schedule.
 pub(crate) fn points(table: &NoiseTable, grid: Grid, request: &PlanRequest) -> Result<Points, PlanError> {
-    let &PlanRequest { steps, spacing, base, .. } = request;
+    let &PlanRequest { steps, spacing, base, rho, .. } = request;
+    let train = table.train_timesteps();
     let limit = match (grid, spacing) {
         // These lay out one point more than there are steps, and the points must differ.
-        (Grid::Multistep, Spacing::Linspace | Spacing::Leading) => table.train_timesteps() - 1,
-        _ => table.train_timesteps(),
+        (Grid::Multistep | Grid::MultistepOpen, Spacing::Linspace | Spacing::Leading) => train - 1,
+        (Grid::SigmasWithoutLast, _) => spacing.limit(train) - 1,
+        _ => spacing.limit(train),
     };
     if steps == 0 {
         return Err(PlanError::ZeroSteps);
@@ -20,24 +22,51 @@ pub(crate) fn points(table: &NoiseTable, grid: Grid, request: &PlanRequest) -> R
     if steps > limit {
         return Err(PlanError::TooManySteps { steps, limit, spacing: spacing.name() });
     }
+    match grid {
+        Grid::SigmasWithoutLast => {
+            let mut whole = points(table, Grid::Sigmas, &PlanRequest { steps: steps + 1, ..*request })?;
+            whole.timesteps.pop();
+            whole.levels.pop();
+            return Ok(whole);
+        }
+        Grid::MultistepOpen => {
+            let mut whole = points(table, Grid::Multistep, request)?;
+            let first = Level::from_ratio(f64::from(table.sigma_at(0.0) as f32));
+            let last = whole.levels.last().copied().unwrap_or(first);
+            let is_formula = between(spacing, 1.0, 0.5, 1, rho).is_some();
+            let end = if is_formula || last.sigma < first.sigma { last } else { first };
+            whole.targets = Some(whole.levels.iter().skip(1).copied().chain([end]).collect());
+            return Ok(whole);
+        }
+        _ => {}
+    }
+    let at_timesteps = |timesteps: Vec<f64>| {
+        let sigmas = timesteps.iter().map(|&t| table.sigma_at(t)).collect();
+        from_sigmas(grid, Spacing::Linspace, timesteps, sigmas)
+    };
+    let at_log_sigmas = |timesteps: Vec<f64>| {
+        let sigmas = timesteps.iter().map(|&t| table.log_sigma_at(t)).collect();
+        from_sigmas(grid, Spacing::Linspace, timesteps, sigmas)
+    };
     Ok(match spacing {
         Spacing::Linspace | Spacing::Leading | Spacing::Trailing => {
             let timesteps = by_timestep(table, grid, spacing, steps);
             match grid {
-                Grid::Sigmas | Grid::Multistep => {
+                Grid::Timesteps => whole_timesteps(table, timesteps, None),
+                Grid::FixedStride => whole_timesteps(table, timesteps, Some(train / steps)),
+                _ => {
                     let sigmas = timesteps.iter().map(|&t| table.sigma_at(t)).collect();
                     from_sigmas(grid, spacing, timesteps, sigmas)
                 }
-                Grid::Timesteps => whole_timesteps(table, timesteps, None),
-                Grid::FixedStride => {
-                    let stride = table.train_timesteps() / steps;
-                    whole_timesteps(table, timesteps, Some(stride))
-                }
             }
         }
-        Spacing::Karras | Spacing::Exponential => {
+        Spacing::Karras
+        | Spacing::Exponential
+        | Spacing::Polyexponential
+        | Spacing::KlOptimal
+        | Spacing::BetaSigmas => {
             let (max, min) = sigma_range(table, grid, spacing, base, steps)?;
-            let sigmas = if spacing == Spacing::Karras { karras } else { exponential }(max, min, steps);
+            let sigmas = between(spacing, max, min, steps, rho).unwrap_or_default();
             let mut timesteps: Vec<f64> = sigmas.iter().map(|&s| table.timestep_of_sigma(s)).collect();
             if grid == Grid::Multistep {
                 // diffusers keeps these timesteps as integers; the cosine schedule alone is truncated
@@ -50,19 +79,44 @@ pub(crate) fn points(table: &NoiseTable, grid: Grid, request: &PlanRequest) -> R
             }
             from_sigmas(grid, base, timesteps, sigmas)
         }
+        Spacing::Normal => at_log_sigmas(linspace(table.last_timestep(), 0.0, steps)),
         Spacing::SgmUniform => {
             let mut timesteps = linspace(table.last_timestep(), 0.0, steps + 1);
             timesteps.pop();
-            let sigmas = timesteps.iter().map(|&t| table.log_sigma_at(t)).collect();
-            from_sigmas(grid, Spacing::Linspace, timesteps, sigmas)
+            at_log_sigmas(timesteps)
         }
         Spacing::Simple => {
-            let n = table.train_timesteps();
-            let stride = n as f64 / steps as f64;
-            let timesteps: Vec<f64> =
-                (0..steps).map(|i| (n - 1 - (i as f64 * stride) as usize) as f64).collect();
-            let sigmas = timesteps.iter().map(|&t| table.sigma_at(t)).collect();
+            let stride = train as f64 / steps as f64;
+            at_timesteps((0..steps).map(|i| (train - 1 - (i as f64 * stride) as usize) as f64).collect())
+        }
+        Spacing::DdimUniform => {
+            let ascending: Vec<f64> = (1..train).step_by(train / steps).map(|t| t as f64).collect();
+            at_timesteps(ascending.into_iter().rev().collect())
+        }
+        Spacing::Beta => {
+            let quantile = |i: usize| beta_quantile(1.0 - i as f64 / steps as f64);
+            let mut timesteps: Vec<f64> =
+                (0..steps).map(|i| (quantile(i) * table.last_timestep()).round_ties_even()).collect();
+            timesteps.dedup();
+            at_timesteps(timesteps)
+        }
+        Spacing::Ays | Spacing::AysSdxl => {
+            let sigmas = align_your_steps(spacing == Spacing::AysSdxl, steps);
+            let timesteps = sigmas.iter().map(|&s| table.timestep_of_sigma(s)).collect();
             from_sigmas(grid, Spacing::Linspace, timesteps, sigmas)
+        }
+        Spacing::Turbo => {
+            let tenth = |i: usize| ((10 - i) * train / 10).saturating_sub(1) as f64;
+            at_timesteps((0..steps).map(tenth).collect())
+        }
+        Spacing::Lcm => {
+            let stride = train / LCM_TIMESTEPS.min(train);
+            let timesteps = every_so_many(LCM_TIMESTEPS.min(train), steps);
+            let timesteps: Vec<f64> = timesteps.map(|i| (i * stride - 1) as f64).collect();
+            match grid {
+                Grid::Timesteps | Grid::FixedStride => whole_timesteps(table, timesteps, None),
+                _ => at_timesteps(timesteps),
+            }
         }
     })
 }
