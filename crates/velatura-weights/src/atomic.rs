@@ -70,7 +70,7 @@ pub fn check_writable(path: impl AsRef<Path>) -> Result<(), WeightsError> {
         .map_err(failed)
 }
 
-fn folder_of(path: &Path) -> PathBuf {
+pub(crate) fn folder_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
         _ => PathBuf::from("."),
@@ -90,6 +90,6 @@ fn default_permissions() -> Option<std::fs::Permissions> {
 }
 
 /// Makes the rename itself durable. Not every system lets a folder be opened.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }

@@ -45,6 +45,51 @@ fn a_single_file_through_diffusers_and_back_is_the_same() {
 }
 
 #[test]
+fn what_fails_half_way_leaves_nothing() {
+    let fixture = layouts();
+    // A source that cannot be read beyond its first tensors.
+    struct Broken(Named);
+    impl TensorSource for Broken {
+        fn path(&self) -> &std::path::Path {
+            self.0.path()
+        }
+        fn tensors(&self) -> &std::collections::BTreeMap<String, velatura_weights::TensorEntry> {
+            self.0.tensors()
+        }
+        fn metadata(&self) -> &std::collections::BTreeMap<String, String> {
+            self.0.metadata()
+        }
+        fn tensor_bytes(
+            &self,
+            name: &str,
+        ) -> Result<std::borrow::Cow<'_, [u8]>, velatura_weights::WeightsError> {
+            if name.contains("output_blocks") {
+                self.tensor("nowhere")?;
+            }
+            self.0.tensor_bytes(name)
+        }
+    }
+    let source = Broken(Named::new(shapes(&fixture["cases"][0]["stored"])));
+    let model = Checkpoint::of_source(Arc::new(source)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let says = [
+        model.write_diffusers(folder.path().join("hub"), &SaveOptions::default()).unwrap_err(),
+        model.write_single_file(folder.path().join("a.safetensors"), &SaveOptions::default()).unwrap_err(),
+        model.write_gguf(folder.path().join("a.gguf"), GgufType::F16).unwrap_err(),
+    ];
+    says.iter().for_each(|e| assert!(e.to_string().contains("nowhere"), "{e}"));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    // Nor is anything written of a model of which tensors lack.
+    let mut stored = shapes(&fixture["cases"][0]["stored"]);
+    stored.retain(|(n, _)| !n.ends_with("out.2.bias"));
+    let model = Checkpoint::of_source(Arc::new(Named::new(stored))).unwrap();
+    let says =
+        model.write_single_file(folder.path().join("a"), &SaveOptions::default()).unwrap_err().to_string();
+    assert!(says.contains("conv_out.bias") && says.contains("incomplete"), "{says}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn gguf_holds_what_was_written() {
     let fixture = layouts();
     let case = &fixture["cases"][0];

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::SaveOptions;
+use crate::atomic::{folder_of, sync_folder};
 use crate::model::{Checkpoint, Family, PartKind, Prediction, Task};
 use crate::write::{TensorHead, write_safetensors_streamed};
 use crate::{TensorSource, WeightsError, atomic_write};
@@ -29,8 +30,8 @@ impl Checkpoint {
             return Err(WeightsError::Exists { file: target.to_path_buf() });
         }
         self.parts().iter().try_for_each(|p| p.check_complete(p.tensors.path()))?;
-        let beside = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let temporary = tempfile::Builder::new().prefix(".velatura-").suffix(".tmp").tempdir_in(beside);
+        let beside = folder_of(target);
+        let temporary = tempfile::Builder::new().prefix(".velatura-").suffix(".tmp").tempdir_in(&beside);
         let temporary = temporary.map_err(failed)?;
         let root = temporary.path().join("model");
         std::fs::create_dir(&root).map_err(failed)?;
@@ -64,7 +65,12 @@ impl Checkpoint {
             write_json(&folder.join("scheduler_config.json"), &scheduler)?;
             write_json(&root.join("model_index.json"), &self.model_index(&scheduler))?;
         }
-        std::fs::rename(&root, target).map_err(failed)
+        sync_folder(&root).map_err(failed)?;
+        if target.exists() {
+            // Empty, as was seen above; not every system renames over a folder.
+            std::fs::remove_dir(target).map_err(failed)?;
+        }
+        std::fs::rename(&root, target).and_then(|()| sync_folder(&beside)).map_err(failed)
     }
 
     fn model_index(&self, scheduler: &Value) -> Value {
