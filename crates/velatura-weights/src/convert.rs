@@ -23,11 +23,20 @@ pub(crate) fn to_f32(bytes: Cow<'_, [u8]>, dtype: DType) -> Option<Cow<'_, [f32]
         return None;
     }
     let mut out = vec![0.0; elements];
-    decode(&bytes, dtype, &mut out).then_some(Cow::Owned(out))
+    decode_f32(&bytes, dtype, &mut out).then_some(Cow::Owned(out))
 }
 
-/// As [`to_f32`] into a slice of the right length. False for a type that is not read.
-pub(crate) fn decode(bytes: &[u8], dtype: DType, out: &mut [f32]) -> bool {
+/// Decodes little-endian bytes of a type into f32: a tensor's, or any run of whole blocks of it, so that several
+/// threads can share one tensor and write where its values are wanted. False, with nothing written, for a type that is
+/// not read, or where the bytes are not exactly those of as many elements as `out` has.
+pub fn decode_f32(bytes: &[u8], dtype: DType, out: &mut [f32]) -> bool {
+    if dtype.bytes_for(out.len()) != Some(bytes.len()) {
+        return false;
+    }
+    decode(bytes, dtype, out)
+}
+
+fn decode(bytes: &[u8], dtype: DType, out: &mut [f32]) -> bool {
     fn each<const N: usize>(bytes: &[u8], out: &mut [f32], one: impl Fn([u8; N]) -> f32) {
         for (o, b) in out.iter_mut().zip(bytes.as_chunks().0) {
             *o = one(*b);

@@ -66,6 +66,9 @@ impl SafetensorsFile {
     pub(crate) fn new(path: PathBuf, bytes: Bytes) -> Result<Self, WeightsError> {
         let (length, header) = SafeTensors::read_metadata(bytes.get())
             .map_err(|error| WeightsError::from_safetensors(&path, bytes.get(), error))?;
+        if let Some(tensor) = duplicate_key(bytes.get().get(8..8 + length).unwrap_or_default()) {
+            return Err(WeightsError::DuplicateTensor { file: path, tensor });
+        }
         let tensors = header.tensors().into_iter().map(|(name, info)| {
             (name, TensorEntry { shape: info.shape.clone(), dtype: DType::from_safetensors(info.dtype) })
         });
@@ -174,4 +177,30 @@ impl std::fmt::Debug for SafetensorsFile {
             .field("tensors", &self.names().len())
             .finish()
     }
+}
+
+/// The first key that a JSON object has twice. The reference crate keeps the last of two tensors with one name.
+fn duplicate_key(header: &[u8]) -> Option<String> {
+    struct Keys;
+    impl<'de> serde::de::Visitor<'de> for Keys {
+        type Value = Option<String>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut seen = std::collections::HashSet::new();
+            let mut twice = None;
+            while let Some((key, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                if twice.is_none() && seen.contains(&key) {
+                    twice = Some(key.clone());
+                }
+                seen.insert(key);
+            }
+            Ok(twice)
+        }
+    }
+    let mut json = serde_json::Deserializer::from_slice(header);
+    serde::Deserializer::deserialize_map(&mut json, Keys).ok().flatten()
 }

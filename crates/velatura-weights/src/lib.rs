@@ -26,7 +26,7 @@ mod write;
 
 pub use atomic::{atomic_write, check_writable};
 pub use bytes::AlignedBytes;
-pub use convert::f32_to_bytes;
+pub use convert::{decode_f32, f32_to_bytes};
 pub use dtype::{DType, Storage};
 pub use error::WeightsError;
 pub use file::{SafetensorsFile, TensorInfo};

@@ -127,6 +127,24 @@ fn damaged_and_foreign_files_are_named() {
             "overlaps",
         ),
         (
+            "one name twice",
+            header(
+                r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#,
+                4,
+            ),
+            "two tensors are named a",
+        ),
+        (
+            "negative size",
+            header(r#"{"a":{"dtype":"F32","shape":[-4],"data_offsets":[0,16]}}"#, 16),
+            "header cannot be read",
+        ),
+        (
+            "reversed offsets",
+            header(r#"{"a":{"dtype":"F32","shape":[4],"data_offsets":[16,0]}}"#, 16),
+            "is damaged",
+        ),
+        (
             "hole",
             header(
                 r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[6,10]}}"#,

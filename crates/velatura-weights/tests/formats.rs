@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use velatura_weights::{DType, SafetensorsFile, TorchFile, open_tensors};
+use velatura_weights::{DType, SafetensorsFile, TorchFile, decode_f32, open_tensors};
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -64,6 +64,15 @@ fn block_types_are_ggufs() {
         let entry = file.tensor(&name).unwrap();
         assert_eq!(entry.shape, expected.info(&name).unwrap().shape, "{name}");
         assert_eq!(entry.dtype.name(), name);
-        same(&name, &file.tensor_f32(&name).unwrap(), &expected.f32(&name).unwrap());
+        let expected = expected.f32(&name).unwrap();
+        same(&name, &file.tensor_f32(&name).unwrap(), &expected);
+        // The second half by itself, as a thread of several would read it.
+        let bytes = file.tensor_bytes(&name).unwrap();
+        let (block, bits) = entry.dtype.block();
+        let start = entry.elements() / block / 2 * block;
+        let mut half = vec![0.0; entry.elements() - start];
+        assert!(decode_f32(&bytes[start / block * bits / 8..], entry.dtype, &mut half));
+        same(&name, &half, &expected[start..]);
+        assert!(!decode_f32(&bytes[1..], entry.dtype, &mut half));
     }
 }
