@@ -47,7 +47,7 @@ pub use registry::{
 };
 pub use sampler::{Answer, Call, Progress, Sampler, SamplerOptions, sample, sample_both};
 pub use schedule::{
-    DiffusersSchedulerConfig, NoiseSchedule, NoiseTable, ScheduleKind, TimeSampling, betas,
+    DiffusersSchedulerConfig, DynamicShift, NoiseSchedule, NoiseTable, ScheduleKind, TimeSampling, betas,
     rescale_zero_terminal_snr,
 };
 pub use spacing::{Grid, Spacing};

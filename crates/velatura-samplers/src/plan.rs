@@ -94,6 +94,26 @@ impl Plan {
         whole.last(keep).ok_or(PlanError::NoStepsLeft { strength, steps: request.steps })
     }
 
+    /// ComfyUI's image to image: the last `steps` of a run of `int(steps / denoise)`, so that as many steps are taken
+    /// whatever the share. `request.strength` plays no part.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); `denoise` is named as strength.
+    pub fn with_denoise(
+        table: &NoiseTable,
+        grid: Grid,
+        request: &PlanRequest,
+        denoise: f64,
+    ) -> Result<Self, PlanError> {
+        if !(denoise > 0.0 && denoise <= 1.0) {
+            return Err(PlanError::Strength(denoise));
+        }
+        // As ComfyUI counts a share that is nearly the whole; the cast saturates.
+        let steps = if denoise > 0.9999 { request.steps } else { (request.steps as f64 / denoise) as usize };
+        let whole = Self::new(table, grid, &PlanRequest { steps, strength: 1.0, ..*request })?;
+        whole.last(request.steps).ok_or(PlanError::ZeroSteps)
+    }
+
     /// A run over sigmas of the caller's own: noise-to-signal ratios as in k-diffusion, or times 0..=1
     /// for rectified flow. A final 0 is added; one that is there already is accepted.
     ///
@@ -173,8 +193,6 @@ impl Plan {
     }
 
     /// The last `count` steps of this plan; `None` for 0.
-    ///
-    /// ComfyUI's `denoise` is the last `steps` of a plan of `int(steps / denoise)`.
     pub fn last(mut self, count: usize) -> Option<Self> {
         if count == 0 {
             return None;

@@ -9,11 +9,13 @@ use std::ops::ControlFlow;
 
 use serde::Deserialize;
 use support::{Fixture, Recorded, network, relative_error};
-use velatura_samplers::noise::{BrownianTree, LatentShape, RngKind, Way};
+use velatura_samplers::noise::{
+    BrownianTree, ImageNoise, LatentShape, NoiseOptions, RngKind, SeededNoise, Variation, Way,
+};
 use velatura_samplers::sampler::{Answer, sample_both};
 use velatura_samplers::{
-    Call, DiffusersSchedulerConfig, DynamicThreshold, Grid, Plan, PlanRequest, SamplerOptions, find_sampler,
-    find_spacing,
+    Call, DiffusersSchedulerConfig, DynamicThreshold, Grid, Plan, PlanRequest, SamplerOptions, Spacing,
+    degrade, find_sampler, find_spacing,
 };
 
 const FIXTURE: &[u8] = include_bytes!("fixtures/samplers_k.safetensors");
@@ -24,6 +26,23 @@ struct Cases {
     spacings: Vec<Spaced>,
     brownian: Vec<Motion>,
     thresholds: Vec<DynamicThreshold>,
+    shifts: Vec<Shifted>,
+    seeds: Vec<Picture>,
+}
+
+#[derive(Deserialize)]
+struct Shifted {
+    tokens: usize,
+    steps: usize,
+    config: DiffusersSchedulerConfig,
+}
+
+#[derive(Deserialize)]
+struct Picture {
+    seed: u64,
+    shape: [usize; 3],
+    variation: Option<(u64, f64)>,
+    resize_from: Option<(usize, usize)>,
 }
 
 #[derive(Deserialize)]
@@ -169,6 +188,51 @@ fn brownian_noise_is_that_of_torchsde() {
                 case.seed
             );
         }
+    }
+}
+
+#[test]
+fn variations_and_resized_seeds_are_those_of_the_web_ui() {
+    let fixture = Fixture::<Cases>::load(FIXTURE);
+    for (index, case) in fixture.cases.seeds.iter().enumerate() {
+        let [channels, height, width] = case.shape;
+        let shape = LatentShape { channels, height, width };
+        let variation = case.variation.map(|(seed, strength)| Variation { seed, strength });
+        let options = NoiseOptions { variation, resize_from: case.resize_from, ..NoiseOptions::default() };
+        let mut got = vec![0.0; shape.len()];
+        SeededNoise::with_options(case.seed, shape, options).unwrap().draw(&mut got);
+        let mut want = vec![0.0; shape.len()];
+        shape.to_channels_last(&fixture.get(&format!("seed{index}")), &mut want);
+        // The reference's arc cosine is in single precision.
+        assert!(relative_error(&got, &want) < 2e-6, "{index}: {}", relative_error(&got, &want));
+    }
+}
+
+#[test]
+fn dynamic_shifts_are_those_of_diffusers() {
+    let fixture = Fixture::<Cases>::load(FIXTURE);
+    for (index, case) in fixture.cases.shifts.iter().enumerate() {
+        let rule = case.config.dynamic_shift().unwrap().unwrap();
+        let schedule = case.config.noise_schedule().unwrap().shifted_for(&rule, case.tokens).unwrap();
+        let request = PlanRequest::new(case.steps, Spacing::Trailing);
+        let plan = Plan::new(&schedule.table().unwrap(), Grid::Sigmas, &request).unwrap();
+        let got: Vec<f32> = plan.steps.iter().map(|step| step.from.sigma as f32).collect();
+        assert!(relative_error(&got, &fixture.get(&format!("shift{index}"))) < 1e-6, "{index}");
+    }
+}
+
+#[test]
+fn the_blur_is_that_of_self_attention_guidance() {
+    let fixture = Fixture::<Cases>::load(FIXTURE);
+    let shape = LatentShape { channels: 4, height: 6, width: 7 };
+    for sigma in [1.0, 2.0] {
+        let read = |part: &str| {
+            let mut out = vec![0.0; shape.len()];
+            shape.to_channels_last(&fixture.get(&format!("blur{sigma:?}.{part}")), &mut out);
+            out
+        };
+        let got = degrade(&read("input"), &[true; 42], shape, sigma).unwrap();
+        assert!(relative_error(&got, &read("output")) < 1e-6);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{NoiseSchedule, ScheduleError, ScheduleKind};
+use super::{DynamicShift, NoiseSchedule, ScheduleError, ScheduleKind};
 use crate::{Prediction, Spacing};
 
 /// The fields of diffusers' `scheduler_config.json` that matter here; others are ignored.
@@ -27,6 +27,13 @@ pub struct DiffusersSchedulerConfig {
     pub timestep_spacing: Option<String>,
     pub use_karras_sigmas: Option<bool>,
     pub use_exponential_sigmas: Option<bool>,
+    pub use_beta_sigmas: Option<bool>,
+    pub use_dynamic_shifting: bool,
+    pub time_shift_type: Option<String>,
+    pub base_shift: Option<f64>,
+    pub max_shift: Option<f64>,
+    pub base_image_seq_len: Option<usize>,
+    pub max_image_seq_len: Option<usize>,
 }
 
 impl DiffusersSchedulerConfig {
@@ -84,6 +91,32 @@ impl DiffusersSchedulerConfig {
         Ok(schedule)
     }
 
+    /// How the shift follows the size of the picture, if the file says that it does; see
+    /// [`NoiseSchedule::shifted_for`].
+    ///
+    /// # Errors
+    /// A kind of shift that is not known.
+    pub fn dynamic_shift(&self) -> Result<Option<DynamicShift>, ScheduleError> {
+        if !self.use_dynamic_shifting {
+            return Ok(None);
+        }
+        let linear = match self.time_shift_type.as_deref() {
+            None | Some("exponential") => false,
+            Some("linear") => true,
+            Some(other) => {
+                return Err(ScheduleError::Unsupported { field: "time_shift_type", value: other.to_owned() });
+            }
+        };
+        let usual = DynamicShift::default();
+        Ok(Some(DynamicShift {
+            base_shift: self.base_shift.unwrap_or(usual.base_shift),
+            max_shift: self.max_shift.unwrap_or(usual.max_shift),
+            base_tokens: self.base_image_seq_len.unwrap_or(usual.base_tokens),
+            max_tokens: self.max_image_seq_len.unwrap_or(usual.max_tokens),
+            linear,
+        }))
+    }
+
     /// The spacing that the file asks for, if any.
     pub fn spacing(&self) -> Option<Spacing> {
         if self.use_karras_sigmas == Some(true) {
@@ -91,6 +124,9 @@ impl DiffusersSchedulerConfig {
         }
         if self.use_exponential_sigmas == Some(true) {
             return Some(Spacing::Exponential);
+        }
+        if self.use_beta_sigmas == Some(true) {
+            return Some(Spacing::BetaSigmas);
         }
         match self.timestep_spacing.as_deref()? {
             "leading" => Some(Spacing::Leading),

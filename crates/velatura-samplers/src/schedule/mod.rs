@@ -2,6 +2,7 @@
 
 mod betas;
 mod diffusers;
+mod shift;
 mod table;
 mod training;
 
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use betas::{betas, rescale_zero_terminal_snr};
 pub use diffusers::DiffusersSchedulerConfig;
+pub use shift::DynamicShift;
 pub(crate) use table::ALPHA_BAR_FLOOR;
 pub use table::NoiseTable;
 pub use training::TimeSampling;
