@@ -140,6 +140,7 @@ fn damaged_archives_are_named() {
         ("overflow", Zip::new(&tensor(4, 0, &[1 << 40, 1 << 40], &[0, 0])).bytes(), "size overflows"),
         ("nothing, huge", Zip::new(&tensor(4, 5, &[0, 1 << 62, 1 << 62], &[0, 0, 0])).bytes(), "beyond"),
         ("a huge storage", Zip::new(&tensor(i64::MAX, 0, &[1], &[1])).bytes(), "fewer than its storage"),
+        ("many dimensions", Zip::new(&tensor(4, 0, &[1; 17], &[1; 17])).bytes(), "17 dimensions"),
         ("other strides", Zip::new(&tensor(4, 0, &[2, 2], &[1])).bytes(), "2 dimensions and 1 strides"),
     ];
     for (what, bytes, says) in cases {
@@ -161,6 +162,12 @@ fn pickles_are_never_run() {
         wide.extend([b'u', b'q', i]);
     }
     wide.push(b'.');
+    // One dict of a thousand pairs, from which a dict is made again and again.
+    let mut copies = b"}q\0(".to_vec();
+    (0..1000).for_each(|_| copies.extend(b"NN"));
+    copies.extend(b"u0");
+    (0..100_000).for_each(|_| copies.extend(b"ccollections\nOrderedDict\nh\0\x85R0"));
+    copies.extend(b"}.");
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("os.system", pickle(b"cos\nsystem\n(X\x04\0\0\0ruintR."), "os.system"),
         ("posix.system", pickle(b"cposix\nsystem\n."), "posix.system"),
@@ -194,6 +201,7 @@ fn pickles_are_never_run() {
         ("a cycle", pickle(b"}q\0X\x01\0\0\0ah\0s."), "no tensors"),
         ("multiplying", pickle(&wide), "damaged"),
         ("a list in itself", pickle(b"]q\0h\0a."), "no dict"),
+        ("copies of a dict", pickle(&copies), "copied too often"),
         ("many instructions", pickle(&[b'N'; 9 << 20]), "instructions"),
     ];
     for (what, body, says) in cases {
@@ -320,6 +328,7 @@ fn damaged_gguf_files_are_named() {
         ("nested arrays", gguf().key("k", &array(9, 1)).bytes(), "array of arrays"),
         ("long array", gguf().key("k", &array(10, 1 << 61)).bytes(), "array"),
         ("long texts", gguf().key("k", &array(8, u64::MAX)).bytes(), "damaged"),
+        ("a long name", gguf().key(&"k".repeat(70_000), &u32_of(1)).bytes(), "a name has 70000 bytes"),
         ("another size", gguf().key("comfy.gguf.orig_shape.w", &other).bytes(), "another size"),
     ];
     for (what, bytes, says) in cases {

@@ -4,6 +4,11 @@ use std::path::Path;
 
 use crate::WeightsError;
 
+/// ggml's own tensor names have 64 bytes at most.
+const MAX_NAME: usize = 1024;
+/// Texts that are kept.
+const MAX_TEXT: usize = 4096;
+
 pub(super) struct Cursor<'a> {
     file: &'a Path,
     bytes: &'a [u8],
@@ -66,9 +71,21 @@ impl<'a> Cursor<'a> {
         std::str::from_utf8(raw).map_err(|_| self.damaged("a text is not UTF-8"))
     }
 
+    /// A key or a tensor's name.
+    pub(super) fn name(&mut self) -> Result<&'a str, WeightsError> {
+        let name = self.text()?;
+        if name.len() > MAX_NAME {
+            return Err(self.damaged(&format!("a name has {} bytes", name.len())));
+        }
+        Ok(name)
+    }
+
     pub(super) fn value(&mut self) -> Result<Value, WeightsError> {
         match self.u32()? {
-            8 => self.text().map(|t| Value::Text(t.to_string())),
+            // A longer text, such as a tokenizer, is of no use here.
+            8 => self
+                .text()
+                .map(|t| if t.len() <= MAX_TEXT { Value::Text(t.to_string()) } else { Value::Other }),
             9 => self.array(),
             kind => self.scalar(kind).map(Value::Text),
         }

@@ -16,6 +16,8 @@ use crate::{DType, TensorEntry, TensorSource, WeightsError};
 
 /// ggml's own limit.
 const MAX_DIMENSIONS: u32 = 4;
+/// A hundred times what the largest model here has.
+const MAX_TENSORS: usize = 1 << 18;
 /// What ComfyUI's converter puts before a tensor's name to keep a shape that ggml's dimensions cannot express.
 const ORIGINAL_SHAPE: &str = "comfy.gguf.orig_shape.";
 
@@ -95,7 +97,10 @@ fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
     let mut shapes = BTreeMap::new();
     // Every round takes bytes, so a count that lies ends at the end of the file.
     for _ in 0..keys {
-        let key = cursor.text()?.to_string();
+        if metadata.len() == MAX_TENSORS || shapes.len() == MAX_TENSORS {
+            return Err(cursor.damaged(&format!("it has more than {MAX_TENSORS} keys")));
+        }
+        let key = cursor.name()?.to_string();
         match (cursor.value()?, key.strip_prefix(ORIGINAL_SHAPE)) {
             (cursor::Value::Text(text), _) => drop(metadata.insert(key, text)),
             (cursor::Value::Sizes(sizes), Some(name)) => drop(shapes.insert(name.to_string(), sizes)),
@@ -112,7 +117,10 @@ fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
     };
     let mut described = BTreeMap::new();
     for _ in 0..tensors {
-        let name = cursor.text()?.to_string();
+        if described.len() == MAX_TENSORS {
+            return Err(cursor.damaged(&format!("it has more than {MAX_TENSORS} tensors")));
+        }
+        let name = cursor.name()?.to_string();
         let dimensions = cursor.u32()?;
         let bad = |reason: String| bad(file, &name, reason);
         if dimensions > MAX_DIMENSIONS {

@@ -13,6 +13,9 @@ use crate::{TensorEntry, WeightsError};
 
 const AGAIN: &str = "load it with PyTorch and save it again with torch.save, or as safetensors";
 
+/// PyTorch writes one for each storage.
+const MAX_ENTRIES: usize = 1 << 18;
+
 /// What opening a PyTorch file finds out.
 pub(crate) struct Read {
     pub tensors: BTreeMap<String, TensorEntry>,
@@ -53,11 +56,11 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
             tensor: name.clone(),
             reason,
         };
-        let entry = entries.get(format!("{root}data/{}", storage.key).as_str());
-        let entry =
-            entry.ok_or_else(|| bad(format!("the archive lacks its numbers, data/{}", storage.key)))?;
+        let key = pickle.text(storage.key).unwrap_or_default();
+        let entry = entries.get(format!("{root}data/{key}").as_str());
+        let entry = entry.ok_or_else(|| bad(format!("the archive lacks its numbers, data/{key:?}")))?;
         if storage.bytes().is_none_or(|n| n > entry.place.len()) {
-            let (n, key) = (entry.place.len(), &storage.key);
+            let n = entry.place.len();
             return Err(bad(format!(
                 "data/{key} has {n} bytes, fewer than its storage of {}",
                 storage.elements
@@ -101,6 +104,9 @@ fn directory(file: &Path, bytes: &[u8]) -> Result<HashMap<String, Entry>, Weight
     let mut entries = HashMap::new();
     let mut listing = archive.entries();
     while let Some(header) = listing.next_entry().map_err(zip)? {
+        if entries.len() == MAX_ENTRIES {
+            return Err(damaged(format!("its zip directory has more than {MAX_ENTRIES} entries")));
+        }
         let path = header.file_path();
         let name = std::str::from_utf8(path.as_bytes())
             .map_err(|_| damaged("a name in its zip directory is no text".into()))?;

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::machine::{Id, Pickle, Value};
+use super::tensors::MAX_TENSORS;
 use crate::WeightsError;
 
 /// Dicts within dicts; a state dict has one or two.
 const MAX_DEPTH: usize = 16;
 /// The longest name.
 const MAX_NAME: usize = 1024;
+/// Texts and numbers beside the tensors that are kept.
+const MAX_METADATA: usize = 1024;
 
 /// Tensors by name, as indices into [`Pickle::tensors`], and the texts and numbers beside them.
 pub(crate) struct Named {
@@ -30,6 +33,9 @@ pub(crate) fn named(pickle: &Pickle<'_>) -> Result<Named, WeightsError> {
         }
     };
     for &(key, value) in &root {
+        if out.metadata.len() == MAX_METADATA {
+            break;
+        }
         let Some(key) = pickle.text(key).filter(|k| k.len() <= MAX_NAME) else { continue };
         match pickle.value(value) {
             Value::Int(n) => drop(out.metadata.insert(key.into(), n.to_string())),
@@ -61,6 +67,9 @@ pub(crate) fn named(pickle: &Pickle<'_>) -> Result<Named, WeightsError> {
                     if out.tensors.contains_key(&name) {
                         let file = pickle.file.to_path_buf();
                         return Err(WeightsError::DuplicateTensor { file, tensor: name });
+                    }
+                    if out.tensors.len() == MAX_TENSORS {
+                        return Err(damaged(pickle, "it names too many tensors"));
                     }
                     out.tensors.insert(name, *tensor);
                 }

@@ -45,7 +45,8 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
     let Value::List(order) = keys.value(keys.root) else {
         return Err(damaged("the keys of its storages are no list".into()));
     };
-    let sizes: HashMap<&str, _> = pickle.storages.iter().map(|s| (s.key.as_str(), s)).collect();
+    let sizes: HashMap<&str, _> =
+        pickle.storages.iter().map(|s| (pickle.text(s.key).unwrap_or_default(), s)).collect();
     let mut starts = HashMap::new();
     let mut at = keys.end;
     for &key in order {
@@ -66,7 +67,7 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
         if end > bytes.len() {
             return Err(truncated(end));
         }
-        starts.insert(key.to_string(), (at + 8, storage.elements, storage.dtype));
+        starts.insert(key, (at + 8, storage.elements, storage.dtype));
         at = end;
     }
     let mut out = Read {
@@ -79,11 +80,12 @@ pub(crate) fn read(file: &Path, bytes: &[u8]) -> Result<Read, WeightsError> {
         let tensor = &pickle.tensors[tensor as usize];
         let storage = &pickle.storages[tensor.storage as usize];
         // The same key may be described twice; each description must be the one that was read.
-        let start = starts.get(&storage.key).filter(|s| (s.1, s.2) == (storage.elements, storage.dtype));
+        let key = pickle.text(storage.key).unwrap_or_default();
+        let start = starts.get(key).filter(|s| (s.1, s.2) == (storage.elements, storage.dtype));
         let start = start.ok_or_else(|| WeightsError::BadTensor {
             file: file.to_path_buf(),
             tensor: name.clone(),
-            reason: format!("the file lacks its storage {}", storage.key),
+            reason: format!("the file lacks its storage {key:?}"),
         })?;
         let (info, place) = tensor.place(file, &name, start.0, storage)?;
         out.tensors.insert(name.clone(), info);

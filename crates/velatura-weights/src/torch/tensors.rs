@@ -9,12 +9,16 @@ use crate::{DType, TensorEntry, WeightsError};
 
 /// PyTorch itself has no tensors of more dimensions in checkpoints; ggml has four, video models five.
 const MAX_DIMENSIONS: usize = 16;
+/// A hundred times what a training checkpoint of the largest model here has.
+pub(super) const MAX_TENSORS: usize = 1 << 18;
+/// Keys are numbers.
+const MAX_KEY: usize = 128;
 
 /// A storage as the pickle names it.
 #[derive(Debug)]
 pub(crate) struct StorageRef {
-    /// Its name in the file.
-    pub key: String,
+    /// The text that is its name in the file.
+    pub key: Id,
     /// The type of its elements; bytes for an untyped one.
     pub dtype: DType,
     /// Number of elements.
@@ -55,7 +59,12 @@ impl Pickle<'_> {
                 remedy: "load it with PyTorch and save it again with torch.save",
             });
         }
-        let key = self.text(key).ok_or_else(|| self.error("a storage's key is no text"))?.to_string();
+        if self.text(key).is_none_or(|t| t.len() > MAX_KEY) {
+            return Err(self.error("a storage's key is no short text"));
+        }
+        if self.storages.len() == MAX_TENSORS {
+            return Err(self.error("it has too many storages"));
+        }
         let elements = match self.value(elements) {
             Value::Int(n) => usize::try_from(*n).ok(),
             _ => None,
@@ -77,7 +86,10 @@ impl Pickle<'_> {
             return Err(self.error("a tensor's offset is no number"));
         };
         let (shape, strides) = (self.sizes(shape)?, self.sizes(strides)?);
-        if shape.len() != strides.len() || shape.len() > MAX_DIMENSIONS {
+        if self.tensors.len() == MAX_TENSORS {
+            return Err(self.error("it has too many tensors"));
+        }
+        if shape.len() != strides.len() {
             let (n, m) = (shape.len(), strides.len());
             return Err(self.error(format!("a tensor has {n} dimensions and {m} strides")));
         }
@@ -90,6 +102,9 @@ impl Pickle<'_> {
         let (Value::Tuple(items) | Value::List(items)) = self.value(id) else {
             return Err(self.error("a tensor's shape or stride is no tuple"));
         };
+        if items.len() > MAX_DIMENSIONS {
+            return Err(self.error(format!("a tensor has {} dimensions", items.len())));
+        }
         let size = |&id: &Id| match self.value(id) {
             Value::Int(n) => Ok(*n),
             _ => Err(self.error("a tensor's size or stride is no number")),
