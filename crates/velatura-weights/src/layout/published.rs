@@ -14,9 +14,9 @@ use super::unet::Unet;
 use super::{Entry, Form, Table};
 use crate::{Checkpoint, DType, Family, PartKind, Task, TensorEntry, TensorSource, WeightsError};
 
-/// Names and shapes without numbers.
+/// Names and shapes; all numbers are plus and minus this in turn.
 #[derive(Default)]
-struct Shapes(BTreeMap<String, TensorEntry>);
+struct Shapes(BTreeMap<String, TensorEntry>, f32);
 
 impl Shapes {
     fn add(&mut self, prefix: &str, table: Table, original: bool) {
@@ -43,7 +43,9 @@ impl TensorSource for Shapes {
         &NONE
     }
     fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
-        Ok(Cow::Owned(vec![0; self.tensor(name)?.elements() * 2]))
+        let value = |i| if i % 2 == 0 { self.1 } else { -self.1 };
+        let values: Vec<f32> = (0..self.tensor(name)?.elements()).map(value).collect();
+        Ok(Cow::Owned(crate::f32_to_bytes(&values, crate::Storage::F16)))
     }
 }
 
@@ -188,6 +190,19 @@ fn autoencoder() -> Autoencoder {
 
 fn clip(hidden: usize, layers: usize, projection: Option<usize>) -> Clip {
     Clip { vocabulary: 49408, positions: 77, hidden, layers, intermediate: hidden * 4, projection }
+}
+
+#[test]
+fn second_generation_models_show_what_they_predict() {
+    for (spread, is) in [(0.05, crate::Prediction::Epsilon), (0.2, crate::Prediction::V)] {
+        let found = published().into_iter().find(|p| p.0 == "stable-diffusion-2-1").unwrap();
+        let mut file = Shapes(BTreeMap::new(), spread);
+        file.add("model.diffusion_model.", Unet::from_config(&found.4).unwrap().table(), true);
+        let model = Checkpoint::of_source(Arc::new(file)).unwrap();
+        assert_eq!(model.prediction(), Some(is));
+        let side = if is == crate::Prediction::V { 96 } else { 64 };
+        assert_eq!(model.part(PartKind::Unet).unwrap().config["sample_size"], side);
+    }
 }
 
 #[test]
