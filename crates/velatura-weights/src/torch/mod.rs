@@ -4,6 +4,7 @@
 mod allowed;
 mod archive;
 mod flatten;
+mod literals;
 mod machine;
 mod opcodes;
 mod stream;
