@@ -20,7 +20,9 @@ pub struct Way {
 /// Brownian motion that follows from its seed and its ends alone, not from where or in which order it is read.
 ///
 /// Same arithmetic in the same precision as torchsde 0.2.6, so the increments between given sigmas are those of
-/// k-diffusion, A1111 and ComfyUI to the last bits.
+/// k-diffusion, A1111 and ComfyUI to the bit on a CPU; on a GPU as far as [`CudaPhilox`](super::CudaPhilox) is exact.
+/// The deviation by which they are divided may differ in its last bit, because PyTorch does not round it correctly,
+/// and so may the sigma in the middle of a step of `dpmpp_sde`, which moves that half step's noise a little.
 pub struct BrownianTree {
     kind: RngKind,
     seed: u64,

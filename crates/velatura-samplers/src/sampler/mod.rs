@@ -1,6 +1,6 @@
 //! Samplers: how the latent moves from step to step.
 //!
-//! To add one: copy a neighbour's file, and add one line to the table in `registry.rs`.
+//! To add one: copy a neighbour's file, and add one entry to the table in `registry/samplers.rs`.
 //!
 //! All of them see the latent in the model's own space and read every prediction as a clean latent,
 //! so that noise, v, clean-latent and flow models, on either path, need no code of their own.
