@@ -41,6 +41,11 @@ pub fn guidance(text: &str) -> Result<f32, String> {
     }
 }
 
+/// `--clip-skip`
+pub fn clip_skip(text: &str) -> Result<u32, String> {
+    whole(text, 1, 64, " (1 is the model's own)")
+}
+
 /// `--seed`
 pub fn seed(text: &str) -> Result<u64, String> {
     text.trim().parse().map_err(|_| "must be a whole number from 0 to 18446744073709551615".to_string())

@@ -79,6 +79,8 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--schedule", "karas"], 2, "did you mean karras"),
         (&["--precision", "f17"], 2, "f32 or bf16"),
         (&["--rng", "dice"], 2, "cpu or cuda"),
+        (&["--clip-skip", "0"], 2, "whole number from 1"),
+        (&["--clip-skip", "2"], 2, "must be 1 for this model"),
         (&["--stepz", "3"], 2, "--steps"),
         (&["--output", "no/such/folder/cat.png"], 1, "create its folder first"),
         (&["--output", "cat.jpg"], 2, "PNG only"),

@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use sha2::{Digest, Sha256};
 use velatura_cpu::{CancelToken, Isa, Runtime};
 use velatura_text::UnknownWord;
 use velatura_weights::SafetensorsFile;
 
 use crate::infotext::ModelRef;
+use crate::opened::{Opened, Weights};
 use crate::pipeline::{self, Job};
 use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
-use crate::request::{GenerateRequest, Precision};
+use crate::prompt::Reading;
+use crate::request::{GenerateRequest, Precision, Settings};
 use crate::source::WeightSource;
 use crate::{Error, ModelManifest, Picture, SHIPPED_NAME, shipped};
 
@@ -30,20 +31,7 @@ pub struct Engine {
     weights: Weights,
     plans: Plans,
     hash: OnceLock<String>,
-}
-
-enum Weights {
-    File(SafetensorsFile),
-    Other(Arc<dyn WeightSource>),
-}
-
-impl Weights {
-    fn source(&self) -> &dyn WeightSource {
-        match self {
-            Weights::File(file) => file,
-            Weights::Other(source) => source.as_ref(),
-        }
-    }
+    remarks: Vec<String>,
 }
 
 /// What came of a request.
@@ -67,11 +55,14 @@ pub enum Warning {
         /// How many tokens fit.
         context: usize,
     },
+    /// Something in the prompt's grammar that was read otherwise than it may have been meant; one sentence.
+    Prompt(String),
 }
 
 impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Warning::Prompt(text) => f.write_str(text),
             Warning::UnknownWord(UnknownWord { word, nearest }) if nearest.is_empty() => {
                 write!(f, "the model does not know the word \"{word}\"")
             }
@@ -117,9 +108,13 @@ impl Engine {
         Self::from_file(shipped::file()?, options)
     }
 
-    /// A model file.
+    /// A model: a file of Velatura's own, or Stable Diffusion as a folder in diffusers' layout or as a single file of any
+    /// format (safetensors, `.ckpt`, GGUF), recognised by its tensors.
+    ///
+    /// # Errors
+    /// What cannot be read, is incomplete or damaged, or is a model that is not run; each names the file.
     pub fn open(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self, Error> {
-        Self::from_file(SafetensorsFile::open(path)?, options)
+        Ok(Self::of(Opened::path(path.as_ref())?, options))
     }
 
     /// What a request's `model` asks for: the shipped one for `None` and [`SHIPPED_NAME`], else a path.
@@ -132,8 +127,7 @@ impl Engine {
 
     /// A model file that is open already.
     pub fn from_file(file: SafetensorsFile, options: EngineOptions) -> Result<Self, Error> {
-        let manifest = ModelManifest::of(&file)?;
-        Ok(Self::new(manifest, Weights::File(file), options))
+        Ok(Self::of(Opened::file(file)?, options))
     }
 
     /// A model whose weights are elsewhere, for example in training. Call [`Engine::reload`] after they changed.
@@ -143,12 +137,13 @@ impl Engine {
         options: EngineOptions,
     ) -> Result<Self, Error> {
         manifest.check().map_err(|reason| Error::Manifest { file: PathBuf::from(&manifest.name), reason })?;
-        Ok(Self::new(manifest, Weights::Other(weights), options))
+        Ok(Self::of(Opened { manifest, weights: Weights::Other(weights), remarks: Vec::new() }, options))
     }
 
-    fn new(manifest: ModelManifest, weights: Weights, options: EngineOptions) -> Self {
+    fn of(opened: Opened, options: EngineOptions) -> Self {
+        let Opened { manifest, weights, remarks } = opened;
         let runtime = Runtime::new(options.threads);
-        Engine { plans: Plans::new(&runtime), runtime, manifest, weights, hash: OnceLock::new() }
+        Engine { plans: Plans::new(&runtime), runtime, manifest, weights, hash: OnceLock::new(), remarks }
     }
 
     /// Runs on this runtime (and thread pool) instead of one of its own.
@@ -164,12 +159,17 @@ impl Engine {
         &self.manifest
     }
 
-    /// The model's file, where it has one.
+    /// The model's file, where it is one of Velatura's own.
     pub fn file(&self) -> Option<&SafetensorsFile> {
         match &self.weights {
             Weights::File(file) => Some(file),
-            Weights::Other(_) => None,
+            Weights::Checkpoint(_) | Weights::Other(_) => None,
         }
+    }
+
+    /// What was left aside or taken for granted when the model was opened; one sentence each.
+    pub fn remarks(&self) -> &[String] {
+        &self.remarks
     }
 
     /// The instruction set that the kernels use.
@@ -194,12 +194,7 @@ impl Engine {
 
     /// The model's name and hash, for metadata. The hash is computed when first asked for.
     pub fn model_ref(&self) -> ModelRef {
-        let hash = self.hash.get_or_init(|| match &self.weights {
-            Weights::File(file) => {
-                Sha256::digest(file.raw()).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
-            }
-            Weights::Other(_) => String::new(),
-        });
+        let hash = self.hash.get_or_init(|| self.weights.hash());
         ModelRef { name: self.manifest.name.clone(), hash: hash.clone() }
     }
 
@@ -210,13 +205,26 @@ impl Engine {
 
     /// What is odd about a prompt for this model.
     pub fn warnings(&self, prompt: &str) -> Vec<Warning> {
-        let encoding = self.manifest.tokenizer.encode(prompt);
-        let mut warnings: Vec<Warning> = encoding.unknown.into_iter().map(Warning::UnknownWord).collect();
-        if encoding.dropped > 0 {
-            let context = self.manifest.tokenizer.context();
-            warnings.push(Warning::Dropped { words: encoding.dropped, context });
+        // What a schedule's numbers mean depends on the steps; whether they can be read does not.
+        self.read_prompt(prompt, false, self.manifest.defaults.steps as usize)
+    }
+
+    /// What is odd about the prompts of a request.
+    pub fn request_warnings(&self, request: &GenerateRequest) -> Vec<Warning> {
+        let steps = request.steps.unwrap_or(self.manifest.defaults.steps) as usize;
+        let mut all = self.read_prompt(&request.prompt, false, steps);
+        for warning in self.read_prompt(&request.negative, true, steps) {
+            if !all.contains(&warning) {
+                all.push(warning);
+            }
         }
-        warnings
+        all
+    }
+
+    /// The warnings alone; a prompt that cannot be served is refused when it is.
+    fn read_prompt(&self, prompt: &str, negative: bool, calls: usize) -> Vec<Warning> {
+        Reading::new(&self.manifest.tokenizer, prompt, negative, calls)
+            .map_or(Vec::new(), |read| read.warnings)
     }
 
     /// Serves a request. The observer sees every step and every finished picture; the token stops the run between two
@@ -231,10 +239,31 @@ impl Engine {
         observer: &mut dyn FnMut(Progress<'_>),
         cancel: &CancelToken,
     ) -> Result<Generation, Error> {
-        let request = self.resolve(request)?;
-        let jobs =
-            (0..request.batch as usize).map(|i| Job { request: request.of_picture(i), index: i }).collect();
+        let (request, jobs) = self.jobs(request)?;
         self.run(&request, jobs, observer, cancel)
+    }
+
+    /// The final latents of a request's pictures in place of the pictures: `[height, width, channels]` each, in the
+    /// denoiser's scale.
+    ///
+    /// # Errors
+    /// As [`Engine::generate`].
+    pub fn latents(
+        &self,
+        request: &GenerateRequest,
+        observer: &mut dyn FnMut(Progress<'_>),
+        cancel: &CancelToken,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let (request, jobs) = self.jobs(request)?;
+        pipeline::latents(self, &request.settings(&self.manifest)?, &jobs, observer, cancel)
+    }
+
+    /// A request resolved, and one for each of its pictures.
+    fn jobs(&self, request: &GenerateRequest) -> Result<(GenerateRequest, Vec<Job>), Error> {
+        let request = self.resolve(request)?;
+        let job = |index: usize| Job { request: request.of_picture(index), index };
+        let jobs = (0..request.batch as usize).map(job).collect();
+        Ok((request, jobs))
     }
 
     /// Serves many prompts with the settings of one request, several at once in the networks' batch; each picture has the
@@ -267,21 +296,29 @@ impl Engine {
         cancel: &CancelToken,
     ) -> Result<Generation, Error> {
         let settings = request.settings(&self.manifest)?;
+        let warnings = self.check_prompts(&settings, &jobs)?;
+        let pictures = pipeline::text_to_image(self, &settings, &jobs, observer, cancel)?;
+        Ok(Generation { pictures, warnings })
+    }
+
+    /// Reads all prompts before any work is done.
+    fn check_prompts(&self, settings: &Settings, jobs: &[Job]) -> Result<Vec<Warning>, Error> {
         let mut warnings = Vec::new();
         let mut seen = HashSet::new();
-        for text in jobs.iter().flat_map(|job| [&job.request.prompt, &job.request.negative]) {
-            if !seen.insert(text) {
-                continue;
-            }
-            for warning in self.warnings(text) {
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
+        for job in jobs {
+            for (text, negative) in [(&job.request.prompt, false), (&job.request.negative, true)] {
+                if !seen.insert((text, negative)) {
+                    continue;
+                }
+                let reading = Reading::new(&self.manifest.tokenizer, text, negative, settings.calls())?;
+                for warning in reading.warnings {
+                    if !warnings.contains(&warning) {
+                        warnings.push(warning);
+                    }
                 }
             }
         }
-        drop(seen);
-        let pictures = pipeline::text_to_image(self, &settings, &jobs, observer, cancel)?;
-        Ok(Generation { pictures, warnings })
+        Ok(warnings)
     }
 
     pub(crate) fn plan(&self, key: PlanKey) -> Result<SharedPlan, Error> {
@@ -292,7 +329,7 @@ impl Engine {
     }
 
     fn weights_error(&self, source: velatura_cpu::CpuError) -> Error {
-        let file = self.file().map_or_else(|| PathBuf::from(&self.manifest.name), |f| f.path().to_path_buf());
+        let file = self.weights.path().map_or_else(|| PathBuf::from(&self.manifest.name), Path::to_path_buf);
         Error::ModelWeights { file, source }
     }
 }

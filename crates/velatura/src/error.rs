@@ -21,6 +21,17 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A model that is recognised and that no pipeline runs.
+    #[error("{} is {what}; this version makes pictures with text-to-image models of Stable Diffusion 1.x and 2.x, so choose one of those", file.display())]
+    Unsupported {
+        /// The file or folder.
+        file: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// A model folder's tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] velatura_text::TokenizerError),
     /// A weight is missing from the file, or of another shape than the configuration says.
     #[error("{}: {source}; the file does not fit its own description, so get it again", file.display())]
     ModelWeights {

@@ -40,6 +40,7 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     pairs.push(("Model hash", model.hash.clone()));
     pairs.push(("Model", model.name.clone()));
     pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));
+    pairs.extend(request.clip_skip.map(|v| ("Clip skip", v.to_string())));
     pairs.extend(request.precision.map(|v| ("Precision", v.name().to_string())));
     pairs.push(("Version", format!("velatura {}", env!("CARGO_PKG_VERSION"))));
     let line: Vec<String> = pairs
@@ -85,6 +86,7 @@ pub fn parse(text: &str) -> GenerateRequest {
                 }
             }
             "RNG" => rng = Some(if value == "CPU" { RngKind::Cpu } else { RngKind::Cuda }),
+            "Clip skip" => request.clip_skip = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => ours = value.starts_with("velatura"),
             _ => {}
@@ -191,6 +193,7 @@ mod tests {
             sampler: Some("dpmpp_2m".into()),
             schedule: Some("karras".into()),
             precision: Some(Precision::Bf16),
+            clip_skip: Some(2),
             rng: RngKind::Cuda,
             ..GenerateRequest::default()
         }

@@ -12,6 +12,7 @@
 //! # Ok::<(), velatura::Error>(())
 //! ```
 
+mod checkpoint;
 pub mod conditioning;
 mod engine;
 mod error;
@@ -20,9 +21,11 @@ pub mod manifest;
 mod memory;
 mod model_file;
 mod networks;
+mod opened;
 pub mod picture;
 mod pipeline;
 mod plans;
+mod prompt;
 pub mod request;
 mod shipped;
 pub mod source;
@@ -35,6 +38,7 @@ pub use infotext::ModelRef;
 pub use manifest::{Defaults, ModelManifest, TrainingNote};
 pub use model_file::{WeightInfo, write_model};
 pub use picture::{Origin, Picture, PictureInfo};
+pub use pipeline::TextVectors;
 pub use request::{GenerateRequest, Precision, RequestError};
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use velatura_cpu::CancelToken;

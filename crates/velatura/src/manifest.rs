@@ -87,10 +87,10 @@ impl ModelManifest {
     /// The manifest of a model file, checked.
     pub fn of(file: &SafetensorsFile) -> Result<Self, Error> {
         let bad = |reason: String| Error::Manifest { file: file.path().to_path_buf(), reason };
-        let json = file.metadata().get(METADATA_KEY).ok_or_else(|| {
-            let kind = recognise(file).unwrap_or("its metadata has no description of a Velatura model");
-            bad(kind.to_string())
-        })?;
+        let json = file
+            .metadata()
+            .get(METADATA_KEY)
+            .ok_or_else(|| bad("its metadata has no description of a Velatura model".to_string()))?;
         /// Read first, so that a newer file is told from a damaged one.
         #[derive(Deserialize)]
         struct Version {
@@ -149,6 +149,11 @@ impl ModelManifest {
                 "its autoencoder has {latent} latent channels and its denoiser reads {unet}"
             ));
         }
+        let features = self.text.hidden_size;
+        let read = self.unet.cross_attention_dim.iter().flat_map(|d| d.values());
+        if let Some(&other) = read.filter(|_| self.unet.reads_context()).find(|&&width| width != features) {
+            return Err(format!("its text has {features} features and its denoiser reads {other}"));
+        }
         if self.autoencoder.out_channels != 3 {
             return Err(format!("its pictures have {} channels, not 3", self.autoencoder.out_channels));
         }
@@ -178,24 +183,16 @@ impl ModelManifest {
         self.autoencoder.latent_channels
     }
 
+    /// The largest clip skip: the blocks of a CLIP text transformer. A model with words of its own has none to skip.
+    pub fn most_clip_skip(&self) -> u32 {
+        match &self.tokenizer {
+            Tokenizer::Clip(_) => u32::try_from(self.text.layers).unwrap_or(u32::MAX),
+            _ => 1,
+        }
+    }
+
     /// Features of the pooled text.
     pub fn pooled_width(&self) -> usize {
         self.text.projection_dim.unwrap_or(self.text.hidden_size)
     }
-}
-
-/// What a safetensors file without a manifest probably is.
-fn recognise(file: &SafetensorsFile) -> Option<&'static str> {
-    let names = file.names();
-    let any = |prefix: &str| names.iter().any(|n| n.starts_with(prefix));
-    if any("model.diffusion_model.") || any("cond_stage_model.") {
-        return Some("it is a Stable Diffusion checkpoint in the original naming, which is not read yet");
-    }
-    if any("lora_unet_") || names.iter().any(|n| n.contains(".lora_")) {
-        return Some("it is a LoRA, not a whole model");
-    }
-    if any("down_blocks.") || any("encoder.") || any("text_model.") {
-        return Some("it is one part of a diffusers folder, not a whole model");
-    }
-    None
 }

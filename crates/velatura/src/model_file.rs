@@ -28,8 +28,8 @@ impl ModelManifest {
     pub fn weights(&self) -> Result<Vec<WeightInfo>, Error> {
         // Names and shapes do not depend on the size of the picture.
         let graphs = [
-            Network::Text.graph(self, 1, 0, 0)?,
-            Network::Denoise.graph(self, 1, 1, 1)?,
+            Network::Text { clip_skip: 1 }.graph(self, 1, 0, 0)?,
+            Network::Denoise { tokens: self.tokenizer.context() }.graph(self, 1, 1, 1)?,
             Network::Decode.graph(self, 1, 1, 1)?,
             self.encoder()?,
         ];

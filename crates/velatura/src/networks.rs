@@ -2,10 +2,11 @@
 
 use velatura_cpu::{CancelToken, Data, Executor};
 use velatura_graph::{Builder, DType, Graph, GraphError};
-use velatura_text::Encoding;
+use velatura_models::TextConfig;
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
+use crate::prompt::Tokens;
 use crate::{Error, ModelManifest};
 
 /// Names of inputs and outputs.
@@ -25,9 +26,15 @@ pub(crate) mod names {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Network {
     /// Token ids to context and pooled text.
-    Text,
+    Text {
+        /// The last block that is read, counted from the end: 1 is all of them.
+        clip_skip: u32,
+    },
     /// Noisy latents to the prediction.
-    Denoise,
+    Denoise {
+        /// Tokens of the context.
+        tokens: usize,
+    },
     /// Latents in the denoiser's scale to pictures.
     Decode,
 }
@@ -43,19 +50,21 @@ impl Network {
     ) -> Result<Graph, GraphError> {
         let builder = Builder::new();
         let params = builder.params();
-        let tokens = manifest.tokenizer.context();
         match self {
-            Network::Text => {
+            Network::Text { clip_skip } => {
+                let tokens = manifest.tokenizer.context();
                 let tokens = TokenVars {
                     ids: builder.input(names::IDS, &[batch, tokens], DType::I32),
                     mask: builder.input(names::MASK, &[batch, tokens], DType::F32),
                     end_rows: builder.input(names::END_ROWS, &[batch], DType::I32),
                 };
-                let condition = manifest.conditioning.encode(&manifest.text, &params.at(TEXT_PREFIX), tokens);
+                let layers = manifest.text.layers.saturating_sub(clip_skip as usize - 1);
+                let text = TextConfig { layers, ..manifest.text.clone() };
+                let condition = manifest.conditioning.encode(&text, &params.at(TEXT_PREFIX), tokens);
                 builder.output(names::CONTEXT, condition.context);
                 builder.output(names::POOLED, condition.pooled);
             }
-            Network::Denoise => {
+            Network::Denoise { tokens } => {
                 let sample = builder.input(
                     names::SAMPLE,
                     &[batch, height, width, manifest.latent_channels()],
@@ -88,19 +97,24 @@ impl Network {
     }
 }
 
-/// Encoded prompts: what the denoiser reads beside latents and timesteps.
-#[derive(Clone, Debug, Default)]
+/// An encoded text: what the denoiser reads beside latents and timesteps.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Encoded {
-    context: Vec<f32>,
-    pooled: Vec<f32>,
-    mask: Vec<f32>,
+    /// Tokens of the context.
+    pub tokens: usize,
+    /// `[tokens, features]`.
+    pub context: Vec<f32>,
+    /// The pooled text of the first chunk.
+    pub pooled: Vec<f32>,
+    /// 1 for tokens, 0 for padding.
+    pub mask: Vec<f32>,
 }
 
 impl Encoded {
-    /// Runs the text transformer on one prompt.
-    pub fn compute(encoding: &Encoding, plan: &mut Executor, cancel: &CancelToken) -> Result<Self, Error> {
+    /// Runs the text transformer on one chunk; its weights are not applied.
+    pub fn compute(chunk: &Tokens, plan: &mut Executor, cancel: &CancelToken) -> Result<Self, Error> {
         let mut batch = TokenBatch::default();
-        batch.push(encoding);
+        batch.push(&chunk.encoding);
         let inputs = [
             (names::IDS, Data::I32(&batch.ids)),
             (names::MASK, Data::F32(&batch.mask)),
@@ -108,26 +122,17 @@ impl Encoded {
         ];
         plan.run(&inputs, cancel)?;
         Ok(Encoded {
+            tokens: batch.ids.len(),
             context: plan.output(names::CONTEXT)?.to_vec(),
             pooled: plan.output(names::POOLED)?.to_vec(),
             mask: batch.mask,
         })
     }
 
-    /// Adds other prompts behind these.
-    pub fn append(&mut self, other: &Encoded) {
-        self.context.extend(&other.context);
-        self.pooled.extend(&other.pooled);
-        self.mask.extend(&other.mask);
-    }
-
-    /// The last `count` of `all` prompts, as inputs of the denoiser.
-    pub fn last(&self, count: usize, all: usize) -> [(&'static str, Data<'_>); 3] {
-        let part = |values: &'_ [f32]| values.len() / all * (all - count);
-        [
-            (names::CONTEXT, Data::F32(&self.context[part(&self.context)..])),
-            (names::POOLED, Data::F32(&self.pooled[part(&self.pooled)..])),
-            (names::MASK, Data::F32(&self.mask[part(&self.mask)..])),
-        ]
+    /// Appends the next chunk's tokens.
+    pub fn append(&mut self, next: &Encoded) {
+        self.tokens += next.tokens;
+        self.context.extend(&next.context);
+        self.mask.extend(&next.mask);
     }
 }

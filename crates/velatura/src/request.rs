@@ -19,6 +19,8 @@ pub const MOST_GUIDANCE: f32 = 100.0;
 pub const LONGEST_SIDE: u32 = 8192;
 /// Longest prompt in bytes.
 pub const LONGEST_PROMPT: usize = 1 << 20;
+/// Most chunks of tokens (75 for CLIP) of a prompt: the denoiser looks at all of them in every attention.
+pub const MOST_CHUNKS: usize = 64;
 
 /// In which precision the networks are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,6 +92,10 @@ pub struct GenerateRequest {
     pub rng: RngKind,
     /// The model as it was asked for: `None` is the one that ships, else a path.
     pub model: Option<String>,
+    /// Which block of the text transformer the prompt is taken from, counted from its end as A1111 counts: 1 is the last
+    /// one that the model uses. `None` is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<u32>,
 }
 
 impl Default for GenerateRequest {
@@ -108,6 +114,7 @@ impl Default for GenerateRequest {
             precision: None,
             rng: RngKind::Cpu,
             model: None,
+            clip_skip: None,
         }
     }
 }
@@ -166,6 +173,24 @@ pub enum RequestError {
         /// Its length.
         bytes: usize,
     },
+    /// A prompt of more than [`MOST_CHUNKS`] chunks.
+    #[error("the {which} has {tokens} tokens; at most {most} are read")]
+    PromptTokens {
+        /// `prompt` or `negative prompt`.
+        which: &'static str,
+        /// Its tokens.
+        tokens: usize,
+        /// How many are read.
+        most: usize,
+    },
+    /// More blocks to skip than the text transformer has, or none to count from.
+    #[error("clip skip is {given}, but must be {} for this model", if *most == 1 { "1".to_string() } else { format!("from 1 to {most}") })]
+    ClipSkip {
+        /// What was asked for.
+        given: u32,
+        /// The first block, counted from the end.
+        most: u32,
+    },
     /// Steps and schedule do not go together.
     #[error(transparent)]
     Plan(#[from] velatura_samplers::PlanError),
@@ -200,8 +225,16 @@ pub(crate) struct Settings {
     pub guidance: Guidance,
     pub precision: Precision,
     pub rng: RngKind,
+    pub clip_skip: u32,
     pub sampler: Box<dyn Sampler>,
     pub plan: Plan,
+}
+
+impl Settings {
+    /// How often the denoiser is called for each picture.
+    pub fn calls(&self) -> usize {
+        self.sampler.evaluations(&self.plan)
+    }
 }
 
 impl GenerateRequest {
@@ -261,6 +294,12 @@ impl GenerateRequest {
         for (side, given) in [("width", width), ("height", height)] {
             check_side(side, given, factor)?;
         }
+        let most = manifest.most_clip_skip();
+        if let Some(given) = self.clip_skip
+            && !(1..=most).contains(&given)
+        {
+            return Err(RequestError::ClipSkip { given, most });
+        }
         let (sampler, carried) = parse_sampler(self.sampler.as_deref().unwrap_or(&defaults.sampler))?;
         let schedule = match (&self.schedule, carried) {
             (Some(name), _) => find_spacing(name)?.spacing,
@@ -307,6 +346,7 @@ impl GenerateRequest {
             guidance: Guidance::new(self.guidance.unwrap_or(defaults.guidance)),
             precision: self.precision.unwrap_or(Precision::F32),
             rng: self.rng,
+            clip_skip: self.clip_skip.unwrap_or(1),
             sampler,
             plan,
         })

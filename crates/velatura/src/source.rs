@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use velatura_weights::SafetensorsFile;
+use velatura_weights::{SafetensorsFile, TensorSource, TensorView};
 
 /// Weights by their full names (`unet.conv_in.weight`), f32 and row-major in PyTorch's shapes.
 pub trait WeightSource: Send + Sync {
@@ -20,6 +20,17 @@ impl WeightSource for SafetensorsFile {
 
     fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         self.f32(name).ok()
+    }
+}
+
+/// A checkpoint's tensors under diffusers' names, whatever the file calls them.
+impl WeightSource for TensorView {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.tensors().get(name).map(|entry| entry.shape.clone())
+    }
+
+    fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
+        self.tensor_f32(name).ok()
     }
 }
 

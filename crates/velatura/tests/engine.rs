@@ -186,6 +186,7 @@ fn bad_requests_are_refused_with_a_remedy() {
         (GenerateRequest { width: Some(1 << 20), ..base.clone() }, "width is 1048576"),
         (GenerateRequest { batch: 0, ..base.clone() }, "batch is 0"),
         (GenerateRequest { batch: MOST_PICTURES + 1, ..base.clone() }, "batch is 1025"),
+        (GenerateRequest { clip_skip: Some(2), ..base.clone() }, "clip skip is 2, but must be 1"),
         (GenerateRequest { sampler: name("eulr"), ..base.clone() }, "did you mean euler"),
         (GenerateRequest { schedule: name("karas"), ..base.clone() }, "did you mean karras"),
         (GenerateRequest { prompt: "a ".repeat(1 << 20), ..base.clone() }, "prompt is"),
@@ -255,7 +256,7 @@ fn models_that_do_not_fit_themselves_are_refused() {
         velatura_weights::TensorToWrite::new("model.diffusion_model.x", &[1], Storage::F32, &foreign);
     velatura_weights::write_safetensors(&path, &[tensor], &Default::default()).unwrap();
     let error = Engine::open(&path, EngineOptions::default()).err().unwrap().to_string();
-    assert!(error.contains("Stable Diffusion checkpoint"), "{error}");
+    assert!(error.contains("bad.safetensors holds no part of a known model"), "{error}");
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub struct Args {
     /// What it should not show
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
-    /// A model file; the model that ships with velatura when not given
-    #[arg(long, value_name = "FILE")]
+    /// A model: a file, or a folder in diffusers' layout; the model that ships with velatura when not given
+    #[arg(long, value_name = "PATH")]
     model: Option<String>,
     /// Seed of the first picture; the others count up from it
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
@@ -63,6 +63,9 @@ pub struct Args {
     /// Spacing of the sampler's steps; `velatura samplers` lists them
     #[arg(long, value_name = "NAME", value_parser = parse::schedule)]
     schedule: Option<String>,
+    /// Block of the text transformer to take the prompt from, counted from its end as A1111 counts; 1 is the model's own
+    #[arg(long, value_name = "N", value_parser = parse::clip_skip, allow_negative_numbers = true)]
+    clip_skip: Option<u32>,
     /// f32 or bf16; bf16 where the processor multiplies it when not given
     #[arg(long, value_name = "NAME", value_parser = parse::precision)]
     precision: Option<Precision>,
@@ -100,7 +103,8 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     request.check()?;
     check_stdout(&args, &request)?;
     let engine = Engine::named(request.model.as_deref(), EngineOptions { threads: args.threads })?;
-    let request = engine.resolve(&request)?;
+    let asked = request;
+    let request = engine.resolve(&asked)?;
     let target = target(&args, &request)?;
     if let Some((_, Some(hash))) = &from
         && !hash.is_empty()
@@ -111,8 +115,16 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
             engine.model_ref().hash
         ));
     }
-    for warning in warnings(&engine, &request).iter().filter(|_| !quiet) {
-        terminal::remark(&format!("warning: {warning}"));
+    if !quiet {
+        for remark in engine.remarks() {
+            terminal::remark(&format!("note: {remark}"));
+        }
+        if let Some(chosen) = chosen(&engine, &asked, &request) {
+            terminal::remark(&format!("note: {chosen}"));
+        }
+        for warning in engine.request_warnings(&request) {
+            terminal::remark(&format!("warning: {warning}"));
+        }
     }
     make(&args, &engine, &request, &target, &cancel, quiet)
 }
@@ -202,6 +214,7 @@ fn request(args: &Args, from: Option<&GenerateRequest>) -> Result<GenerateReques
     set_some(&mut request.width, &args.width);
     set_some(&mut request.height, &args.height);
     set_some(&mut request.precision, &args.precision);
+    set_some(&mut request.clip_skip, &args.clip_skip);
     if args.sampler.is_some() && args.schedule.is_none() && args.from.is_some() {
         // The new sampler's name may carry its own schedule; the picture's stays where it does not.
         let carries = args.sampler.as_deref().and_then(|s| velatura_samplers::parse_sampler(s).ok()?.1);
@@ -266,10 +279,16 @@ fn target(args: &Args, request: &GenerateRequest) -> Result<Target, Failure> {
     Ok(Target::Files(names))
 }
 
-fn warnings(engine: &Engine, request: &GenerateRequest) -> Vec<velatura::Warning> {
-    let mut all = engine.warnings(&request.prompt);
-    all.extend(engine.warnings(&request.negative));
-    all
+/// What the program chose for a model that has no defaults of its own.
+fn chosen(engine: &Engine, asked: &GenerateRequest, resolved: &GenerateRequest) -> Option<String> {
+    let own = engine.file().is_some();
+    let all = asked.steps.is_some() && asked.guidance.is_some() && asked.sampler.is_some();
+    if own || all {
+        return None;
+    }
+    let (sampler, schedule) = (resolved.sampler.as_deref()?, resolved.schedule.as_deref()?);
+    let (steps, guidance) = (resolved.steps?, resolved.guidance?);
+    Some(format!("{steps} steps of {sampler}, {schedule}, guidance {guidance}"))
 }
 
 /// Writes a finished picture and says its name.
@@ -333,7 +352,7 @@ fn report(
             json!({"file": file, "seed": p.seed(), "width": p.width, "height": p.height})
         })
         .collect();
-    let warnings: Vec<String> = warnings(engine, request).iter().map(ToString::to_string).collect();
+    let warnings: Vec<String> = engine.request_warnings(request).iter().map(ToString::to_string).collect();
     terminal::print_json(&json!({
         "pictures": list,
         "request": request,

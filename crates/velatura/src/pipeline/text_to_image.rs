@@ -8,12 +8,15 @@ use velatura_cpu::{CancelToken, CpuError, Data};
 use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{Call, PerImage, RunError, sample};
 
+use super::denoise::{Denoiser, Guide};
+use super::encode::Conditions;
 use crate::Error;
 use crate::engine::{Engine, Progress};
-use crate::networks::{Encoded, Network, names};
+use crate::networks::{Network, names};
 use crate::picture::{Origin, Picture};
 use crate::plans::{PlanKey, lock};
-use crate::request::{GenerateRequest, Precision, Settings};
+use crate::prompt::Reading;
+use crate::request::{GenerateRequest, Settings};
 
 /// One picture to make.
 pub(crate) struct Job {
@@ -37,26 +40,36 @@ pub(crate) fn text_to_image(
     observer: &mut dyn FnMut(Progress<'_>),
     cancel: &CancelToken,
 ) -> Result<Vec<Picture>, Error> {
-    let steps = jobs.len() * settings.plan.len();
-    let mut run = Run { engine, settings, cancel, observer, steps, done: 0, texts: HashMap::new() };
-    (run.observer)(Progress::Started { pictures: jobs.len(), steps });
     let mut finished = Vec::with_capacity(jobs.len());
-    let together = (PIXELS_TOGETHER / (settings.width * settings.height).max(1)).clamp(1, MOST_TOGETHER);
-    // Groups of equal size, give or take one, so that few plans serve them all.
-    let groups = jobs.len().div_ceil(together).max(1);
-    let mut rest = jobs;
-    for group in (1..=groups).rev() {
-        let (now, later) = rest.split_at(rest.len().div_ceil(group));
-        rest = later;
-        match run.group(now, &mut finished) {
-            Ok(()) => {}
-            Err(Error::Run(CpuError::Cancelled)) => {
-                return Err(Error::Cancelled { finished, asked: jobs.len() });
-            }
-            Err(error) => return Err(error),
-        }
+    let mut run = Run::new(engine, settings, jobs, observer, cancel);
+    let result = run.groups(jobs, &mut |run, job, latent| {
+        let picture = run.finish(job, latent)?;
+        (run.observer)(Progress::Picture(&picture));
+        finished.push(picture);
+        Ok(())
+    });
+    match result {
+        Ok(()) => Ok(finished),
+        Err(Error::Run(CpuError::Cancelled)) => Err(Error::Cancelled { finished, asked: jobs.len() }),
+        Err(error) => Err(error),
     }
-    Ok(finished)
+}
+
+/// The final latents of all pictures, `[h, w, C]` each, in the denoiser's scale.
+pub(crate) fn latents(
+    engine: &Engine,
+    settings: &Settings,
+    jobs: &[Job],
+    observer: &mut dyn FnMut(Progress<'_>),
+    cancel: &CancelToken,
+) -> Result<Vec<Vec<f32>>, Error> {
+    let mut latents = Vec::with_capacity(jobs.len());
+    let mut run = Run::new(engine, settings, jobs, observer, cancel);
+    run.groups(jobs, &mut |_, _, latent| {
+        latents.push(latent.to_vec());
+        Ok(())
+    })?;
+    Ok(latents)
 }
 
 struct Run<'a> {
@@ -67,34 +80,59 @@ struct Run<'a> {
     /// Sampling steps over all pictures, and those done.
     steps: usize,
     done: usize,
-    /// Prompts encoded so far.
-    texts: HashMap<String, Arc<Encoded>>,
+    /// Prompts and negative prompts encoded so far.
+    texts: HashMap<(String, bool), Arc<Conditions>>,
 }
 
-impl Run<'_> {
-    fn group(&mut self, jobs: &[Job], finished: &mut Vec<Picture>) -> Result<(), Error> {
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        let latents = self.denoise(jobs)?;
-        let each = latents.len() / jobs.len();
-        for (job, latent) in jobs.iter().zip(latents.chunks_exact(each)) {
-            if self.cancel.is_cancelled() {
-                return Err(CpuError::Cancelled.into());
+/// What becomes of a picture's final latent.
+type Finish<'f, 'a> = dyn FnMut(&mut Run<'a>, &Job, &[f32]) -> Result<(), Error> + 'f;
+
+impl<'a> Run<'a> {
+    fn new(
+        engine: &'a Engine,
+        settings: &'a Settings,
+        jobs: &[Job],
+        observer: &'a mut dyn FnMut(Progress<'_>),
+        cancel: &'a CancelToken,
+    ) -> Self {
+        let steps = jobs.len() * settings.plan.len();
+        observer(Progress::Started { pictures: jobs.len(), steps });
+        Run { engine, settings, cancel, observer, steps, done: 0, texts: HashMap::new() }
+    }
+
+    fn groups(&mut self, jobs: &[Job], finish: &mut Finish<'_, 'a>) -> Result<(), Error> {
+        let pixels = (self.settings.width * self.settings.height).max(1);
+        let together = (PIXELS_TOGETHER / pixels).clamp(1, MOST_TOGETHER);
+        // Groups of equal size, give or take one, so that few plans serve them all.
+        let groups = jobs.len().div_ceil(together).max(1);
+        let mut rest = jobs;
+        for group in (1..=groups).rev() {
+            let (now, later) = rest.split_at(rest.len().div_ceil(group));
+            rest = later;
+            if now.is_empty() {
+                continue;
             }
-            let rgb = self.decode(latent)?;
-            let origin = Origin {
-                version: env!("CARGO_PKG_VERSION").to_string(),
-                instructions: self.engine.isa().name().to_string(),
-                model: self.engine.model_ref(),
-                request: job.request.clone(),
-            };
-            let (width, height) = (self.settings.width, self.settings.height);
-            let picture = Picture { width, height, rgb, index: job.index, origin };
-            (self.observer)(Progress::Picture(&picture));
-            finished.push(picture);
+            let latents = self.denoise(now)?;
+            for (job, latent) in now.iter().zip(latents.chunks_exact(latents.len() / now.len())) {
+                finish(self, job, latent)?;
+            }
         }
         Ok(())
+    }
+
+    fn finish(&self, job: &Job, latent: &[f32]) -> Result<Picture, Error> {
+        if self.cancel.is_cancelled() {
+            return Err(CpuError::Cancelled.into());
+        }
+        let rgb = self.decode(latent)?;
+        let origin = Origin {
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            instructions: self.engine.isa().name().to_string(),
+            model: self.engine.model_ref(),
+            request: job.request.clone(),
+        };
+        let (width, height) = (self.settings.width, self.settings.height);
+        Ok(Picture { width, height, rgb, index: job.index, origin })
     }
 
     fn shape(&self) -> LatentShape {
@@ -110,52 +148,23 @@ impl Run<'_> {
     /// The final latents of a group, `[images, h, w, C]`, in the denoiser's scale.
     fn denoise(&mut self, jobs: &[Job]) -> Result<Vec<f32>, Error> {
         let images = jobs.len();
-        let guidance = self.settings.guidance;
-        // Without the prompt first, then with it: the order that `Guidance` wants.
-        let negative = jobs.iter().map(|job| job.request.negative.as_str());
-        let texts: Vec<&str> = negative.chain(jobs.iter().map(|job| job.request.prompt.as_str())).collect();
-        let guided_somewhere =
-            (0..self.settings.plan.len()).any(|s| guidance.active(s, self.settings.plan.len()));
-        let mut conditions = Encoded::default();
-        for (i, text) in texts.iter().enumerate() {
-            // The half without the prompt is not needed where there is no guidance at all.
-            let text = if i < images && !guided_somewhere { texts[i + images] } else { text };
-            conditions.append(&*self.encode(text)?);
-        }
+        let mut guide = |job: &Job| -> Result<Guide, Error> {
+            let negative = self.encode(&job.request.negative, true)?;
+            Ok(Guide { negative, prompt: self.encode(&job.request.prompt, false)? })
+        };
+        let guides = jobs.iter().map(&mut guide).collect::<Result<Vec<_>, _>>()?;
         let shape = self.shape();
         let seeds: Vec<u64> = jobs.iter().map(|job| job.request.seed.unwrap_or(self.settings.seed)).collect();
         let mut noise = PerImage::seeded(self.settings.rng, &seeds, shape);
         let start = self.settings.plan.start(&noise.initial(shape));
-        let (settings, engine, cancel) = (self.settings, self.engine, self.cancel);
-        let denoise = |latent: &[f32], call: Call| -> Result<Vec<f32>, Error> {
+        let (settings, cancel) = (self.settings, self.cancel);
+        let denoiser = Denoiser { engine: self.engine, shape, precision: settings.precision, cancel };
+        let denoise = |latents: &[f32], call: Call| -> Result<Vec<f32>, Error> {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled.into());
             }
-            let guided = guidance.active(call.step, call.steps);
-            let batch = if guided { 2 * images } else { images };
-            let key = PlanKey {
-                network: Network::Denoise,
-                batch,
-                height: shape.height,
-                width: shape.width,
-                precision: settings.precision,
-            };
-            let plan = engine.plan(key)?;
-            let mut plan = lock(&plan);
-            let doubled;
-            let sample = if guided {
-                doubled = [latent, latent].concat();
-                &doubled
-            } else {
-                latent
-            };
-            let timesteps = vec![call.timestep; batch];
-            let mut inputs =
-                vec![(names::SAMPLE, Data::F32(sample)), (names::TIMESTEP, Data::F32(&timesteps))];
-            inputs.extend(conditions.last(batch, 2 * images));
-            plan.run(&inputs, cancel)?;
-            let output = plan.output(names::OUTPUT)?;
-            Ok(if guided { guidance.combine(output, images)? } else { output.to_vec() })
+            let guidance = (&settings.guidance, settings.guidance.active(call.step, call.steps));
+            denoiser.guided(latents, call.timestep, &guides, guidance, call.evaluation)
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;
@@ -172,19 +181,16 @@ impl Run<'_> {
         Ok(latents)
     }
 
-    fn encode(&mut self, text: &str) -> Result<Arc<Encoded>, Error> {
-        if let Some(known) = self.texts.get(text) {
+    fn encode(&mut self, text: &str, negative: bool) -> Result<Arc<Conditions>, Error> {
+        let key = (text.to_string(), negative);
+        if let Some(known) = self.texts.get(&key) {
             return Ok(Arc::clone(known));
         }
-        let manifest = self.engine.manifest();
-        let encoding = manifest.tokenizer.encode(text);
-        // Once a prompt, and small: the reference precision costs nothing here.
-        let precision = Precision::F32;
-        let plan =
-            self.engine.plan(PlanKey { network: Network::Text, batch: 1, height: 0, width: 0, precision })?;
-        let mut plan = lock(&plan);
-        let encoded = Arc::new(Encoded::compute(&encoding, &mut plan, self.cancel)?);
-        self.texts.insert(text.to_string(), Arc::clone(&encoded));
+        let calls = self.settings.calls();
+        let reading = Reading::new(&self.engine.manifest().tokenizer, text, negative, calls)?;
+        let encoded = Conditions::encode(self.engine, &reading, self.settings.clip_skip, self.cancel)?;
+        let encoded = Arc::new(encoded);
+        self.texts.insert(key, Arc::clone(&encoded));
         Ok(encoded)
     }
 

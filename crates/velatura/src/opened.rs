@@ -1,0 +1,109 @@
+//! Opening a model, whatever file it comes from: its manifest, and where its weights are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use velatura_weights::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource, TensorView, WeightsError};
+
+use crate::manifest::METADATA_KEY;
+use crate::source::WeightSource;
+use crate::{Error, ModelManifest, checkpoint};
+
+/// A model that was opened; no weights are packed yet.
+pub(crate) struct Opened {
+    pub manifest: ModelManifest,
+    pub weights: Weights,
+    /// What was left aside or taken for granted; one sentence each.
+    pub remarks: Vec<String>,
+}
+
+/// Where a model's weights are.
+pub(crate) enum Weights {
+    /// In a file of Velatura's own.
+    File(SafetensorsFile),
+    /// In a file or folder of another tool.
+    Checkpoint(TensorView),
+    /// Somewhere else.
+    Other(Arc<dyn WeightSource>),
+}
+
+impl Opened {
+    /// Any file or folder.
+    pub fn path(path: &Path) -> Result<Self, Error> {
+        if path.is_dir() {
+            return Self::checkpoint(&Checkpoint::open(path, &OpenOptions::default())?);
+        }
+        match SafetensorsFile::open(path) {
+            Ok(file) => Self::file(file),
+            Err(WeightsError::Foreign { .. }) => {
+                Self::checkpoint(&Checkpoint::open(path, &OpenOptions::default())?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A safetensors file.
+    pub fn file(file: SafetensorsFile) -> Result<Self, Error> {
+        if !file.metadata().contains_key(METADATA_KEY) {
+            return Self::checkpoint(&Checkpoint::of_source(Arc::new(file))?);
+        }
+        let manifest = ModelManifest::of(&file)?;
+        Ok(Opened { manifest, weights: Weights::File(file), remarks: Vec::new() })
+    }
+
+    fn checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let (manifest, remarks) = checkpoint::describe(checkpoint)?;
+        Ok(Opened { manifest, weights: Weights::Checkpoint(checkpoint.tensors()), remarks })
+    }
+}
+
+impl Weights {
+    /// All weights by name.
+    pub fn source(&self) -> &dyn WeightSource {
+        match self {
+            Weights::File(file) => file,
+            Weights::Checkpoint(tensors) => tensors,
+            Weights::Other(source) => source.as_ref(),
+        }
+    }
+
+    /// The file or folder, where there is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Weights::File(file) => Some(file.path()),
+            Weights::Checkpoint(tensors) => Some(tensors.path()),
+            Weights::Other(_) => None,
+        }
+    }
+
+    /// The first ten hexadecimal digits of the SHA-256 of the file, as A1111 writes it; for a folder, of its tensors in
+    /// the order of their names. Empty where there is neither.
+    pub fn hash(&self) -> String {
+        let mut sha = Sha256::new();
+        let hashed = match self {
+            Weights::File(file) => {
+                sha.update(file.raw());
+                true
+            }
+            Weights::Checkpoint(tensors) if tensors.path().is_dir() => {
+                tensors.tensors().keys().all(|name| match tensors.tensor_bytes(name) {
+                    Ok(bytes) => {
+                        sha.update(name);
+                        sha.update(bytes);
+                        true
+                    }
+                    Err(_) => false,
+                })
+            }
+            Weights::Checkpoint(tensors) => std::fs::File::open(tensors.path())
+                .and_then(|mut file| std::io::copy(&mut file, &mut sha))
+                .is_ok(),
+            Weights::Other(_) => false,
+        };
+        match hashed {
+            true => sha.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect(),
+            false => String::new(),
+        }
+    }
+}

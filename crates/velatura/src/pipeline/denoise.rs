@@ -1,0 +1,176 @@
+//! The denoiser asked about several images with several texts at once, and the answers guided.
+
+use velatura_cpu::{CancelToken, Data};
+use velatura_samplers::Guidance;
+use velatura_samplers::noise::LatentShape;
+
+use super::encode::Conditions;
+use crate::Error;
+use crate::engine::Engine;
+use crate::networks::{Encoded, Network, names};
+use crate::plans::{PlanKey, lock};
+use crate::request::Precision;
+
+/// Asks a model's denoiser about latents of one size.
+pub(crate) struct Denoiser<'a> {
+    pub engine: &'a Engine,
+    pub shape: LatentShape,
+    pub precision: Precision,
+    pub cancel: &'a CancelToken,
+}
+
+/// What a picture is and is not to show.
+pub(crate) struct Guide {
+    pub negative: std::sync::Arc<Conditions>,
+    pub prompt: std::sync::Arc<Conditions>,
+}
+
+/// An image and a text to look at.
+struct Question<'a> {
+    image: usize,
+    text: &'a Encoded,
+}
+
+impl Denoiser<'_> {
+    /// The guided answers for a batch of latents `[images, h, w, C]` at a timestep, one image for each guide. `call` counts
+    /// the calls of the run; `guided` says whether guidance is on.
+    pub fn guided(
+        &self,
+        latents: &[f32],
+        timestep: f32,
+        guides: &[Guide],
+        (guidance, guided): (&Guidance, bool),
+        call: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let plain = Guidance { scale: 1.0, ..*guidance };
+        let guidance = if guided { guidance } else { &plain };
+        let sides: Vec<Side<'_>> = guides.iter().map(|guide| Side::new(guide, call, guided)).collect();
+        // First every image without its prompt, then every one with it, so that one plan serves all steps.
+        let without = sides
+            .iter()
+            .enumerate()
+            .filter_map(|(image, side)| Some(Question { image, text: side.without? }));
+        let with = sides
+            .iter()
+            .enumerate()
+            .flat_map(|(image, side)| side.with.iter().map(move |&(_, text)| Question { image, text }));
+        let questions: Vec<Question<'_>> = without.chain(with).collect();
+        let answers = self.ask(latents, timestep, &questions, guides.len())?;
+        let unguided = sides.iter().filter(|side| side.without.is_some()).count();
+        let (mut without, mut with) = (answers[..unguided].iter(), answers[unguided..].iter());
+        let mut out = Vec::with_capacity(latents.len());
+        for side in &sides {
+            let unguided = side.without.and_then(|_| without.next());
+            let answers = with.by_ref().take(side.with.len());
+            out.extend(side.combine(guidance, unguided, answers)?);
+        }
+        Ok(out)
+    }
+
+    /// The answers to questions, in their order. Those with contexts of one length are asked together.
+    fn ask(
+        &self,
+        latents: &[f32],
+        timestep: f32,
+        questions: &[Question<'_>],
+        images: usize,
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let length = self.shape.len();
+        let mut answers = vec![Vec::new(); questions.len()];
+        let mut lengths: Vec<usize> = Vec::new();
+        for question in questions {
+            if !lengths.contains(&question.text.tokens) {
+                lengths.push(question.text.tokens);
+            }
+        }
+        for tokens in lengths {
+            let alike: Vec<usize> =
+                (0..questions.len()).filter(|&i| questions[i].text.tokens == tokens).collect();
+            // Prompts of several parts must not need more memory than those of one.
+            for group in alike.chunks(2 * images) {
+                let mut sample = Vec::with_capacity(group.len() * length);
+                let mut texts = Encoded::default();
+                for Question { image, text } in group.iter().map(|&i| &questions[i]) {
+                    sample.extend(&latents[image * length..(image + 1) * length]);
+                    texts.append(text);
+                    texts.pooled.extend(&text.pooled);
+                }
+                let output = self.run(&sample, timestep, &texts, group.len())?;
+                for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
+                    answers[question] = answer.to_vec();
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// One run of the network on a batch; `texts` holds as many texts of equal length.
+    pub fn run(
+        &self,
+        sample: &[f32],
+        timestep: f32,
+        texts: &Encoded,
+        batch: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let plan = self.engine.plan(PlanKey {
+            network: Network::Denoise { tokens: texts.tokens / batch },
+            batch,
+            height: self.shape.height,
+            width: self.shape.width,
+            precision: self.precision,
+        })?;
+        let mut plan = lock(&plan);
+        let timesteps = vec![timestep; batch];
+        let inputs = [
+            (names::SAMPLE, Data::F32(sample)),
+            (names::TIMESTEP, Data::F32(&timesteps)),
+            (names::CONTEXT, Data::F32(&texts.context)),
+            (names::POOLED, Data::F32(&texts.pooled)),
+            (names::MASK, Data::F32(&texts.mask)),
+        ];
+        plan.run(&inputs, self.cancel)?;
+        Ok(plan.output(names::OUTPUT)?.to_vec())
+    }
+}
+
+/// The texts of one image at one call.
+struct Side<'a> {
+    /// What it is not to show; nothing where that is not asked for.
+    without: Option<&'a Encoded>,
+    /// What it is to show, in parts with their weights.
+    with: Vec<(f32, &'a Encoded)>,
+}
+
+impl<'a> Side<'a> {
+    fn new(guide: &'a Guide, call: usize, guided: bool) -> Self {
+        let with: Vec<(f32, &Encoded)> = guide.prompt.at(call).collect();
+        let alone = matches!(with[..], [(1.0, _)]);
+        let negative = guide.negative.at(call).map(|(_, text)| text).next();
+        Side { without: negative.filter(|_| guided || !alone), with }
+    }
+
+    /// `without + scale * sum of weight * (with - without)` (Liu et al. 2022, "Compositional visual generation with
+    /// composable diffusion models").
+    fn combine<'b>(
+        &self,
+        guidance: &Guidance,
+        without: Option<&Vec<f32>>,
+        mut with: impl Iterator<Item = &'b Vec<f32>>,
+    ) -> Result<Vec<f32>, Error> {
+        let lacks = || Error::Internal("a question without an answer".into());
+        let Some(without) = without else { return Ok(with.next().ok_or_else(lacks)?.clone()) };
+        let together = match self.with[..] {
+            [(1.0, _)] => with.next().ok_or_else(lacks)?.clone(),
+            _ => {
+                let mut sum = without.clone();
+                for ((weight, _), answer) in self.with.iter().zip(with) {
+                    for ((sum, &with), &without) in sum.iter_mut().zip(answer).zip(without) {
+                        *sum += weight * (with - without);
+                    }
+                }
+                sum
+            }
+        };
+        Ok(guidance.combine(&[without.as_slice(), &together].concat(), 1)?)
+    }
+}

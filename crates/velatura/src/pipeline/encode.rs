@@ -1,0 +1,119 @@
+//! Prompts to what the denoiser looks at: chunks through the text transformer, weights applied, chunks laid end to end.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use velatura_cpu::CancelToken;
+
+use crate::Error;
+use crate::engine::Engine;
+use crate::networks::{Encoded, Network};
+use crate::plans::{PlanKey, lock};
+use crate::prompt::{Part, Reading, Tokens};
+use crate::request::Precision;
+
+/// A prompt, encoded: what each of its parts says at each call of the denoiser.
+pub(crate) struct Conditions {
+    parts: Vec<Scheduled>,
+}
+
+struct Scheduled {
+    weight: f32,
+    /// The last call at which a text holds, and the text.
+    texts: Vec<(usize, Arc<Encoded>)>,
+}
+
+impl Conditions {
+    /// Weight and text of every part at a call, counted from 0.
+    pub fn at(&self, call: usize) -> impl Iterator<Item = (f32, &Encoded)> {
+        self.parts.iter().filter_map(move |part| {
+            let at = part.texts.partition_point(|(last, _)| *last < call);
+            let (_, text) = part.texts.get(at).or(part.texts.last())?;
+            Some((part.weight, text.as_ref()))
+        })
+    }
+
+    /// Encodes a prompt that was read.
+    pub fn encode(
+        engine: &Engine,
+        reading: &Reading,
+        clip_skip: u32,
+        cancel: &CancelToken,
+    ) -> Result<Self, Error> {
+        let mut encoder = Encoder { engine, clip_skip, cancel, known: HashMap::new() };
+        let part = |part: &Part| -> Result<Scheduled, Error> {
+            let texts = encoder.texts(part, reading)?;
+            let entry = |&(last, text): &(usize, usize)| Some((last, Arc::clone(texts.get(text)?)));
+            Ok(Scheduled { weight: part.weight, texts: part.schedule.iter().filter_map(entry).collect() })
+        };
+        let parts = reading.parts.iter().map(part).collect::<Result<_, _>>()?;
+        Ok(Conditions { parts })
+    }
+}
+
+struct Encoder<'a> {
+    engine: &'a Engine,
+    clip_skip: u32,
+    cancel: &'a CancelToken,
+    /// Chunks that were encoded, by their ids.
+    known: HashMap<Vec<i32>, Arc<Encoded>>,
+}
+
+impl Encoder<'_> {
+    /// The different texts of a part.
+    fn texts(&mut self, part: &Part, reading: &Reading) -> Result<Vec<Arc<Encoded>>, Error> {
+        let chunks = part.texts.first().map_or(0, Vec::len);
+        let mut texts: Vec<Encoded> = Vec::new();
+        for chunk in 0..chunks {
+            let of_all: Vec<&Tokens> = part.texts.iter().map(|text| &text[chunk]).collect();
+            let encoded = self.chunk(&of_all, part, reading)?;
+            if chunk == 0 {
+                texts = encoded;
+            } else {
+                texts.iter_mut().zip(&encoded).for_each(|(text, next)| text.append(next));
+            }
+        }
+        Ok(texts.into_iter().map(Arc::new).collect())
+    }
+
+    /// One chunk of all texts of a part, with weights applied.
+    fn chunk(&mut self, of_all: &[&Tokens], part: &Part, reading: &Reading) -> Result<Vec<Encoded>, Error> {
+        let mut encoded = Vec::with_capacity(of_all.len());
+        for tokens in of_all {
+            encoded.push(Encoded::clone(&*self.plain(tokens)?));
+        }
+        if of_all.iter().all(|tokens| tokens.multipliers.iter().all(|&m| m == 1.0)) {
+            return Ok(encoded);
+        }
+        // A1111 encodes a schedule as one batch and restores the mean over all of it, repetitions counted.
+        let channels = self.engine.manifest().text.hidden_size;
+        let batch = part.schedule.iter().map(|&(_, text)| text);
+        let mut z: Vec<f32> = batch.clone().flat_map(|text| encoded[text].context.iter().copied()).collect();
+        let multipliers: Vec<f32> =
+            batch.clone().flat_map(|text| of_all[text].multipliers.iter().copied()).collect();
+        reading.weighting.apply(&mut z, &[], channels, &multipliers);
+        let length = encoded.first().map_or(1, |text| text.context.len()).max(1);
+        for (text, weighted) in batch.zip(z.chunks_exact(length)) {
+            encoded[text].context.copy_from_slice(weighted);
+        }
+        Ok(encoded)
+    }
+
+    /// A chunk without its weights.
+    fn plain(&mut self, tokens: &Tokens) -> Result<Arc<Encoded>, Error> {
+        if let Some(known) = self.known.get(&tokens.encoding.ids) {
+            return Ok(Arc::clone(known));
+        }
+        // Once a prompt, and small: the reference precision costs nothing here.
+        let plan = self.engine.plan(PlanKey {
+            network: Network::Text { clip_skip: self.clip_skip },
+            batch: 1,
+            height: 0,
+            width: 0,
+            precision: Precision::F32,
+        })?;
+        let encoded = Arc::new(Encoded::compute(tokens, &mut lock(&plan), self.cancel)?);
+        self.known.insert(tokens.encoding.ids.clone(), Arc::clone(&encoded));
+        Ok(encoded)
+    }
+}

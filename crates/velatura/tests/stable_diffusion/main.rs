@@ -1,0 +1,5 @@
+//! Stable Diffusion's files and folders, tiny and of the true layout.
+
+mod opening;
+mod parity;
+mod pipelines;

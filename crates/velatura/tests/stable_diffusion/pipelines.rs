@@ -1,0 +1,107 @@
+//! Tiny Stable Diffusion pipelines: their weights made from names, and what diffusers made of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::Value;
+use velatura::{GenerateRequest, Precision};
+use velatura_weights::{SafetensorsFile, Storage, TensorSource, TensorToWrite, write_safetensors};
+
+/// What diffusers made.
+pub struct Expected(SafetensorsFile);
+
+impl Expected {
+    pub fn open() -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/stable_diffusion.safetensors");
+        Expected(SafetensorsFile::open(path).unwrap())
+    }
+
+    pub fn numbers(&self, name: &str) -> Vec<f32> {
+        self.0.f32(name).unwrap().into_owned()
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        self.0.tensor_bytes(name).unwrap().into_owned()
+    }
+}
+
+/// A pipeline.
+#[derive(Deserialize)]
+pub struct Case {
+    pub name: String,
+    /// Half the width of the range of its biases.
+    bias: f32,
+    /// Name and shape of every weight, for each part.
+    weights: BTreeMap<String, Vec<(String, Vec<usize>)>>,
+    /// Each part's `config.json`.
+    pub configs: BTreeMap<String, Value>,
+    /// `scheduler_config.json`.
+    pub scheduler: Value,
+}
+
+pub fn cases(expected: &Expected) -> Vec<Case> {
+    serde_json::from_str(&expected.0.metadata()["cases"]).unwrap()
+}
+
+/// What diffusers was asked for.
+pub fn request(expected: &Expected) -> GenerateRequest {
+    let request = GenerateRequest::from_json(&expected.0.metadata()["request"]).unwrap();
+    GenerateRequest { precision: Some(Precision::F32), ..request }
+}
+
+impl Case {
+    /// Writes it as diffusers' `save_pretrained` does, without a tokenizer of its own.
+    pub fn write_folder(&self, folder: &Path) {
+        for (part, weights) in &self.weights {
+            let values: Vec<Vec<f32>> = weights
+                .iter()
+                .map(|(name, shape)| weight(&format!("{part}.{name}"), shape, self.bias))
+                .collect();
+            let tensors: Vec<TensorToWrite<'_>> = weights
+                .iter()
+                .zip(&values)
+                .map(|((name, shape), values)| TensorToWrite::new(name.clone(), shape, Storage::F32, values))
+                .collect();
+            std::fs::create_dir_all(folder.join(part)).unwrap();
+            write_safetensors(weights_file(folder, part), &tensors, &BTreeMap::new()).unwrap();
+            let config = self.configs[part].to_string();
+            std::fs::write(folder.join(part).join("config.json"), config).unwrap();
+        }
+        std::fs::create_dir_all(folder.join("scheduler")).unwrap();
+        std::fs::write(folder.join("scheduler/scheduler_config.json"), self.scheduler.to_string()).unwrap();
+    }
+}
+
+/// Where a part's weights are.
+pub fn weights_file(folder: &Path, part: &str) -> PathBuf {
+    let name = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+    folder.join(part).join(format!("{name}.safetensors"))
+}
+
+/// Uniform on [-1, 1): SplitMix64 seeded with the name's FNV-1a hash, the upper 24 bits of each.
+fn numbers(name: &str, count: usize) -> impl Iterator<Item = f32> {
+    let seed = name
+        .bytes()
+        .fold(0xCBF2_9CE4_8422_2325u64, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
+    (1..=count as u64).map(move |i| {
+        let mut z = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        (z >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    })
+}
+
+/// A weight, as the script makes it.
+fn weight(name: &str, shape: &[usize], bias: f32) -> Vec<f32> {
+    let numbers = numbers(name, shape.iter().product());
+    match shape {
+        [_] if name.ends_with(".weight") => numbers.map(|u| 1.0 + 0.25 * u).collect(),
+        [_] => numbers.map(|u| bias * u).collect(),
+        _ => {
+            let scale = (3.0 / shape[1..].iter().product::<usize>() as f64).sqrt() as f32;
+            numbers.map(|u| scale * u).collect()
+        }
+    }
+}
