@@ -88,6 +88,7 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--output", ""], 2, "empty"),
         (&["--output", "-", "--batch", "2"], 2, "one picture"),
         (&["--output", "-", "--json"], 2, "both want standard output"),
+        (&["--vae", "no.safetensors"], 2, "has an autoencoder of its own"),
         (&["--model", "no.safetensors"], 1, "no.safetensors"),
         (&["--model", ".."], 1, "tiny.safetensors"),
         (&["--model", "../cut.safetensors"], 1, "is truncated"),

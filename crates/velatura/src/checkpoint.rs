@@ -9,7 +9,7 @@ use velatura_samplers::{
     DiffusersSchedulerConfig, NoiseSchedule, Prediction as Predicts, Spacing, find_sampler,
 };
 use velatura_text::{ClipTokenizer, Tokenizer};
-use velatura_weights::{Checkpoint, Family, Part, PartKind, Prediction, Task};
+use velatura_weights::{Checkpoint, Family, Part, PartKind, Prediction, Task, TensorSource};
 
 use crate::conditioning::Conditioning;
 use crate::manifest::{Defaults, FORMAT, TrainingNote};
@@ -92,8 +92,8 @@ fn config<T>(
     let part = part(checkpoint, kind)?;
     read(&part.config.to_string()).map_err(|error| Error::Manifest {
         file: match part.config_is_given {
-            true => checkpoint.path().join(kind.name()).join("config.json"),
-            false => checkpoint.path().to_path_buf(),
+            true => part.tensors.path().with_file_name("config.json"),
+            false => part.tensors.path().to_path_buf(),
         },
         reason: error.to_string(),
     })

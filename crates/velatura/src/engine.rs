@@ -15,7 +15,7 @@ use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
 use crate::prompt::Reading;
 use crate::request::{GenerateRequest, Precision, Settings};
 use crate::source::WeightSource;
-use crate::{Error, ModelManifest, Picture, SHIPPED_NAME, shipped};
+use crate::{Error, ModelManifest, Picture, RequestError, SHIPPED_NAME, shipped};
 
 /// How an engine runs, whatever it is asked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -114,7 +114,7 @@ impl Engine {
     /// # Errors
     /// What cannot be read, is incomplete or damaged, or is a model that is not run; each names the file.
     pub fn open(path: impl AsRef<Path>, options: EngineOptions) -> Result<Self, Error> {
-        Ok(Self::of(Opened::path(path.as_ref())?, options))
+        Ok(Self::of(Opened::path(path.as_ref(), None)?, options))
     }
 
     /// What a request's `model` asks for: the shipped one for `None` and [`SHIPPED_NAME`], else a path.
@@ -125,9 +125,24 @@ impl Engine {
         }
     }
 
+    /// The model that a request asks for, with the autoencoder that it asks for.
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; also an autoencoder for a model that takes none, or one that is none.
+    pub fn for_request(request: &GenerateRequest, options: EngineOptions) -> Result<Self, Error> {
+        let model = request.model.as_deref().unwrap_or(SHIPPED_NAME);
+        match &request.vae {
+            None => Self::named(Some(model), options),
+            Some(_) if model == SHIPPED_NAME => {
+                Err(RequestError::Vae { model: "the model that ships".into() }.into())
+            }
+            Some(vae) => Ok(Self::of(Opened::path(Path::new(model), Some(Path::new(vae)))?, options)),
+        }
+    }
+
     /// A model file that is open already.
     pub fn from_file(file: SafetensorsFile, options: EngineOptions) -> Result<Self, Error> {
-        Ok(Self::of(Opened::file(file)?, options))
+        Ok(Self::of(Opened::file(file, None)?, options))
     }
 
     /// A model whose weights are elsewhere, for example in training. Call [`Engine::reload`] after they changed.

@@ -29,6 +29,14 @@ pub enum Error {
         /// What it is.
         what: String,
     },
+    /// A file given as an autoencoder that is none, or that holds more.
+    #[error("{} cannot be used as the VAE: it holds {found}; give a file or folder of an autoencoder alone", file.display())]
+    Vae {
+        /// The file or folder.
+        file: PathBuf,
+        /// The parts that it holds.
+        found: String,
+    },
     /// A model folder's tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] velatura_text::TokenizerError),

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use velatura_weights::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource, TensorView, WeightsError};
+use velatura_weights::{
+    Checkpoint, OpenOptions, PartKind, SafetensorsFile, TensorSource, TensorView, WeightsError,
+};
 
 use crate::manifest::METADATA_KEY;
 use crate::source::WeightSource;
-use crate::{Error, ModelManifest, checkpoint};
+use crate::{Error, ModelManifest, RequestError, checkpoint};
 
 /// A model that was opened; no weights are packed yet.
 pub(crate) struct Opened {
@@ -29,30 +31,42 @@ pub(crate) enum Weights {
 }
 
 impl Opened {
-    /// Any file or folder.
-    pub fn path(path: &Path) -> Result<Self, Error> {
+    /// Any file or folder, with another autoencoder than its own where one is given.
+    pub fn path(path: &Path, vae: Option<&Path>) -> Result<Self, Error> {
         if path.is_dir() {
-            return Self::checkpoint(&Checkpoint::open(path, &OpenOptions::default())?);
+            return Self::checkpoint(Checkpoint::open(path, &OpenOptions::default())?, vae);
         }
         match SafetensorsFile::open(path) {
-            Ok(file) => Self::file(file),
+            Ok(file) => Self::file(file, vae),
             Err(WeightsError::Foreign { .. }) => {
-                Self::checkpoint(&Checkpoint::open(path, &OpenOptions::default())?)
+                Self::checkpoint(Checkpoint::open(path, &OpenOptions::default())?, vae)
             }
             Err(error) => Err(error.into()),
         }
     }
 
     /// A safetensors file.
-    pub fn file(file: SafetensorsFile) -> Result<Self, Error> {
+    pub fn file(file: SafetensorsFile, vae: Option<&Path>) -> Result<Self, Error> {
         if !file.metadata().contains_key(METADATA_KEY) {
-            return Self::checkpoint(&Checkpoint::of_source(Arc::new(file))?);
+            return Self::checkpoint(Checkpoint::of_source(Arc::new(file))?, vae);
+        }
+        if vae.is_some() {
+            return Err(RequestError::Vae { model: file.path().display().to_string() }.into());
         }
         let manifest = ModelManifest::of(&file)?;
         Ok(Opened { manifest, weights: Weights::File(file), remarks: Vec::new() })
     }
 
-    fn checkpoint(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    fn checkpoint(mut checkpoint: Checkpoint, vae: Option<&Path>) -> Result<Self, Error> {
+        if let Some(file) = vae {
+            let other = Checkpoint::open(file, &OpenOptions::default())?;
+            if other.parts().iter().any(|part| part.kind != PartKind::Vae) {
+                let found: Vec<&str> = other.parts().iter().map(|part| part.kind.name()).collect();
+                return Err(Error::Vae { file: file.to_path_buf(), found: found.join(", ") });
+            }
+            checkpoint.take_parts(other);
+        }
+        let checkpoint = &checkpoint;
         let (manifest, remarks) = checkpoint::describe(checkpoint)?;
         Ok(Opened { manifest, weights: Weights::Checkpoint(checkpoint.tensors()), remarks })
     }

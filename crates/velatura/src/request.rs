@@ -96,6 +96,9 @@ pub struct GenerateRequest {
     /// one that the model uses. `None` is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
+    /// An autoencoder in place of the model's own: the path of a file or folder that holds one alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
 }
 
 impl Default for GenerateRequest {
@@ -115,6 +118,7 @@ impl Default for GenerateRequest {
             rng: RngKind::Cpu,
             model: None,
             clip_skip: None,
+            vae: None,
         }
     }
 }
@@ -182,6 +186,14 @@ pub enum RequestError {
         tokens: usize,
         /// How many are read.
         most: usize,
+    },
+    /// An autoencoder for a model of Velatura's own, whose latents no other autoencoder has.
+    #[error(
+        "{model} has an autoencoder of its own that no other can replace; leave the VAE out, or choose a Stable Diffusion model"
+    )]
+    Vae {
+        /// The model.
+        model: String,
     },
     /// More blocks to skip than the text transformer has, or none to count from.
     #[error("clip skip is {given}, but must be {} for this model", if *most == 1 { "1".to_string() } else { format!("from 1 to {most}") })]

@@ -39,6 +39,9 @@ pub struct Args {
     /// A model: a file, or a folder in diffusers' layout; the model that ships with velatura when not given
     #[arg(long, value_name = "PATH")]
     model: Option<String>,
+    /// Another autoencoder than the model's own: a file, or a folder in diffusers' layout
+    #[arg(long, value_name = "PATH")]
+    vae: Option<String>,
     /// Seed of the first picture; the others count up from it
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -102,7 +105,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let request = request(&args, from.as_ref().map(|(request, _)| request))?;
     request.check()?;
     check_stdout(&args, &request)?;
-    let engine = Engine::named(request.model.as_deref(), EngineOptions { threads: args.threads })?;
+    let engine = Engine::for_request(&request, EngineOptions { threads: args.threads })?;
     let asked = request;
     let request = engine.resolve(&asked)?;
     let target = target(&args, &request)?;
@@ -208,6 +211,7 @@ fn request(args: &Args, from: Option<&GenerateRequest>) -> Result<GenerateReques
     set(&mut request.batch, &args.batch);
     set(&mut request.rng, &args.rng);
     set_some(&mut request.model, &args.model);
+    set_some(&mut request.vae, &args.vae);
     set_some(&mut request.seed, &args.seed);
     set_some(&mut request.steps, &args.steps);
     set_some(&mut request.guidance, &args.guidance);

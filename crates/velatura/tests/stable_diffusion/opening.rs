@@ -138,6 +138,42 @@ fn a_picture_of_a_checkpoint_makes_itself_again() {
 }
 
 #[test]
+fn another_autoencoder_takes_the_place_of_the_models() {
+    let (temporary, folder) = folder();
+    // Another model's, as a folder and as a file, both without what it is multiplied by.
+    let other = temporary.path().join("other");
+    sd15().write_folder(&other);
+    change(&other, "vae", |_, shape| Some(shape));
+    let file = temporary.path().join("vae.safetensors");
+    std::fs::copy(weights_file(&other, "vae"), &file).unwrap();
+    let make = |vae: Option<&Path>| {
+        let request = GenerateRequest {
+            model: Some(folder.to_str().unwrap().to_string()),
+            vae: vae.map(|path| path.to_str().unwrap().to_string()),
+            seed: Some(1),
+            steps: Some(2),
+            width: Some(32),
+            height: Some(32),
+            ..GenerateRequest::new("a fox")
+        };
+        let engine = Engine::for_request(&request, EngineOptions::default())?;
+        let made = engine.generate(&request, &mut |_| (), &CancelToken::default())?;
+        Ok::<_, velatura::Error>(made.pictures[0].clone())
+    };
+    let own = make(None).unwrap();
+    let replaced = make(Some(&file)).unwrap();
+    // Weights of zero make a picture of one colour.
+    assert!(replaced.rgb.iter().all(|&v| v == replaced.rgb[0]) && own.rgb != replaced.rgb);
+    assert!(make(Some(&other.join("vae"))).unwrap().rgb == replaced.rgb);
+    assert!(make(Some(&folder.join("vae"))).unwrap().rgb == own.rgb);
+    assert_eq!(replaced.origin.request.vae.as_deref(), file.to_str());
+    let error = make(Some(&folder)).unwrap_err().to_string();
+    assert!(error.contains("it holds unet, vae, text_encoder"), "{error}");
+    let error = make(Some(&weights_file(&folder, "unet"))).unwrap_err().to_string();
+    assert!(error.contains("cannot be used as the VAE"), "{error}");
+}
+
+#[test]
 fn long_prompts_reach_the_picture_to_their_end() {
     let (_temporary, folder) = folder();
     let engine = Engine::open(&folder, EngineOptions::default()).unwrap();
