@@ -7,7 +7,8 @@
 Needs the Python packages torch, diffusers and transformers. The PyTorch side builds the same U-Net and text transformer
 with diffusers and transformers from the recipe's own fields, and trains them the usual way: bf16 autocast, AdamW (fused),
 gradient clipping, in NCHW and in channels last, of which the better counts. Both sides do the whole step: forward,
-backward, clipping, update, moving average. Prints one JSON object.
+backward, clipping, update, moving average. Here the update is the recipe's (Muon costs more than AdamW); there it is always
+AdamW. Prints one JSON object.
 """
 import argparse
 import json
@@ -26,6 +27,9 @@ OURS = {"pooled_projection_dim", "zero_init"}
 
 def networks(recipe, vocabulary):
     fields = {k: v for k, v in recipe["unet"].items() if k not in OURS}
+    # What diffusers calls the head dimension is the number of heads.
+    if "num_attention_heads" in fields:
+        fields["attention_head_dim"] = fields.pop("num_attention_heads")
     pooled = recipe["unet"].get("pooled_projection_dim")
     if pooled:
         # The same two linear layers added to the timestep's embedding, under diffusers' name for them.
