@@ -65,16 +65,24 @@ impl<'g> TextInputs<'g> {
 }
 
 /// What the text transformer makes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TextOutput<'g> {
     /// All tokens after the final norm, `[N, T, C]`.
     pub hidden: Var<'g>,
-    /// All tokens before the last block, without norm, `[N, T, C]` ("clip skip 2", and what SDXL reads).
-    pub penultimate: Var<'g>,
+    /// All tokens before each block, and after the last one, without norm, `[N, T, C]`: transformers' `hidden_states`.
+    pub states: Vec<Var<'g>>,
     /// One vector for each text, `[N, C]`, after the final norm.
     pub pooled: Var<'g>,
     /// The pooled text projected, `[N, projection_dim]`, where the network has a projection.
     pub projected: Option<Var<'g>>,
+}
+
+impl<'g> TextOutput<'g> {
+    /// The tokens at a place counted from the end of [`TextOutput::states`]: 1 is after the last block, 2 before it (what
+    /// SDXL reads); numbers beyond the first are the first.
+    pub fn state(&self, from_end: usize) -> Var<'g> {
+        self.states[self.states.len().saturating_sub(from_end.max(1))]
+    }
 }
 
 impl TextConfig {
@@ -143,36 +151,40 @@ impl TextConfig {
     ///
     /// What does not fit (heads, sizes, too many tokens) is the error of [`velatura_graph::Builder::finish`].
     pub fn build<'g>(&self, p: &Params<'g>, inputs: TextInputs<'g>) -> TextOutput<'g> {
-        let nothing =
-            TextOutput { hidden: inputs.ids, penultimate: inputs.ids, pooled: inputs.ids, projected: None };
+        let nothing = || TextOutput {
+            hidden: inputs.ids,
+            states: vec![inputs.ids],
+            pooled: inputs.ids,
+            projected: None,
+        };
         if let Err(error) = self.check() {
             refuse(p, NETWORK, error.to_string(), inputs.ids);
-            return nothing;
+            return nothing();
         }
         let ids = inputs.ids.ty();
         let &[_, tokens] = ids.shape.as_slice() else {
             refuse(p, NETWORK, "ids [N, T] are expected".into(), inputs.ids);
-            return nothing;
+            return nothing();
         };
         if tokens > self.max_positions {
             let reason = format!("{tokens} tokens, but there are positions for {} only", self.max_positions);
             refuse(p, NETWORK, reason, inputs.ids);
-            return nothing;
+            return nothing();
         }
         let model = p.at("text_model");
         let mut hidden = self.embed(&model.at("embeddings"), inputs.ids);
-        let mut penultimate = hidden;
+        let mut states = vec![hidden];
         for layer in 0..self.layers {
-            penultimate = hidden;
             let p = model.at("encoder").at("layers").at(layer);
             let block = || self.block(&p, hidden, inputs.attention_mask);
             hidden = if self.gradient_checkpointing { p.builder().checkpoint(block) } else { block() };
+            states.push(hidden);
         }
         let hidden = model.at("final_layer_norm").layer_norm(hidden, self.layer_norm_eps);
         let pooled = pool(hidden, &inputs);
         let projected =
             self.projection_dim.map(|width| p.at("text_projection").linear_no_bias(pooled, width));
-        TextOutput { hidden, penultimate, pooled, projected }
+        TextOutput { hidden, states, pooled, projected }
     }
 
     fn embed<'g>(&self, p: &Params<'g>, ids: Var<'g>) -> Var<'g> {

@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("the file to write is missing")?;
     let manifest: ModelManifest = match args.next() {
-        Some(json) => serde_json::from_str(&std::fs::read_to_string(json)?)?,
+        Some(json) => ModelManifest::from_json(&std::fs::read_to_string(json)?)?,
         None => velatura::tiny::manifest()?,
     };
     let weights = manifest.random_weights(1)?;

@@ -12,7 +12,7 @@ use velatura_text::{ClipTokenizer, Tokenizer};
 use velatura_weights::{Checkpoint, Family, Part, PartKind, Prediction, Task, TensorSource};
 
 use crate::conditioning::Conditioning;
-use crate::manifest::{Defaults, FORMAT, TrainingNote};
+use crate::manifest::{Defaults, FORMAT, TEXT_PREFIX, TextEncoder, TrainingNote};
 use crate::request::LONGEST_SIDE;
 use crate::{Error, ModelManifest};
 
@@ -33,7 +33,11 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     checkpoint.check_complete()?;
     let unet = config(checkpoint, PartKind::Unet, UNetConfig::from_json)?;
     let autoencoder = config(checkpoint, PartKind::Vae, AutoencoderConfig::from_json)?;
-    let text = config(checkpoint, PartKind::TextEncoder, TextConfig::from_json)?;
+    let text = TextEncoder {
+        prefix: TEXT_PREFIX.to_string(),
+        config: config(checkpoint, PartKind::TextEncoder, TextConfig::from_json)?,
+        tokenizer: tokenizer(checkpoint)?,
+    };
     let mut remarks = remarks(checkpoint);
     let schedule = schedule(checkpoint, &mut remarks)?;
     let side = autoencoder.downsampling();
@@ -42,12 +46,12 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     let manifest = ModelManifest {
         format: FORMAT,
         name: name(path),
-        text,
+        text_encoders: vec![text],
         unet,
         autoencoder,
-        tokenizer: tokenizer(checkpoint)?,
         schedule,
         conditioning: Conditioning::default(),
+        zeros_for_empty_prompt: false,
         defaults: Defaults {
             width,
             height,

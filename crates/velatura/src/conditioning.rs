@@ -27,7 +27,7 @@ pub enum TextLayer {
     /// After the final norm.
     #[default]
     Last,
-    /// Before the last block, without norm.
+    /// Before the last block, without norm (Stable Diffusion XL).
     Penultimate,
 }
 
@@ -89,6 +89,19 @@ pub struct Condition<'g> {
 impl Conditioning {
     /// Records the text transformer, its parameters below `p`.
     pub fn encode<'g>(&self, config: &TextConfig, p: &Params<'g>, tokens: TokenVars<'g>) -> Condition<'g> {
+        self.encode_skipping(config, p, tokens, 1)
+    }
+
+    /// As [`Conditioning::encode`], the tokens taken after the block `clip_skip` from the end, where 1 is the last. A
+    /// conditioning that reads the penultimate block anyway reads none behind it, and the pooled text is that of the
+    /// whole transformer; otherwise the final norm follows the block taken, as if it were the last.
+    pub fn encode_skipping<'g>(
+        &self,
+        config: &TextConfig,
+        p: &Params<'g>,
+        tokens: TokenVars<'g>,
+        clip_skip: usize,
+    ) -> Condition<'g> {
         let [n, length] = tokens.ids.dims();
         let inputs = TextInputs {
             ids: tokens.ids,
@@ -96,10 +109,14 @@ impl Conditioning {
             pool_mask: (self.pooling == Pooling::Mean).then_some(tokens.mask),
             attention_mask: self.mask_padding.then(|| scores(tokens.mask).reshape(&[n, 1, 1, length])),
         };
-        let output = config.build(p, inputs);
+        let layers = match self.tokens {
+            TextLayer::Last => config.layers.saturating_sub(clip_skip.saturating_sub(1)),
+            TextLayer::Penultimate => config.layers,
+        };
+        let output = TextConfig { layers, ..config.clone() }.build(p, inputs);
         let context = match self.tokens {
             TextLayer::Last => output.hidden,
-            TextLayer::Penultimate => output.penultimate,
+            TextLayer::Penultimate => output.state(clip_skip.max(2)),
         };
         Condition { context, pooled: output.projected.unwrap_or(output.pooled) }
     }

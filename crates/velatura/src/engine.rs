@@ -238,7 +238,7 @@ impl Engine {
 
     /// The warnings alone; a prompt that cannot be served is refused when it is.
     fn read_prompt(&self, prompt: &str, negative: bool, calls: usize) -> Vec<Warning> {
-        Reading::new(&self.manifest.tokenizer, prompt, negative, calls)
+        Reading::new(&self.manifest.text_encoders, prompt, negative, calls)
             .map_or(Vec::new(), |read| read.warnings)
     }
 
@@ -325,7 +325,7 @@ impl Engine {
                 if !seen.insert((text, negative)) {
                     continue;
                 }
-                let reading = Reading::new(&self.manifest.tokenizer, text, negative, settings.calls())?;
+                let reading = Reading::new(&self.manifest.text_encoders, text, negative, settings.calls())?;
                 for warning in reading.warnings {
                     if !warnings.contains(&warning) {
                         warnings.push(warning);

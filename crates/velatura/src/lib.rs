@@ -35,7 +35,7 @@ pub use conditioning::{Conditioning, Pooling, TextLayer};
 pub use engine::{Engine, EngineOptions, Generation, Progress, Warning};
 pub use error::Error;
 pub use infotext::ModelRef;
-pub use manifest::{Defaults, ModelManifest, TrainingNote};
+pub use manifest::{Defaults, ModelManifest, TextEncoder, TrainingNote};
 pub use model_file::{WeightInfo, write_model};
 pub use picture::{Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;

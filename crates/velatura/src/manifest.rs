@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use velatura_models::{AutoencoderConfig, TextConfig, UNetConfig};
 use velatura_samplers::{NoiseSchedule, find_sampler, find_spacing};
 use velatura_text::Tokenizer;
@@ -14,8 +15,8 @@ use crate::conditioning::Conditioning;
 /// The metadata key of the manifest.
 pub const METADATA_KEY: &str = "velatura";
 /// The version of the manifest that this program writes; it reads this and older ones.
-pub const FORMAT: u32 = 1;
-/// In front of the text transformer's tensor names.
+pub const FORMAT: u32 = 2;
+/// In front of the first text transformer's tensor names; others have a number, as in `text_encoder_2`.
 pub const TEXT_PREFIX: &str = "text_encoder";
 /// In front of the denoiser's tensor names.
 pub const UNET_PREFIX: &str = "unet";
@@ -23,31 +24,45 @@ pub const UNET_PREFIX: &str = "unet";
 pub const VAE_PREFIX: &str = "vae";
 
 /// A model: the configuration of its networks, how it was noised, what it is usually asked for, and how it was made.
-/// Tensors are named `text_encoder.*`, `unet.*` and `vae.*`.
+/// Tensors are named `unet.*`, `vae.*`, and as each text encoder says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelManifest {
     /// Version of this description, see [`FORMAT`].
     pub format: u32,
     /// A short name.
     pub name: String,
-    /// The text transformer.
-    pub text: TextConfig,
+    /// The text encoders, at least one. The denoiser sees each token with the features of all of them side by side, in
+    /// this order, and the pooled text of the last.
+    pub text_encoders: Vec<TextEncoder>,
     /// The denoiser.
     pub unet: UNetConfig,
     /// The autoencoder between pictures and latents.
     pub autoencoder: AutoencoderConfig,
-    /// Prompts to token ids.
-    pub tokenizer: Tokenizer,
     /// How latents were noised and what the denoiser predicts.
     pub schedule: NoiseSchedule,
     /// How a prompt reaches the denoiser.
     #[serde(default)]
     pub conditioning: Conditioning,
+    /// Whether an empty negative prompt is all zeros instead of what the text encoders make of it, as in Stable Diffusion
+    /// XL (`force_zeros_for_empty_prompt` in diffusers).
+    #[serde(default)]
+    pub zeros_for_empty_prompt: bool,
     /// What is used where a request says nothing.
     pub defaults: Defaults,
     /// How it was trained; empty in a model that was not.
     #[serde(default)]
     pub training: TrainingNote,
+}
+
+/// A text transformer and the tokenizer that it was trained with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextEncoder {
+    /// In front of its tensors' names, without a dot.
+    pub prefix: String,
+    /// The transformer.
+    pub config: TextConfig,
+    /// Prompts to token ids.
+    pub tokenizer: Tokenizer,
 }
 
 /// What is used where a request says nothing.
@@ -91,21 +106,33 @@ impl ModelManifest {
             .metadata()
             .get(METADATA_KEY)
             .ok_or_else(|| bad("its metadata has no description of a Velatura model".to_string()))?;
+        Self::from_json(json).map_err(bad)
+    }
+
+    /// Reads and checks the JSON of a manifest, of this format or an older one; the reason when it is none.
+    pub fn from_json(json: &str) -> Result<Self, String> {
+        let unreadable = |e: serde_json::Error| format!("its description cannot be read ({e})");
         /// Read first, so that a newer file is told from a damaged one.
         #[derive(Deserialize)]
         struct Version {
             format: u32,
         }
-        let Version { format } =
-            serde_json::from_str(json).map_err(|e| bad(format!("its description cannot be read ({e})")))?;
+        let Version { format } = serde_json::from_str(json).map_err(unreadable)?;
         if format > FORMAT {
-            return Err(bad(format!(
+            return Err(format!(
                 "its description has format {format} and this version reads up to {FORMAT}; update Velatura"
-            )));
+            ));
         }
-        let manifest: ModelManifest =
-            serde_json::from_str(json).map_err(|e| bad(format!("its description cannot be read ({e})")))?;
-        manifest.check().map_err(bad)?;
+        let mut value: Value = serde_json::from_str(json).map_err(unreadable)?;
+        if format == 1 {
+            // One text encoder, its two halves apart.
+            let encoder =
+                json!({"prefix": TEXT_PREFIX, "config": value["text"], "tokenizer": value["tokenizer"]});
+            value["text_encoders"] = json!([encoder]);
+            value["format"] = FORMAT.into();
+        }
+        let manifest: ModelManifest = serde_json::from_value(value).map_err(unreadable)?;
+        manifest.check()?;
         Ok(manifest)
     }
 
@@ -130,26 +157,19 @@ impl ModelManifest {
     }
 
     fn check_parts(&self) -> Result<(), String> {
-        self.text.check().map_err(|e| e.to_string())?;
+        if self.text_encoders.is_empty() {
+            return Err("it has no text encoder".to_string());
+        }
+        self.text_encoders.iter().try_for_each(|encoder| encoder.check(self.context()))?;
         self.unet.check().map_err(|e| e.to_string())?;
         self.autoencoder.check().map_err(|e| e.to_string())?;
-        let (words, rows) = (self.tokenizer.vocabulary_size(), self.text.vocab_size);
-        if words > rows {
-            return Err(format!("its tokenizer has {words} entries and its text transformer {rows}"));
-        }
-        let (tokens, positions) = (self.tokenizer.context(), self.text.max_positions);
-        if tokens > positions {
-            return Err(format!(
-                "its prompts have {tokens} tokens and its text transformer {positions} positions"
-            ));
-        }
         let (latent, unet) = (self.autoencoder.latent_channels, self.unet.in_channels);
         if latent != unet || latent != self.unet.out_channels {
             return Err(format!(
                 "its autoencoder has {latent} latent channels and its denoiser reads {unet}"
             ));
         }
-        let features = self.text.hidden_size;
+        let features = self.context_width();
         let read = self.unet.cross_attention_dim.iter().flat_map(|d| d.values());
         if let Some(&other) = read.filter(|_| self.unet.reads_context()).find(|&&width| width != features) {
             return Err(format!("its text has {features} features and its denoiser reads {other}"));
@@ -185,14 +205,74 @@ impl ModelManifest {
 
     /// The largest clip skip: the blocks of a CLIP text transformer. A model with words of its own has none to skip.
     pub fn most_clip_skip(&self) -> u32 {
-        match &self.tokenizer {
-            Tokenizer::Clip(_) => u32::try_from(self.text.layers).unwrap_or(u32::MAX),
+        let blocks = |encoder: &TextEncoder| match encoder.tokenizer {
+            Tokenizer::Clip(_) => u32::try_from(encoder.config.layers).unwrap_or(u32::MAX),
             _ => 1,
-        }
+        };
+        self.text_encoders.iter().map(blocks).min().unwrap_or(1)
+    }
+
+    /// Tokens that the text encoders read at once.
+    pub fn context(&self) -> usize {
+        self.text_encoders.first().map_or(0, |encoder| encoder.tokenizer.context())
+    }
+
+    /// Features of a token as the denoiser sees it.
+    pub fn context_width(&self) -> usize {
+        self.text_encoders.iter().map(|encoder| encoder.config.hidden_size).sum()
     }
 
     /// Features of the pooled text.
     pub fn pooled_width(&self) -> usize {
-        self.text.projection_dim.unwrap_or(self.text.hidden_size)
+        let width =
+            |encoder: &TextEncoder| encoder.config.projection_dim.unwrap_or(encoder.config.hidden_size);
+        self.text_encoders.last().map_or(0, width)
+    }
+}
+
+impl TextEncoder {
+    /// Whether tokenizer and transformer fit each other; `context` is the tokens of a prompt.
+    fn check(&self, context: usize) -> Result<(), String> {
+        let Self { prefix, config, tokenizer } = self;
+        config.check().map_err(|e| e.to_string())?;
+        let (words, rows) = (tokenizer.vocabulary_size(), config.vocab_size);
+        if words > rows {
+            return Err(format!(
+                "the tokenizer of its {prefix} has {words} entries and its transformer {rows}"
+            ));
+        }
+        let (tokens, positions) = (tokenizer.context(), config.max_positions);
+        if tokens > positions {
+            return Err(format!(
+                "the prompts of its {prefix} have {tokens} tokens and its transformer {positions} positions"
+            ));
+        }
+        if tokens != context {
+            return Err(format!(
+                "one of its text encoders reads {context} tokens at once and another {tokens}"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_format_is_read() {
+        let manifest = crate::tiny::manifest().unwrap();
+        let now = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(ModelManifest::from_json(&now).unwrap(), manifest);
+        let mut first: Value = serde_json::from_str(&now).unwrap();
+        let encoder = first["text_encoders"][0].clone();
+        first["format"] = 1.into();
+        first["text"] = encoder["config"].clone();
+        first["tokenizer"] = encoder["tokenizer"].clone();
+        first.as_object_mut().unwrap().remove("text_encoders");
+        assert_eq!(ModelManifest::from_json(&first.to_string()).unwrap(), manifest);
+        first["format"] = 3.into();
+        assert!(ModelManifest::from_json(&first.to_string()).unwrap_err().contains("update"));
     }
 }

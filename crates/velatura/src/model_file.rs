@@ -24,15 +24,16 @@ pub struct WeightInfo {
 }
 
 impl ModelManifest {
-    /// Every weight of the text transformer, the denoiser, and the autoencoder's two halves, in the order of the graphs.
+    /// Every weight of the text transformers, the denoiser, and the autoencoder's two halves, in the order of the graphs.
     pub fn weights(&self) -> Result<Vec<WeightInfo>, Error> {
         // Names and shapes do not depend on the size of the picture.
-        let graphs = [
-            Network::Text { clip_skip: 1 }.graph(self, 1, 0, 0)?,
-            Network::Denoise { tokens: self.tokenizer.context() }.graph(self, 1, 1, 1)?,
-            Network::Decode.graph(self, 1, 1, 1)?,
-            self.encoder()?,
-        ];
+        let texts = 0..self.text_encoders.len();
+        let mut graphs = texts
+            .map(|encoder| Network::Text { encoder, clip_skip: 1 }.graph(self, 1, 0, 0))
+            .collect::<Result<Vec<_>, _>>()?;
+        graphs.push(Network::Denoise { tokens: self.context() }.graph(self, 1, 1, 1)?);
+        graphs.push(Network::Decode.graph(self, 1, 1, 1)?);
+        graphs.push(self.encoder()?);
         let info = |graph: &Graph| -> Vec<WeightInfo> {
             let one = |p: &velatura_graph::ParameterInfo| WeightInfo {
                 name: p.name.clone(),

@@ -2,12 +2,11 @@
 
 use velatura_cpu::{CancelToken, Data, Executor};
 use velatura_graph::{Builder, DType, Graph, GraphError};
-use velatura_models::TextConfig;
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
-use crate::manifest::{TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX};
+use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
 use crate::prompt::Tokens;
-use crate::{Error, ModelManifest};
+use crate::{Error, ModelManifest, TextEncoder};
 
 /// Names of inputs and outputs.
 pub(crate) mod names {
@@ -25,8 +24,10 @@ pub(crate) mod names {
 /// A network of a model, used in one way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Network {
-    /// Token ids to context and pooled text.
+    /// Token ids to one encoder's share of the context, and the pooled text where that is the last encoder's.
     Text {
+        /// Which of the model's text encoders.
+        encoder: usize,
         /// The last block that is read, counted from the end: 1 is all of them.
         clip_skip: u32,
     },
@@ -51,18 +52,21 @@ impl Network {
         let builder = Builder::new();
         let params = builder.params();
         match self {
-            Network::Text { clip_skip } => {
-                let tokens = manifest.tokenizer.context();
+            Network::Text { encoder, clip_skip } => {
+                let last = encoder + 1 == manifest.text_encoders.len();
+                let TextEncoder { prefix, config, tokenizer } = &manifest.text_encoders[encoder];
+                let tokens = tokenizer.context();
                 let tokens = TokenVars {
                     ids: builder.input(names::IDS, &[batch, tokens], DType::I32),
                     mask: builder.input(names::MASK, &[batch, tokens], DType::F32),
                     end_rows: builder.input(names::END_ROWS, &[batch], DType::I32),
                 };
-                let layers = manifest.text.layers.saturating_sub(clip_skip as usize - 1);
-                let text = TextConfig { layers, ..manifest.text.clone() };
-                let condition = manifest.conditioning.encode(&text, &params.at(TEXT_PREFIX), tokens);
+                let (conditioning, p) = (manifest.conditioning, params.at(prefix));
+                let condition = conditioning.encode_skipping(config, &p, tokens, clip_skip as usize);
                 builder.output(names::CONTEXT, condition.context);
-                builder.output(names::POOLED, condition.pooled);
+                if last {
+                    builder.output(names::POOLED, condition.pooled);
+                }
             }
             Network::Denoise { tokens } => {
                 let sample = builder.input(
@@ -75,7 +79,7 @@ impl Network {
                 let condition = Condition {
                     context: builder.input(
                         names::CONTEXT,
-                        &[batch, tokens, manifest.text.hidden_size],
+                        &[batch, tokens, manifest.context_width()],
                         DType::F32,
                     ),
                     pooled: builder.input(names::POOLED, &[batch, manifest.pooled_width()], DType::F32),
@@ -111,7 +115,8 @@ pub(crate) struct Encoded {
 }
 
 impl Encoded {
-    /// Runs the text transformer on one chunk; its weights are not applied.
+    /// Runs a text transformer on one chunk; its weights are not applied. The pooled text is left empty where the plan has
+    /// none.
     pub fn compute(chunk: &Tokens, plan: &mut Executor, cancel: &CancelToken) -> Result<Self, Error> {
         let mut batch = TokenBatch::default();
         batch.push(&chunk.encoding);
@@ -121,12 +126,18 @@ impl Encoded {
             (names::END_ROWS, Data::I32(&batch.end_rows)),
         ];
         plan.run(&inputs, cancel)?;
-        Ok(Encoded {
-            tokens: batch.ids.len(),
-            context: plan.output(names::CONTEXT)?.to_vec(),
-            pooled: plan.output(names::POOLED)?.to_vec(),
-            mask: batch.mask,
-        })
+        let pooled = plan.output(names::POOLED).map_or(Vec::new(), <[f32]>::to_vec);
+        let context = plan.output(names::CONTEXT)?.to_vec();
+        Ok(Encoded { tokens: batch.ids.len(), context, pooled, mask: batch.mask })
+    }
+
+    /// Lays another encoder's vectors of the same tokens beside these; its pooled text takes the place of this one's.
+    pub fn lay_beside(&mut self, next: &Encoded) {
+        let tokens = self.tokens.max(1);
+        let (own, beside) = (self.context.len() / tokens, next.context.len() / tokens);
+        let pairs = self.context.chunks_exact(own.max(1)).zip(next.context.chunks_exact(beside.max(1)));
+        self.context = pairs.flat_map(|(own, beside)| own.iter().chain(beside)).copied().collect();
+        self.pooled.clone_from(&next.pooled);
     }
 
     /// Appends the next chunk's tokens.

@@ -1,11 +1,12 @@
-//! Prompts as the text transformer reads them, in the way of the model's tokenizer: plain words for a word
-//! vocabulary, A1111's grammar for CLIP's.
+//! Prompts as the text encoders read them, in the way of their tokenizers: plain words for a word vocabulary, A1111's
+//! grammar for CLIP's.
 
 use std::collections::BTreeMap;
 
 use velatura_text::prompt::{self, Dialect, NetworkKind, PromptOptions, Steps, Weighting};
 use velatura_text::{Encoding, Tokenizer};
 
+use crate::TextEncoder;
 use crate::engine::Warning;
 use crate::request::{MOST_CHUNKS, RequestError};
 
@@ -23,13 +24,16 @@ pub(crate) struct Reading {
 pub(crate) struct Part {
     /// Its weight.
     pub weight: f32,
-    /// Its different texts, each as chunks of tokens; all have as many chunks.
-    pub texts: Vec<Vec<Tokens>>,
+    /// Its different texts, each as chunks; all have as many.
+    pub texts: Vec<Vec<Chunk>>,
     /// The last call, counted from 0, at which a text holds, and which text; never empty.
     pub schedule: Vec<(usize, usize)>,
 }
 
-/// What the text transformer reads at once.
+/// What is read at once, as each of the text encoders reads it.
+pub(crate) type Chunk = Vec<Tokens>;
+
+/// What a text transformer reads at once.
 pub(crate) struct Tokens {
     pub encoding: Encoding,
     /// What each token's vector is multiplied with.
@@ -42,32 +46,42 @@ impl Reading {
     /// # Errors
     /// A prompt of more than [`MOST_CHUNKS`] chunks.
     pub fn new(
-        tokenizer: &Tokenizer,
+        encoders: &[TextEncoder],
         text: &str,
         negative: bool,
         calls: usize,
     ) -> Result<Self, RequestError> {
-        match tokenizer {
-            Tokenizer::Clip(_) => grammar(tokenizer, text, negative, calls),
-            _ => Ok(words(tokenizer, text)),
-        }
+        let grammatical = encoders.iter().any(|e| matches!(e.tokenizer, Tokenizer::Clip(_)));
+        if grammatical { grammar(encoders, text, negative, calls) } else { Ok(words(encoders, text)) }
     }
 }
 
-fn words(tokenizer: &Tokenizer, text: &str) -> Reading {
-    let mut encoding = tokenizer.encode(text);
-    let mut warnings: Vec<Warning> =
-        std::mem::take(&mut encoding.unknown).into_iter().map(Warning::UnknownWord).collect();
-    if encoding.dropped > 0 {
-        warnings.push(Warning::Dropped { words: encoding.dropped, context: tokenizer.context() });
-    }
-    let multipliers = vec![1.0; encoding.ids.len()];
-    let texts = vec![vec![Tokens { encoding, multipliers }]];
+fn words(encoders: &[TextEncoder], text: &str) -> Reading {
+    let mut warnings = Vec::new();
+    let mut warn = |warning| {
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    };
+    let read = |TextEncoder { tokenizer, .. }: &TextEncoder| {
+        let mut encoding = tokenizer.encode(text);
+        std::mem::take(&mut encoding.unknown).into_iter().map(Warning::UnknownWord).for_each(&mut warn);
+        if encoding.dropped > 0 {
+            warn(Warning::Dropped { words: encoding.dropped, context: tokenizer.context() });
+        }
+        Tokens { multipliers: vec![1.0; encoding.ids.len()], encoding }
+    };
+    let texts = vec![vec![encoders.iter().map(read).collect()]];
     let part = Part { weight: 1.0, texts, schedule: vec![(usize::MAX, 0)] };
     Reading { parts: vec![part], weighting: Weighting::Ignore, warnings }
 }
 
-fn grammar(tokenizer: &Tokenizer, text: &str, negative: bool, calls: usize) -> Result<Reading, RequestError> {
+fn grammar(
+    encoders: &[TextEncoder],
+    text: &str,
+    negative: bool,
+    calls: usize,
+) -> Result<Reading, RequestError> {
     let dialect = Dialect::A1111;
     let options = PromptOptions { negative, ..PromptOptions::new(dialect, Steps::new(calls)) };
     let prompt = prompt::Prompt::read(text, &options);
@@ -84,40 +98,42 @@ fn grammar(tokenizer: &Tokenizer, text: &str, negative: bool, calls: usize) -> R
             network.name
         )));
     }
-    let encoded: Vec<prompt::Encoded> =
-        (0..prompt.texts.len()).map(|text| prompt.encode(text, tokenizer, &no_embeddings)).collect();
-    for text in &encoded {
-        warnings.extend(text.warnings.iter().map(|w| Warning::Prompt(w.to_string())));
-        if text.chunks.len() > MOST_CHUNKS {
-            let which = if negative { "negative prompt" } else { "prompt" };
-            let most = MOST_CHUNKS * (tokenizer.context() - 2);
-            return Err(RequestError::PromptTokens { which, tokens: text.tokens, most });
+    // By text, then by encoder.
+    let mut encoded: Vec<Vec<prompt::Encoded>> = Vec::new();
+    for text in 0..prompt.texts.len() {
+        let mut of_text = Vec::new();
+        for TextEncoder { tokenizer, .. } in encoders {
+            let read = prompt.encode(text, tokenizer, &no_embeddings);
+            if read.chunks.len() > MOST_CHUNKS {
+                let which = if negative { "negative prompt" } else { "prompt" };
+                let most = MOST_CHUNKS * (tokenizer.context() - 2);
+                return Err(RequestError::PromptTokens { which, tokens: read.tokens, most });
+            }
+            for warning in read.warnings.iter().map(|w| Warning::Prompt(w.to_string())) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+            of_text.push(read);
         }
+        encoded.push(of_text);
     }
-    let end = tokenizer.special().end;
-    let tokens = |chunk: &prompt::Chunk| Tokens {
-        encoding: Encoding {
-            length: chunk.ids.iter().position(|&id| id == end).map_or(chunk.ids.len(), |at| at + 1),
-            ids: chunk.ids.clone(),
-            unknown: Vec::new(),
-            dropped: 0,
-        },
-        multipliers: chunk.multipliers.clone(),
+    // A1111 fills shorter texts with empty chunks, so that the context does not change its length.
+    let chunk = |text: usize, chunk: usize| -> Chunk {
+        let of_text = encoders.iter().zip(&encoded[text]);
+        let tokens = of_text.map(|(encoder, read)| match read.chunks.get(chunk) {
+            Some(chunk) => tokens(chunk, &encoder.tokenizer),
+            None => tokens(&prompt::empty_chunk(&encoder.tokenizer), &encoder.tokenizer),
+        });
+        tokens.collect()
     };
-    let empty = prompt::empty_chunk(tokenizer);
     let part = |part: &prompt::PromptPart| {
         let mut used: Vec<usize> = part.schedule.iter().map(|entry| entry.text).collect();
         used.sort_unstable();
         used.dedup();
-        // A1111 fills shorter texts of a schedule with empty chunks, so that the context does not change its length.
-        let chunks = used.iter().map(|&text| encoded[text].chunks.len()).max().unwrap_or(1);
-        let texts = used
-            .iter()
-            .map(|&text| {
-                let own = encoded[text].chunks.iter().chain(std::iter::repeat(&empty));
-                own.take(chunks).map(&tokens).collect()
-            })
-            .collect();
+        let chunks = used.iter().flat_map(|&text| &encoded[text]).map(|read| read.chunks.len());
+        let chunks = chunks.max().unwrap_or(1);
+        let texts = used.iter().map(|&text| (0..chunks).map(|at| chunk(text, at)).collect()).collect();
         let place = |text: usize| used.binary_search(&text).unwrap_or_default();
         Part {
             weight: part.weight as f32,
@@ -128,14 +144,47 @@ fn grammar(tokenizer: &Tokenizer, text: &str, negative: bool, calls: usize) -> R
     Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting: dialect.weighting(), warnings })
 }
 
+fn tokens(chunk: &prompt::Chunk, tokenizer: &Tokenizer) -> Tokens {
+    let end = tokenizer.special().end;
+    Tokens {
+        encoding: Encoding {
+            length: chunk.ids.iter().position(|&id| id == end).map_or(chunk.ids.len(), |at| at + 1),
+            ids: chunk.ids.clone(),
+            unknown: Vec::new(),
+            dropped: 0,
+        },
+        multipliers: chunk.multipliers.clone(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use velatura_models::TextConfig;
     use velatura_text::ClipTokenizer;
 
     use super::*;
 
+    fn encoders() -> Vec<TextEncoder> {
+        [ClipTokenizer::openai(), ClipTokenizer::openai_padded(0)]
+            .map(|tokenizer| TextEncoder {
+                prefix: "text_encoder".into(),
+                config: TextConfig::default(),
+                tokenizer: tokenizer.into(),
+            })
+            .into()
+    }
+
     fn read(text: &str, negative: bool) -> Reading {
-        Reading::new(&ClipTokenizer::openai().into(), text, negative, 10).unwrap()
+        Reading::new(&encoders(), text, negative, 10).unwrap()
+    }
+
+    #[test]
+    fn each_encoder_pads_in_its_own_way() {
+        let reading = read("a lake!", false);
+        let [first, second] = reading.parts[0].texts[0][0].as_slice() else { panic!() };
+        assert_eq!(first.encoding.ids[..5], second.encoding.ids[..5]);
+        assert_eq!((first.encoding.ids[5], second.encoding.ids[5]), (49407, 0));
+        assert_eq!((first.encoding.length, second.encoding.length), (5, 5));
     }
 
     #[test]
@@ -144,7 +193,7 @@ mod tests {
         assert_eq!(reading.parts[0].texts[0].len(), 2);
         assert!(reading.warnings.is_empty());
         let long = "lake ".repeat(75 * MOST_CHUNKS + 1);
-        let error = Reading::new(&ClipTokenizer::openai().into(), &long, true, 10).err().unwrap();
+        let error = Reading::new(&encoders(), &long, true, 10).err().unwrap();
         assert!(error.to_string().contains("negative prompt"), "{error}");
     }
 
@@ -152,7 +201,7 @@ mod tests {
     fn weights_parts_and_schedules_are_kept() {
         let reading = read("a (red:1.5) lake AND a [cat:dog:0.5]:0.5", false);
         let [first, second] = reading.parts.as_slice() else { panic!() };
-        assert_eq!(first.texts[0][0].multipliers[..4], [1.0, 1.0, 1.5, 1.0]);
+        assert_eq!(first.texts[0][0][1].multipliers[..4], [1.0, 1.0, 1.5, 1.0]);
         assert_eq!((first.weight, second.weight), (1.0, 0.5));
         assert_eq!((second.texts.len(), second.schedule.len()), (2, 2));
         assert_eq!(second.schedule[0], (5, second.schedule[0].1));

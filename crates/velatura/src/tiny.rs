@@ -7,7 +7,7 @@ use velatura_models::{
 use velatura_samplers::NoiseSchedule;
 use velatura_text::{TokenizerError, WordTokenizer};
 
-use crate::manifest::{Defaults, FORMAT, TrainingNote};
+use crate::manifest::{Defaults, FORMAT, TEXT_PREFIX, TextEncoder, TrainingNote};
 use crate::{Conditioning, ModelManifest};
 
 /// The manifest of a tiny untrained model: 64 px pictures, f8, one level with attention, a few dozen words.
@@ -56,12 +56,16 @@ pub fn manifest() -> Result<ModelManifest, TokenizerError> {
     Ok(ModelManifest {
         format: FORMAT,
         name: "tiny-untrained".to_string(),
-        text,
+        text_encoders: vec![TextEncoder {
+            prefix: TEXT_PREFIX.to_string(),
+            config: text,
+            tokenizer: tokenizer.into(),
+        }],
         unet,
         autoencoder,
-        tokenizer: tokenizer.into(),
         schedule: NoiseSchedule::rectified_flow(1.0),
         conditioning: Conditioning { mask_padding: true, ..Conditioning::default() },
+        zeros_for_empty_prompt: false,
         defaults: Defaults {
             width: 64,
             height: 64,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use velatura::manifest::FORMAT;
 use velatura::picture::{PictureInfo, tile};
 use velatura::request::MOST_PICTURES;
 use velatura::{
@@ -248,7 +249,8 @@ fn models_that_do_not_fit_themselves_are_refused() {
     };
     let json = serde_json::to_string(&manifest).unwrap();
     assert!(open("{").contains("cannot be read"));
-    assert!(open(&json.replace("\"format\":1", "\"format\":2")).contains("update Velatura"));
+    let (now, newer) = [FORMAT, FORMAT + 1].map(|format| format!("\"format\":{format}")).into();
+    assert!(open(&json.replace(&now, &newer)).contains("update Velatura"));
     assert!(open(&json.replace("\"euler\"", "\"eulr\"")).contains("did you mean euler"));
     assert!(open(&json.replace("\"width\":64", "\"width\":65")).contains("no multiple of 8"));
     let foreign = [1.0f32];

@@ -175,8 +175,10 @@ fn describe(text: &mut String, manifest: &ModelManifest) {
     let kind = json!(manifest.schedule.kind);
     let (kind, prediction) = (kind.as_str().unwrap_or_default(), manifest.schedule.prediction.name());
     let _ = writeln!(text, "noise         {kind}, predicts {prediction}");
-    let tokens = manifest.tokenizer.context();
-    let _ = writeln!(text, "text          {} words, {tokens} tokens", manifest.tokenizer.vocabulary_size());
+    for encoder in &manifest.text_encoders {
+        let (words, tokens) = (encoder.tokenizer.vocabulary_size(), encoder.tokenizer.context());
+        let _ = writeln!(text, "text          {words} words, {tokens} tokens");
+    }
     let training = &manifest.training;
     if training.steps > 0 {
         let _ = writeln!(

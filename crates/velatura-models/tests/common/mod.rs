@@ -126,7 +126,7 @@ impl Case {
                     attention_mask: input("attention_mask"),
                 };
                 let out = config.build(&p, inputs);
-                let made = [("hidden", out.hidden), ("penultimate", out.penultimate), ("pooled", out.pooled)];
+                let made = [("hidden", out.hidden), ("penultimate", out.state(2)), ("pooled", out.pooled)];
                 made.into_iter().chain(out.projected.map(|p| ("projected", p))).collect()
             }
             other => panic!("{other}"),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use velatura::manifest::FORMAT;
+use velatura::manifest::{FORMAT, TEXT_PREFIX, TextEncoder};
 use velatura::source::MemoryWeights;
 use velatura::{Defaults, ModelManifest, TrainingNote};
 use velatura_text::Tokenizer;
@@ -40,12 +40,16 @@ impl Exporter {
         ModelManifest {
             format: FORMAT,
             name: recipe.name.clone(),
-            text: self.networks.text.clone(),
+            text_encoders: vec![TextEncoder {
+                prefix: TEXT_PREFIX.to_string(),
+                config: self.networks.text.clone(),
+                tokenizer: self.tokenizer.clone(),
+            }],
             unet: self.networks.unet.clone(),
             autoencoder: note.config.clone(),
-            tokenizer: self.tokenizer.clone(),
             schedule: recipe.noise.schedule.clone(),
             conditioning: recipe.conditioning,
+            zeros_for_empty_prompt: false,
             defaults: Defaults {
                 width: size,
                 height: size,

@@ -1,4 +1,5 @@
-//! Prompts to what the denoiser looks at: chunks through the text transformer, weights applied, chunks laid end to end.
+//! Prompts to what the denoiser looks at: chunks through the text transformers, weights applied, the encoders' vectors
+//! side by side, chunks end to end.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use crate::Error;
 use crate::engine::Engine;
 use crate::networks::{Encoded, Network};
 use crate::plans::{PlanKey, lock};
-use crate::prompt::{Part, Reading, Tokens};
+use crate::prompt::{Chunk, Part, Reading, Tokens};
 use crate::request::Precision;
 
 /// A prompt, encoded: what each of its parts says at each call of the denoiser.
@@ -55,8 +56,8 @@ struct Encoder<'a> {
     engine: &'a Engine,
     clip_skip: u32,
     cancel: &'a CancelToken,
-    /// Chunks that were encoded, by their ids.
-    known: HashMap<Vec<i32>, Arc<Encoded>>,
+    /// Chunks that were encoded, by encoder and ids.
+    known: HashMap<(usize, Vec<i32>), Arc<Encoded>>,
 }
 
 impl Encoder<'_> {
@@ -65,8 +66,12 @@ impl Encoder<'_> {
         let chunks = part.texts.first().map_or(0, Vec::len);
         let mut texts: Vec<Encoded> = Vec::new();
         for chunk in 0..chunks {
-            let of_all: Vec<&Tokens> = part.texts.iter().map(|text| &text[chunk]).collect();
-            let encoded = self.chunk(&of_all, part, reading)?;
+            let of_all: Vec<&Chunk> = part.texts.iter().map(|text| &text[chunk]).collect();
+            let mut encoded = self.chunk(0, &of_all, part, reading)?;
+            for encoder in 1..self.engine.manifest().text_encoders.len() {
+                let next = self.chunk(encoder, &of_all, part, reading)?;
+                encoded.iter_mut().zip(&next).for_each(|(text, next)| text.lay_beside(next));
+            }
             if chunk == 0 {
                 texts = encoded;
             } else {
@@ -76,17 +81,24 @@ impl Encoder<'_> {
         Ok(texts.into_iter().map(Arc::new).collect())
     }
 
-    /// One chunk of all texts of a part, with weights applied.
-    fn chunk(&mut self, of_all: &[&Tokens], part: &Part, reading: &Reading) -> Result<Vec<Encoded>, Error> {
+    /// One encoder's share of a chunk of all texts of a part, with weights applied.
+    fn chunk(
+        &mut self,
+        encoder: usize,
+        of_all: &[&Chunk],
+        part: &Part,
+        reading: &Reading,
+    ) -> Result<Vec<Encoded>, Error> {
+        let of_all: Vec<&Tokens> = of_all.iter().map(|chunk| &chunk[encoder]).collect();
         let mut encoded = Vec::with_capacity(of_all.len());
-        for tokens in of_all {
-            encoded.push(Encoded::clone(&*self.plain(tokens)?));
+        for tokens in &of_all {
+            encoded.push(Encoded::clone(&*self.plain(encoder, tokens)?));
         }
         if of_all.iter().all(|tokens| tokens.multipliers.iter().all(|&m| m == 1.0)) {
             return Ok(encoded);
         }
         // A1111 encodes a schedule as one batch and restores the mean over all of it, repetitions counted.
-        let channels = self.engine.manifest().text.hidden_size;
+        let channels = self.engine.manifest().text_encoders[encoder].config.hidden_size;
         let batch = part.schedule.iter().map(|&(_, text)| text);
         let mut z: Vec<f32> = batch.clone().flat_map(|text| encoded[text].context.iter().copied()).collect();
         let multipliers: Vec<f32> =
@@ -100,20 +112,21 @@ impl Encoder<'_> {
     }
 
     /// A chunk without its weights.
-    fn plain(&mut self, tokens: &Tokens) -> Result<Arc<Encoded>, Error> {
-        if let Some(known) = self.known.get(&tokens.encoding.ids) {
+    fn plain(&mut self, encoder: usize, tokens: &Tokens) -> Result<Arc<Encoded>, Error> {
+        let key = (encoder, tokens.encoding.ids.clone());
+        if let Some(known) = self.known.get(&key) {
             return Ok(Arc::clone(known));
         }
         // Once a prompt, and small: the reference precision costs nothing here.
         let plan = self.engine.plan(PlanKey {
-            network: Network::Text { clip_skip: self.clip_skip },
+            network: Network::Text { encoder, clip_skip: self.clip_skip },
             batch: 1,
             height: 0,
             width: 0,
             precision: Precision::F32,
         })?;
         let encoded = Arc::new(Encoded::compute(tokens, &mut lock(&plan), self.cancel)?);
-        self.known.insert(tokens.encoding.ids.clone(), Arc::clone(&encoded));
+        self.known.insert(key, Arc::clone(&encoded));
         Ok(encoded)
     }
 }

@@ -35,7 +35,7 @@ impl Engine {
     /// A clip skip out of range, a prompt that is too long, and whatever keeps the network from running.
     pub fn text_vectors(&self, prompt: &str, clip_skip: Option<u32>) -> Result<TextVectors, Error> {
         self.resolve(&GenerateRequest { clip_skip, ..GenerateRequest::new(prompt) })?;
-        let reading = Reading::new(&self.manifest().tokenizer, prompt, false, 1)?;
+        let reading = Reading::new(&self.manifest().text_encoders, prompt, false, 1)?;
         let conditions = Conditions::encode(self, &reading, clip_skip.unwrap_or(1), &CancelToken::default())?;
         let first = conditions.at(0).next().map(|(_, text)| text.clone());
         first.map(TextVectors).ok_or_else(|| Error::Internal("a prompt without a part".into()))

@@ -187,7 +187,7 @@ impl<'a> Run<'a> {
             return Ok(Arc::clone(known));
         }
         let calls = self.settings.calls();
-        let reading = Reading::new(&self.engine.manifest().tokenizer, text, negative, calls)?;
+        let reading = Reading::new(&self.engine.manifest().text_encoders, text, negative, calls)?;
         let encoded = Conditions::encode(self.engine, &reading, self.settings.clip_skip, self.cancel)?;
         let encoded = Arc::new(encoded);
         self.texts.insert(key, Arc::clone(&encoded));
