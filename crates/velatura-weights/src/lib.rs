@@ -31,8 +31,10 @@ pub use dtype::{DType, Storage};
 pub use error::WeightsError;
 pub use file::{SafetensorsFile, TensorInfo};
 pub use gguf::GgufFile;
-pub use model::{Checkpoint, Family, OpenOptions, Part, PartKind, Prediction, Task};
-pub use open::open_tensors;
+pub use model::{
+    Checkpoint, Family, KnownBy, OpenOptions, Other, OtherKind, Part, PartKind, Prediction, Task,
+};
+pub use open::{FileFormat, open_tensors};
 pub use save::{GgufType, SaveOptions};
 pub use sharded::ShardedTensors;
 pub use source::{TensorEntry, TensorSource};

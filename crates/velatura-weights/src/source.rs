@@ -22,6 +22,11 @@ impl TensorEntry {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// Bytes that it takes as it is stored.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes_for(self.elements()).unwrap_or(0)
+    }
 }
 
 /// Named tensors, of a file of any format, of several files, or of a view that names and shapes another source's

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::family::{self, Family, Prediction, Task};
+use super::family::{self, Family, KnownBy, Prediction, Task};
 use super::part::{Network, Part, PartKind};
 use super::{folder, single, unused};
 use crate::view::TensorView;
@@ -26,7 +26,7 @@ pub struct Checkpoint {
     path: PathBuf,
     parts: Vec<Part>,
     family: Option<Family>,
-    prediction: Option<Prediction>,
+    prediction: Option<(Prediction, KnownBy)>,
     scheduler: Option<Value>,
     unmatched: Vec<String>,
     unused: Vec<(String, &'static str)>,
@@ -88,8 +88,8 @@ impl Checkpoint {
             let given =
                 self.scheduler.as_ref().and_then(|s| s.get("prediction_type")).and_then(Value::as_str);
             self.prediction = match given {
-                Some("v_prediction") => Some(Prediction::V),
-                Some(_) => Some(Prediction::Epsilon),
+                Some("v_prediction") => Some((Prediction::V, KnownBy::Scheduler)),
+                Some(_) => Some((Prediction::Epsilon, KnownBy::Scheduler)),
                 None => match sources.first() {
                     Some(source) => family::prediction(family, source.as_ref(), &self.parts)?,
                     None => None,
@@ -102,7 +102,7 @@ impl Checkpoint {
 
     fn configure(&mut self) {
         let family = self.family.unwrap_or(Family::Sd1);
-        let side = family.latent_side(self.prediction);
+        let side = family.latent_side(self.prediction());
         for part in self.parts.iter_mut().filter(|p| !p.config_is_given) {
             part.config = match &part.network {
                 Network::Unet(unet) => unet.config(side),
@@ -141,7 +141,12 @@ impl Checkpoint {
     /// What the denoiser predicts, by the folder's `scheduler_config.json` or the marks that files carry; nothing where
     /// neither says it.
     pub fn prediction(&self) -> Option<Prediction> {
-        self.prediction
+        self.prediction.map(|(prediction, _)| prediction)
+    }
+
+    /// How [`Checkpoint::prediction`] is known.
+    pub fn prediction_known_by(&self) -> Option<KnownBy> {
+        self.prediction.map(|(_, known_by)| known_by)
     }
 
     /// Whether the denoiser has fewer blocks or layers than its family's.

@@ -97,6 +97,34 @@ impl Prediction {
     }
 }
 
+/// How it is known what a denoiser predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KnownBy {
+    /// The folder's `scheduler_config.json`.
+    Scheduler,
+    /// The empty tensor `v_pred` that XL models carry.
+    Mark,
+    /// The entry `modelspec.prediction_type` of the file's metadata.
+    Metadata,
+    /// How wide a norm's bias spreads, by which ComfyUI tells 2.x models apart.
+    Spread,
+    /// All published models of the family do, and nothing in the file says otherwise.
+    Family,
+}
+
+impl KnownBy {
+    /// In words, for listings.
+    pub fn describe(self) -> &'static str {
+        match self {
+            KnownBy::Scheduler => "by its scheduler_config.json",
+            KnownBy::Mark => "by the tensor v_pred",
+            KnownBy::Metadata => "by its metadata, modelspec.prediction_type",
+            KnownBy::Spread => "by the spread of a norm's bias, as ComfyUI tells",
+            KnownBy::Family => "as its family does; nothing in it says otherwise",
+        }
+    }
+}
+
 pub(crate) fn unet(parts: &[Part]) -> Option<&Unet> {
     parts.iter().find_map(|p| match &p.network {
         Network::Unet(unet) => Some(unet),
@@ -156,19 +184,19 @@ pub(crate) fn prediction(
     family: Family,
     source: &dyn TensorSource,
     parts: &[Part],
-) -> Result<Option<Prediction>, crate::WeightsError> {
+) -> Result<Option<(Prediction, KnownBy)>, crate::WeightsError> {
     if source.tensors().contains_key("v_pred") {
-        return Ok(Some(Prediction::V));
+        return Ok(Some((Prediction::V, KnownBy::Mark)));
     }
     match source.metadata().get("modelspec.prediction_type").map(String::as_str) {
-        Some("v" | "v_prediction" | "vpred") => return Ok(Some(Prediction::V)),
-        Some("epsilon" | "eps") => return Ok(Some(Prediction::Epsilon)),
+        Some("v" | "v_prediction" | "vpred") => return Ok(Some((Prediction::V, KnownBy::Metadata))),
+        Some("epsilon" | "eps") => return Ok(Some((Prediction::Epsilon, KnownBy::Metadata))),
         _ => {}
     }
     const BIAS: &str = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias";
     match family {
-        Family::Sd1 | Family::Sdxl | Family::SdxlRefiner => Ok(Some(Prediction::Epsilon)),
-        Family::X4Upscaler => Ok(Some(Prediction::V)),
+        Family::Sd1 | Family::Sdxl | Family::SdxlRefiner => Ok(Some((Prediction::Epsilon, KnownBy::Family))),
+        Family::X4Upscaler => Ok(Some((Prediction::V, KnownBy::Family))),
         Family::Sd2 => {
             let unet = parts.iter().find(|p| p.kind == PartKind::Unet);
             let Some(unet) = unet.filter(|u| u.tensors.tensors().contains_key(BIAS)) else { return Ok(None) };
@@ -176,7 +204,8 @@ pub(crate) fn prediction(
             let n = bias.len().max(1) as f64;
             let mean = bias.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
             let variance = bias.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
-            Ok(Some(if variance.sqrt() > 0.09 { Prediction::V } else { Prediction::Epsilon }))
+            let found = if variance.sqrt() > 0.09 { Prediction::V } else { Prediction::Epsilon };
+            Ok(Some((found, KnownBy::Spread)))
         }
     }
 }

@@ -3,10 +3,12 @@
 mod checkpoint;
 mod family;
 mod folder;
+mod other;
 mod part;
 mod single;
 mod unused;
 
 pub use checkpoint::{Checkpoint, OpenOptions};
-pub use family::{Family, Prediction, Task};
+pub use family::{Family, KnownBy, Prediction, Task};
+pub use other::{Other, OtherKind};
 pub use part::{Part, PartKind};
