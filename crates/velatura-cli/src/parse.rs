@@ -1,8 +1,7 @@
 //! Values of flags: each parser says in one sentence what it takes.
 
-use velatura::Precision;
-use velatura::RngKind;
 use velatura::request::{LONGEST_SIDE, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
+use velatura::{Precision, Prediction, RngKind};
 
 fn whole(text: &str, least: u32, most: u32, hint: &str) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
@@ -54,6 +53,33 @@ pub fn seed(text: &str) -> Result<u64, String> {
 /// `--precision`
 pub fn precision(text: &str) -> Result<Precision, String> {
     text.parse().map_err(|_| "must be f32 or bf16".to_string())
+}
+
+/// `--prediction`
+pub fn prediction(text: &str) -> Result<Prediction, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "eps" | "epsilon" => Ok(Prediction::Epsilon),
+        "v" | "v_prediction" => Ok(Prediction::VPrediction),
+        "sample" | "x0" => Ok(Prediction::Sample),
+        "flow" => Ok(Prediction::Flow),
+        _ => Err("must be eps, v, sample or flow".to_string()),
+    }
+}
+
+/// `--original-size`, `--target-size`
+pub fn size(text: &str) -> Result<[u32; 2], String> {
+    pair(text, 'x').ok_or_else(|| "must be width and height in pixels, as in 1024x1024".to_string())
+}
+
+/// `--crop`
+pub fn crop(text: &str) -> Result<[u32; 2], String> {
+    pair(text, ',')
+        .ok_or_else(|| "must be the pixels cut off at the left and at the top, as in 0,128".to_string())
+}
+
+fn pair(text: &str, between: char) -> Option<[u32; 2]> {
+    let (first, second) = text.split_once(between)?;
+    Some([first.trim().parse().ok()?, second.trim().parse().ok()?])
 }
 
 /// `--rng`

@@ -8,11 +8,11 @@ use velatura_models::{AutoencoderConfig, ConfigError, OneOrMany, TextConfig, UNe
 use velatura_samplers::{
     DiffusersSchedulerConfig, NoiseSchedule, Prediction as Predicts, Spacing, find_sampler,
 };
-use velatura_text::{ClipTokenizer, Tokenizer};
+use velatura_text::ClipTokenizer;
 use velatura_weights::{Checkpoint, Family, Part, PartKind, Prediction, Task, TensorSource};
 
 use crate::conditioning::Conditioning;
-use crate::manifest::{Defaults, FORMAT, TEXT_PREFIX, TextEncoder, TrainingNote};
+use crate::manifest::{Defaults, FORMAT, TextEncoder, TrainingNote};
 use crate::request::LONGEST_SIDE;
 use crate::{Error, ModelManifest};
 
@@ -20,6 +20,8 @@ use crate::{Error, ModelManifest};
 const STEPS: u32 = 25;
 /// Guidance where the request names none, as in diffusers.
 const GUIDANCE: f32 = 7.5;
+/// The same for Stable Diffusion XL.
+const XL_GUIDANCE: f32 = 5.0;
 /// The sampler where the request names none.
 const SAMPLER: &str = "dpmpp_2m";
 
@@ -33,11 +35,11 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     checkpoint.check_complete()?;
     let unet = config(checkpoint, PartKind::Unet, UNetConfig::from_json)?;
     let autoencoder = config(checkpoint, PartKind::Vae, AutoencoderConfig::from_json)?;
-    let text = TextEncoder {
-        prefix: TEXT_PREFIX.to_string(),
-        config: config(checkpoint, PartKind::TextEncoder, TextConfig::from_json)?,
-        tokenizer: tokenizer(checkpoint)?,
-    };
+    let family = checkpoint.family().unwrap_or(Family::Sd1);
+    let xl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
+    let encoders = family.required().iter().filter(|kind| kind.is_text());
+    let text_encoders =
+        encoders.map(|&kind| text_encoder(checkpoint, kind, family)).collect::<Result<_, _>>()?;
     let mut remarks = remarks(checkpoint);
     let schedule = schedule(checkpoint, &mut remarks)?;
     let side = autoencoder.downsampling();
@@ -46,17 +48,17 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     let manifest = ModelManifest {
         format: FORMAT,
         name: name(path),
-        text_encoders: vec![text],
+        text_encoders,
         unet,
         autoencoder,
         schedule,
-        conditioning: Conditioning::default(),
-        zeros_for_empty_prompt: false,
+        conditioning: if xl { Conditioning::sdxl() } else { Conditioning::default() },
+        zeros_for_empty_prompt: zeros_for_empty_prompt(checkpoint, family),
         defaults: Defaults {
             width,
             height,
             steps: STEPS,
-            guidance: GUIDANCE,
+            guidance: if xl { XL_GUIDANCE } else { GUIDANCE },
             sampler: SAMPLER.to_string(),
             schedule: spacing.name().to_string(),
         },
@@ -69,13 +71,15 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
 /// Families and tasks that are recognised and not run.
 fn refuse(checkpoint: &Checkpoint) -> Result<(), Error> {
     let what = match (checkpoint.family(), checkpoint.task()) {
-        (Some(family @ (Family::SdxlRefiner | Family::X4Upscaler)), _) => format!("the {}", family.name()),
+        (Some(family @ Family::X4Upscaler), _) => format!("the {}", family.name()),
         (_, Some(Task::Inpainting)) => "an inpainting model".to_string(),
         (_, Some(Task::InstructPix2Pix)) => "an InstructPix2Pix model".to_string(),
         (_, Some(Task::Upscaling)) => "an upscaler".to_string(),
         (_, Some(Task::Variation)) => "a model for variations of a picture (unCLIP)".to_string(),
         (_, Some(Task::Other(channels))) => format!("a model whose denoiser reads {channels} channels"),
-        (Some(family @ Family::Sdxl), _) => family.name().to_string(),
+        _ if checkpoint.unused().iter().any(|(name, _)| name.starts_with("edm_")) => {
+            "a model that was noised as in EDM (Playground 2.5, CosXL)".to_string()
+        }
         _ if checkpoint.has_guidance_embedding() => {
             "a latent consistency model that is told the guidance".to_string()
         }
@@ -120,7 +124,9 @@ fn schedule(checkpoint: &Checkpoint, remarks: &mut Vec<String>) -> Result<NoiseS
         Some(Prediction::Epsilon) => Predicts::Epsilon,
         None => {
             let path = checkpoint.path().display();
-            remarks.push(format!("{path} does not say whether it predicts noise or v; noise is assumed"));
+            remarks.push(format!(
+                "{path} does not say whether it predicts noise or v; noise is assumed (--prediction v otherwise)"
+            ));
             Predicts::Epsilon
         }
     };
@@ -128,14 +134,25 @@ fn schedule(checkpoint: &Checkpoint, remarks: &mut Vec<String>) -> Result<NoiseS
     Ok(NoiseSchedule { prediction, zero_snr, ..NoiseSchedule::stable_diffusion() })
 }
 
-/// The folder's own tokenizer, else OpenAI's vocabulary with the family's padding.
-fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
-    let folder = checkpoint.path().join("tokenizer");
-    Ok(match checkpoint.family() {
-        _ if folder.is_dir() => ClipTokenizer::from_folder(&folder)?.into(),
-        Some(Family::Sd2) => ClipTokenizer::openai_padded(0).into(),
-        _ => ClipTokenizer::openai().into(),
-    })
+/// A text encoder with the folder's own tokenizer, else OpenAI's vocabulary with the padding of the encoder: OpenCLIP's
+/// pad with zeros.
+fn text_encoder(checkpoint: &Checkpoint, kind: PartKind, family: Family) -> Result<TextEncoder, Error> {
+    let second = kind == PartKind::TextEncoder2;
+    let folder = checkpoint.path().join(if second { "tokenizer_2" } else { "tokenizer" });
+    let tokenizer = match family {
+        _ if folder.is_dir() => ClipTokenizer::from_folder(&folder)?,
+        Family::Sd2 => ClipTokenizer::openai_padded(0),
+        _ if second => ClipTokenizer::openai_padded(0),
+        _ => ClipTokenizer::openai(),
+    };
+    let config = config(checkpoint, kind, TextConfig::from_json)?;
+    Ok(TextEncoder { prefix: kind.name().to_string(), config, tokenizer: tokenizer.into() })
+}
+
+/// What the folder's `model_index.json` says, else what the family's published model says.
+fn zeros_for_empty_prompt(checkpoint: &Checkpoint, family: Family) -> bool {
+    let index = checkpoint.index().and_then(|index| index.get("force_zeros_for_empty_prompt")?.as_bool());
+    index.unwrap_or(family == Family::Sdxl)
 }
 
 /// Height and width that it was trained at, in pixels.

@@ -16,7 +16,7 @@ pub struct Conditioning {
     pub mask_padding: bool,
     /// Which tokens the denoiser looks at.
     pub tokens: TextLayer,
-    /// What the pooled text is, for a denoiser that takes one (`pooled_projection_dim`).
+    /// What the pooled text is, for a denoiser that takes one ([`UNetConfig::reads_pooled`]).
     pub pooling: Pooling,
 }
 
@@ -77,16 +77,23 @@ pub struct TokenVars<'g> {
     pub end_rows: Var<'g>,
 }
 
-/// Encoded prompts as values of a graph.
+/// Encoded prompts, and what goes with them, as values of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Condition<'g> {
     /// `[N, T, C]`.
     pub context: Var<'g>,
     /// `[N, P]`.
     pub pooled: Var<'g>,
+    /// What SDXL is told of the picture's size, f32 `[N, 6]` (its refiner: 5).
+    pub time_ids: Option<Var<'g>>,
 }
 
 impl Conditioning {
+    /// Stable Diffusion XL's: the penultimate blocks, and the end token's projection.
+    pub fn sdxl() -> Self {
+        Conditioning { mask_padding: false, tokens: TextLayer::Penultimate, pooling: Pooling::End }
+    }
+
     /// Records the text transformer, its parameters below `p`.
     pub fn encode<'g>(&self, config: &TextConfig, p: &Params<'g>, tokens: TokenVars<'g>) -> Condition<'g> {
         self.encode_skipping(config, p, tokens, 1)
@@ -118,7 +125,7 @@ impl Conditioning {
             TextLayer::Last => output.hidden,
             TextLayer::Penultimate => output.state(clip_skip.max(2)),
         };
-        Condition { context, pooled: output.projected.unwrap_or(output.pooled) }
+        Condition { context, pooled: output.projected.unwrap_or(output.pooled), time_ids: None }
     }
 
     /// Records the denoiser, its parameters below `p`: the prediction for noisy latents `[N, H, W, C]` at timesteps `[N]`.
@@ -134,7 +141,8 @@ impl Conditioning {
         let inputs = UNetInputs {
             context: config.reads_context().then_some(condition.context),
             context_mask: (self.mask_padding && config.reads_context()).then(|| scores(mask)),
-            pooled: config.pooled_projection_dim.map(|_| condition.pooled),
+            pooled: config.reads_pooled().then_some(condition.pooled),
+            time_ids: condition.time_ids,
             ..UNetInputs::new(sample, timestep)
         };
         config.build(p, inputs)

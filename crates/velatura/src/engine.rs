@@ -32,6 +32,7 @@ pub struct Engine {
     plans: Plans,
     hash: OnceLock<String>,
     remarks: Vec<String>,
+    refiner: Option<Box<Engine>>,
 }
 
 /// What came of a request.
@@ -125,19 +126,56 @@ impl Engine {
         }
     }
 
-    /// The model that a request asks for, with the autoencoder that it asks for.
+    /// The model that a request asks for, with the autoencoder and the refiner that it asks for.
     ///
     /// # Errors
-    /// As [`Engine::open`]; also an autoencoder for a model that takes none, or one that is none.
+    /// As [`Engine::open`]; also an autoencoder for a model that takes none, or one that is none; and as
+    /// [`Engine::with_refiner`].
     pub fn for_request(request: &GenerateRequest, options: EngineOptions) -> Result<Self, Error> {
         let model = request.model.as_deref().unwrap_or(SHIPPED_NAME);
-        match &request.vae {
-            None => Self::named(Some(model), options),
+        let engine = match &request.vae {
+            None => Self::named(Some(model), options)?,
             Some(_) if model == SHIPPED_NAME => {
-                Err(RequestError::Vae { model: "the model that ships".into() }.into())
+                return Err(RequestError::Vae { model: "the model that ships".into() }.into());
             }
-            Some(vae) => Ok(Self::of(Opened::path(Path::new(model), Some(Path::new(vae)))?, options)),
+            Some(vae) => Self::of(Opened::path(Path::new(model), Some(Path::new(vae)))?, options),
+        };
+        match &request.refiner {
+            None => Ok(engine),
+            Some(refiner) => engine.with_refiner(Self::named(Some(refiner), options)?),
         }
+    }
+
+    /// With a model that takes over towards the end of every run: [`GenerateRequest::refiner_switch`].
+    ///
+    /// # Errors
+    /// Another noise schedule, prediction or form of latents than the model's.
+    pub fn with_refiner(mut self, refiner: Engine) -> Result<Self, Error> {
+        let (own, other) = (&self.manifest, &refiner.manifest);
+        let latents = |m: &ModelManifest| {
+            let vae = &m.autoencoder;
+            (vae.latent_channels, vae.downsampling(), vae.scaling_factor, vae.shift_factor)
+        };
+        let noise = |m: &ModelManifest| {
+            let s = &m.schedule;
+            (s.kind, s.prediction, s.train_timesteps, s.beta_start, s.beta_end, s.zero_snr)
+        };
+        let reason = match (latents(own) == latents(other), noise(own) == noise(other)) {
+            (false, _) => "its latents are of another form",
+            (_, false) => "it was trained on other noise or predicts something else",
+            _ => {
+                let remarks = refiner.remarks.iter().filter(|r| !self.remarks.contains(r)).cloned();
+                self.remarks.extend(remarks.collect::<Vec<_>>());
+                self.refiner = Some(Box::new(refiner.on_runtime(&self.runtime)));
+                return Ok(self);
+            }
+        };
+        let file = refiner.weights.path().map_or_else(|| PathBuf::from(&other.name), Path::to_path_buf);
+        Err(Error::Refiner { file, model: own.name.clone(), reason })
+    }
+
+    pub(crate) fn refiner(&self) -> Option<&Engine> {
+        self.refiner.as_deref()
     }
 
     /// A model file that is open already.
@@ -158,7 +196,8 @@ impl Engine {
     fn of(opened: Opened, options: EngineOptions) -> Self {
         let Opened { manifest, weights, remarks } = opened;
         let runtime = Runtime::new(options.threads);
-        Engine { plans: Plans::new(&runtime), runtime, manifest, weights, hash: OnceLock::new(), remarks }
+        let plans = Plans::new(&runtime);
+        Engine { plans, runtime, manifest, weights, hash: OnceLock::new(), remarks, refiner: None }
     }
 
     /// Runs on this runtime (and thread pool) instead of one of its own.

@@ -22,7 +22,7 @@ pub enum Error {
         reason: String,
     },
     /// A model that is recognised and that no pipeline runs.
-    #[error("{} is {what}; this version makes pictures with text-to-image models of Stable Diffusion 1.x and 2.x, so choose one of those", file.display())]
+    #[error("{} is {what}; this version makes pictures with text-to-image models of Stable Diffusion 1.x, 2.x and XL, so choose one of those", file.display())]
     Unsupported {
         /// The file or folder.
         file: PathBuf,
@@ -36,6 +36,16 @@ pub enum Error {
         file: PathBuf,
         /// The parts that it holds.
         found: String,
+    },
+    /// A refiner for a model that it does not fit.
+    #[error("{} cannot take over from {model}: {reason}; choose a refiner of the same family", file.display())]
+    Refiner {
+        /// The refiner's file or folder.
+        file: PathBuf,
+        /// The name of the model that begins.
+        model: String,
+        /// What differs.
+        reason: &'static str,
     },
     /// A model folder's tokenizer cannot be used.
     #[error(transparent)]

@@ -4,6 +4,7 @@
 //! or a line break is written as a JSON string.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{find_sampler, find_spacing};
@@ -41,6 +42,9 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     pairs.push(("Model", model.name.clone()));
     pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));
     pairs.extend(request.clip_skip.map(|v| ("Clip skip", v.to_string())));
+    let refiner = request.refiner.as_deref().and_then(|path| Path::new(path).file_stem());
+    pairs.extend(refiner.map(|name| ("Refiner", name.to_string_lossy().into_owned())));
+    pairs.extend(request.refiner_switch.map(|v| ("Refiner switch at", v.to_string())));
     pairs.extend(request.precision.map(|v| ("Precision", v.name().to_string())));
     pairs.push(("Version", format!("velatura {}", env!("CARGO_PKG_VERSION"))));
     let line: Vec<String> = pairs

@@ -28,6 +28,7 @@ mod plans;
 mod prompt;
 pub mod request;
 mod shipped;
+pub mod sizes;
 pub mod source;
 pub mod tiny;
 
@@ -41,5 +42,7 @@ pub use picture::{Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{GenerateRequest, Precision, RequestError};
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
+pub use sizes::SizeConditions;
 pub use velatura_cpu::CancelToken;
+pub use velatura_samplers::Prediction;
 pub use velatura_samplers::noise::RngKind;

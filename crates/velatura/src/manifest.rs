@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use velatura_models::unet::AdditionEmbedding;
 use velatura_models::{AutoencoderConfig, TextConfig, UNetConfig};
 use velatura_samplers::{NoiseSchedule, find_sampler, find_spacing};
 use velatura_text::Tokenizer;
@@ -11,6 +12,7 @@ use velatura_weights::SafetensorsFile;
 
 use crate::Error;
 use crate::conditioning::Conditioning;
+use crate::sizes::{BASE_IDS, REFINER_IDS};
 
 /// The metadata key of the manifest.
 pub const METADATA_KEY: &str = "velatura";
@@ -185,7 +187,23 @@ impl ModelManifest {
                 self.pooled_width()
             ));
         }
-        Ok(())
+        match self.time_ids() {
+            Some(0 | BASE_IDS | REFINER_IDS) => Ok(()),
+            _ => Err(format!(
+                "its denoiser is told other numbers beside the {} features of the pooled text than those of Stable \
+                 Diffusion XL and its refiner",
+                self.pooled_width()
+            )),
+        }
+    }
+
+    /// How many numbers the denoiser is told of the picture's size (SDXL: 6, its refiner: 5, others: 0); nothing where
+    /// the lengths do not fit each other.
+    pub(crate) fn time_ids(&self) -> Option<usize> {
+        let Some(AdditionEmbedding::TextTime) = self.unet.addition_embed_type else { return Some(0) };
+        let all = self.unet.projection_class_embeddings_input_dim?.checked_sub(self.pooled_width())?;
+        let each = self.unet.addition_time_embed_dim?;
+        all.is_multiple_of(each).then(|| all / each)
     }
 
     /// What width and height must be multiples of, in pixels.

@@ -15,6 +15,7 @@ pub(crate) mod names {
     pub const END_ROWS: &str = "end_rows";
     pub const CONTEXT: &str = "context";
     pub const POOLED: &str = "pooled";
+    pub const TIME_IDS: &str = "time_ids";
     pub const SAMPLE: &str = "sample";
     pub const TIMESTEP: &str = "timestep";
     pub const LATENT: &str = "latent";
@@ -83,6 +84,10 @@ impl Network {
                         DType::F32,
                     ),
                     pooled: builder.input(names::POOLED, &[batch, manifest.pooled_width()], DType::F32),
+                    time_ids: manifest
+                        .time_ids()
+                        .filter(|&count| count > 0)
+                        .map(|count| builder.input(names::TIME_IDS, &[batch, count], DType::F32)),
                 };
                 let p = params.at(UNET_PREFIX);
                 let output =
@@ -110,6 +115,8 @@ pub(crate) struct Encoded {
     pub context: Vec<f32>,
     /// The pooled text of the first chunk.
     pub pooled: Vec<f32>,
+    /// What SDXL is told of the picture's size.
+    pub time_ids: Vec<f32>,
     /// 1 for tokens, 0 for padding.
     pub mask: Vec<f32>,
 }
@@ -128,7 +135,19 @@ impl Encoded {
         plan.run(&inputs, cancel)?;
         let pooled = plan.output(names::POOLED).map_or(Vec::new(), <[f32]>::to_vec);
         let context = plan.output(names::CONTEXT)?.to_vec();
-        Ok(Encoded { tokens: batch.ids.len(), context, pooled, mask: batch.mask })
+        Ok(Encoded { tokens: batch.ids.len(), context, pooled, time_ids: Vec::new(), mask: batch.mask })
+    }
+
+    /// A chunk that says nothing, as models with zeros in place of an empty negative prompt have it.
+    pub fn zeros(manifest: &ModelManifest) -> Self {
+        let tokens = manifest.context();
+        Encoded {
+            tokens,
+            context: vec![0.0; tokens * manifest.context_width()],
+            pooled: vec![0.0; manifest.pooled_width()],
+            time_ids: Vec::new(),
+            mask: vec![1.0; tokens],
+        }
     }
 
     /// Lays another encoder's vectors of the same tokens beside these; its pooled text takes the place of this one's.

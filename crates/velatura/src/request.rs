@@ -4,10 +4,12 @@
 use serde::{Deserialize, Serialize};
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{
-    Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, UnknownName, find_spacing, parse_sampler,
+    Guidance, Plan, PlanRequest, Prediction, Sampler, SamplerOptions, Spacing, UnknownName, find_spacing,
+    parse_sampler,
 };
 
 use crate::manifest::ModelManifest;
+use crate::sizes::SizeConditions;
 
 /// Most steps of a run: what models are trained on.
 pub const MOST_STEPS: u32 = 1000;
@@ -17,6 +19,8 @@ pub const MOST_PICTURES: u32 = 1024;
 pub const MOST_GUIDANCE: f32 = 100.0;
 /// Longest width or height in pixels.
 pub const LONGEST_SIDE: u32 = 8192;
+/// Where the refiner takes over unless the request says otherwise, as diffusers and A1111 recommend.
+const REFINER_SWITCH: f32 = 0.8;
 /// Longest prompt in bytes.
 pub const LONGEST_PROMPT: usize = 1 << 20;
 /// Most chunks of tokens (75 for CLIP) of a prompt: the denoiser looks at all of them in every attention.
@@ -92,13 +96,26 @@ pub struct GenerateRequest {
     pub rng: RngKind,
     /// The model as it was asked for: `None` is the one that ships, else a path.
     pub model: Option<String>,
-    /// Which block of the text transformer the prompt is taken from, counted from its end as A1111 counts: 1 is the last
-    /// one that the model uses. `None` is 1.
+    /// Which block of the text transformers the prompt is taken from, counted from their end as A1111 counts: 1 is the last
+    /// one. A model that reads an earlier block itself, as SDXL the second, reads none behind that. `None` is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
     /// An autoencoder in place of the model's own: the path of a file or folder that holds one alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae: Option<String>,
+    /// What the model predicts, where its files do not say or say it wrongly. `None` is what they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<Prediction>,
+    /// What Stable Diffusion XL is told of the picture's size.
+    #[serde(skip_serializing_if = "SizeConditions::is_default")]
+    pub sizes: SizeConditions,
+    /// A model that takes over towards the end: the path of one with the same latents, as SDXL's refiner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refiner: Option<String>,
+    /// The share of the way from noise to picture after which it does, above 0 and below 1 (diffusers' `denoising_end`).
+    /// `None` is 0.8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refiner_switch: Option<f32>,
 }
 
 impl Default for GenerateRequest {
@@ -119,6 +136,10 @@ impl Default for GenerateRequest {
             model: None,
             clip_skip: None,
             vae: None,
+            prediction: None,
+            sizes: SizeConditions::default(),
+            refiner: None,
+            refiner_switch: None,
         }
     }
 }
@@ -203,6 +224,27 @@ pub enum RequestError {
         /// The first block, counted from the end.
         most: u32,
     },
+    /// A size or crop out of range.
+    #[error("{field} is {given}, but must be from {least} to {most} pixels")]
+    SizeCondition {
+        /// Which.
+        field: &'static str,
+        /// What was asked for.
+        given: u32,
+        /// The smallest.
+        least: u32,
+        /// The largest.
+        most: u32,
+    },
+    /// An aesthetic score out of range.
+    #[error("aesthetic score is {0}, but must be a number from -100 to 100 (1 to 10 is usual)")]
+    Score(f32),
+    /// A switch to the refiner out of range.
+    #[error("refiner switch is {0}, but must be above 0 and below 1 (0.8 is usual)")]
+    RefinerSwitch(f32),
+    /// A switch to a refiner that is not given.
+    #[error("refiner switch is for a refiner; name one (--refiner), or leave it out")]
+    NoRefiner,
     /// Steps and schedule do not go together.
     #[error(transparent)]
     Plan(#[from] velatura_samplers::PlanError),
@@ -238,6 +280,9 @@ pub(crate) struct Settings {
     pub precision: Precision,
     pub rng: RngKind,
     pub clip_skip: u32,
+    pub sizes: SizeConditions,
+    /// The timestep below which the refiner takes over.
+    pub refine_below: f32,
     pub sampler: Box<dyn Sampler>,
     pub plan: Plan,
 }
@@ -287,6 +332,15 @@ impl GenerateRequest {
                 return Err(RequestError::PromptLength { which, bytes: text.len() });
             }
         }
+        self.sizes.check()?;
+        if let Some(switch) = self.refiner_switch {
+            if !(switch > 0.0 && switch < 1.0) {
+                return Err(RequestError::RefinerSwitch(switch));
+            }
+            if self.refiner.is_none() {
+                return Err(RequestError::NoRefiner);
+            }
+        }
         if let Some(sampler) = &self.sampler {
             parse_sampler(sampler)?;
         }
@@ -327,6 +381,7 @@ impl GenerateRequest {
             sampler: Some(sampler.name.to_string()),
             schedule: Some(schedule.name().to_string()),
             precision: Some(self.precision.unwrap_or(precision)),
+            refiner_switch: self.refiner.as_ref().map(|_| self.refiner_switch.unwrap_or(REFINER_SWITCH)),
             ..self.clone()
         })
     }
@@ -335,6 +390,13 @@ impl GenerateRequest {
     pub fn of_picture(&self, index: usize) -> Self {
         let seed = self.seed.map(|seed| seed.wrapping_add(index as u64));
         GenerateRequest { seed, batch: 1, ..self.clone() }
+    }
+
+    /// The timestep below which the refiner takes over: diffusers' `discrete_timestep_cutoff`.
+    fn refine_below(&self, train_timesteps: usize) -> f32 {
+        let (all, switch) =
+            (train_timesteps as f64, f64::from(self.refiner_switch.unwrap_or(REFINER_SWITCH)));
+        (all - switch * all).round_ties_even() as f32
     }
 
     /// What the pipeline runs on, from a request that went through [`GenerateRequest::resolve`].
@@ -347,7 +409,11 @@ impl GenerateRequest {
             None => carried.unwrap_or_default(),
         };
         let sampler = entry.build(&SamplerOptions::default())?;
-        let table = manifest.schedule.table()?;
+        let schedule = match self.prediction {
+            Some(prediction) => manifest.schedule.predicting(prediction),
+            None => manifest.schedule.clone(),
+        };
+        let table = schedule.table()?;
         let steps = self.steps.unwrap_or(defaults.steps) as usize;
         let plan = Plan::new(&table, sampler.grid(), &PlanRequest::new(steps, spacing))
             .map_err(RequestError::from)?;
@@ -359,6 +425,8 @@ impl GenerateRequest {
             precision: self.precision.unwrap_or(Precision::F32),
             rng: self.rng,
             clip_skip: self.clip_skip.unwrap_or(1),
+            sizes: self.sizes,
+            refine_below: self.refine_below(table.train_timesteps()),
             sampler,
             plan,
         })

@@ -7,7 +7,8 @@ use std::time::Instant;
 use serde_json::json;
 use velatura::picture::{PictureInfo, grid};
 use velatura::{
-    CancelToken, Engine, EngineOptions, Error, GenerateRequest, Picture, Precision, Progress, RngKind,
+    CancelToken, Engine, EngineOptions, Error, GenerateRequest, Picture, Precision, Prediction, Progress,
+    RngKind,
 };
 use velatura_weights::atomic_write;
 
@@ -42,6 +43,15 @@ pub struct Args {
     /// Another autoencoder than the model's own: a file, or a folder in diffusers' layout
     #[arg(long, value_name = "PATH")]
     vae: Option<String>,
+    /// A model that takes over towards the end, as the refiner of Stable Diffusion XL
+    #[arg(long, value_name = "PATH")]
+    refiner: Option<String>,
+    /// Share of the way after which it does; 0.8 when not given
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    refiner_switch: Option<f32>,
+    /// What the model predicts, where its file does not say or says it wrongly: eps, v, sample or flow
+    #[arg(long, value_name = "NAME", value_parser = parse::prediction)]
+    prediction: Option<Prediction>,
     /// Seed of the first picture; the others count up from it
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -75,6 +85,21 @@ pub struct Args {
     /// Whose random numbers a seed stands for: cpu (ComfyUI, diffusers) or cuda (A1111)
     #[arg(long, value_name = "NAME", value_parser = parse::rng)]
     rng: Option<RngKind>,
+    /// Stable Diffusion XL: size that the picture shall seem to have been scaled from; its own when not given
+    #[arg(long, value_name = "WxH", value_parser = parse::size)]
+    original_size: Option<[u32; 2]>,
+    /// Stable Diffusion XL: pixels that shall seem to have been cut off at the left and top; 0,0 when not given
+    #[arg(long, value_name = "X,Y", value_parser = parse::crop)]
+    crop: Option<[u32; 2]>,
+    /// Stable Diffusion XL: size that the picture shall seem to have; its own when not given
+    #[arg(long, value_name = "WxH", value_parser = parse::size)]
+    target_size: Option<[u32; 2]>,
+    /// Refiner of Stable Diffusion XL: how much the picture shall be liked, 1 to 10; 6 when not given
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    aesthetic_score: Option<f32>,
+    /// The same for what it shall not be; 2.5 when not given
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    negative_aesthetic_score: Option<f32>,
     /// Threads; all processors when not given. The picture does not depend on it
     #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, env = "VELATURA_THREADS")]
     threads: Option<usize>,
@@ -212,6 +237,14 @@ fn request(args: &Args, from: Option<&GenerateRequest>) -> Result<GenerateReques
     set(&mut request.rng, &args.rng);
     set_some(&mut request.model, &args.model);
     set_some(&mut request.vae, &args.vae);
+    set_some(&mut request.refiner, &args.refiner);
+    set_some(&mut request.refiner_switch, &args.refiner_switch);
+    set_some(&mut request.prediction, &args.prediction);
+    set_some(&mut request.sizes.original_size, &args.original_size);
+    set_some(&mut request.sizes.crop, &args.crop);
+    set_some(&mut request.sizes.target_size, &args.target_size);
+    set_some(&mut request.sizes.aesthetic_score, &args.aesthetic_score);
+    set_some(&mut request.sizes.negative_aesthetic_score, &args.negative_aesthetic_score);
     set_some(&mut request.seed, &args.seed);
     set_some(&mut request.steps, &args.steps);
     set_some(&mut request.guidance, &args.guidance);

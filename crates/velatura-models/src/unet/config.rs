@@ -230,6 +230,11 @@ impl UNetConfig {
         layers.and_then(|l| l.get(layer)).copied().unwrap_or(1)
     }
 
+    /// Whether a pooled text is embedded beside the timestep.
+    pub fn reads_pooled(&self) -> bool {
+        self.pooled_projection_dim.is_some() || self.addition_embed_type.is_some()
+    }
+
     /// Whether any block looks at the context.
     pub fn reads_context(&self) -> bool {
         let has_transformer = self.down_block_types.contains(&DownBlock::CrossAttnDownBlock2D)

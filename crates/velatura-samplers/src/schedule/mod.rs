@@ -108,6 +108,19 @@ impl NoiseSchedule {
         }
     }
 
+    /// The same noise for another prediction. Flow goes with the straight path and the others with betas, so a change
+    /// between them takes the usual schedule of the other: [`NoiseSchedule::rectified_flow`] without shift, or
+    /// [`NoiseSchedule::stable_diffusion`].
+    pub fn predicting(&self, prediction: Prediction) -> Self {
+        match (self.is_flow(), prediction) {
+            (false, Prediction::Flow) => Self::rectified_flow(1.0),
+            (true, Prediction::Epsilon | Prediction::VPrediction | Prediction::Sample) => {
+                NoiseSchedule { prediction, ..Self::stable_diffusion() }
+            }
+            _ => NoiseSchedule { prediction, ..self.clone() },
+        }
+    }
+
     /// Whether this is the straight path of rectified flow.
     pub fn is_flow(&self) -> bool {
         self.kind == ScheduleKind::RectifiedFlow

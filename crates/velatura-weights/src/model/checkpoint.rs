@@ -28,6 +28,7 @@ pub struct Checkpoint {
     family: Option<Family>,
     prediction: Option<(Prediction, KnownBy)>,
     scheduler: Option<Value>,
+    index: Option<Value>,
     unmatched: Vec<String>,
     unused: Vec<(String, &'static str)>,
 }
@@ -66,6 +67,7 @@ impl Checkpoint {
             family: None,
             prediction: None,
             scheduler,
+            index: None,
             unmatched: Vec::new(),
             unused: Vec::new(),
         }
@@ -162,6 +164,15 @@ impl Checkpoint {
     /// The folder's `scheduler/scheduler_config.json`.
     pub fn scheduler(&self) -> Option<&Value> {
         self.scheduler.as_ref()
+    }
+
+    /// The folder's `model_index.json`.
+    pub fn index(&self) -> Option<&Value> {
+        self.index.as_ref()
+    }
+
+    pub(crate) fn with_index(self, index: Option<Value>) -> Self {
+        Checkpoint { index, ..self }
     }
 
     /// Names of tensors that no part has and nobody knows, sorted.

@@ -32,7 +32,8 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Wei
         read_part(path, None, options, &mut parts, &mut left, &mut sources)?;
     }
     let scheduler = json(&path.join("scheduler").join("scheduler_config.json"))?;
-    let mut checkpoint = Checkpoint::of_parts(path, parts, scheduler);
+    let index = json(&path.join("model_index.json"))?;
+    let mut checkpoint = Checkpoint::of_parts(path, parts, scheduler).with_index(index);
     for (source, used) in &left {
         checkpoint.leave(source.as_ref(), used);
     }

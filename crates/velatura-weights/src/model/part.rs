@@ -33,6 +33,11 @@ impl PartKind {
     pub const ALL: [PartKind; 4] =
         [PartKind::Unet, PartKind::Vae, PartKind::TextEncoder, PartKind::TextEncoder2];
 
+    /// Whether it is a text encoder.
+    pub fn is_text(self) -> bool {
+        matches!(self, PartKind::TextEncoder | PartKind::TextEncoder2)
+    }
+
     /// The part's folder in diffusers' layout, and with a dot behind it the prefix of its tensors.
     pub fn name(self) -> &'static str {
         match self {

@@ -94,6 +94,7 @@ impl Denoiser<'_> {
                     sample.extend(&latents[image * length..(image + 1) * length]);
                     texts.append(text);
                     texts.pooled.extend(&text.pooled);
+                    texts.time_ids.extend(&text.time_ids);
                 }
                 let output = self.run(&sample, timestep, &texts, group.len())?;
                 for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
@@ -126,6 +127,7 @@ impl Denoiser<'_> {
             (names::TIMESTEP, Data::F32(&timesteps)),
             (names::CONTEXT, Data::F32(&texts.context)),
             (names::POOLED, Data::F32(&texts.pooled)),
+            (names::TIME_IDS, Data::F32(&texts.time_ids)),
             (names::MASK, Data::F32(&texts.mask)),
         ];
         plan.run(&inputs, self.cancel)?;

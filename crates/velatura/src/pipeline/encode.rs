@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::networks::{Encoded, Network};
 use crate::plans::{PlanKey, lock};
 use crate::prompt::{Chunk, Part, Reading, Tokens};
-use crate::request::Precision;
+use crate::request::{Precision, Settings};
 
 /// A prompt, encoded: what each of its parts says at each call of the denoiser.
 pub(crate) struct Conditions {
@@ -34,16 +34,31 @@ impl Conditions {
         })
     }
 
-    /// Encodes a prompt that was read.
+    /// Encodes a prompt, or a negative prompt, for pictures of these settings.
+    ///
+    /// # Errors
+    /// A prompt that is too long, and whatever keeps the network from running.
     pub fn encode(
         engine: &Engine,
-        reading: &Reading,
-        clip_skip: u32,
+        text: &str,
+        negative: bool,
+        settings: &Settings,
         cancel: &CancelToken,
     ) -> Result<Self, Error> {
-        let mut encoder = Encoder { engine, clip_skip, cancel, known: HashMap::new() };
+        let manifest = engine.manifest();
+        let size = [settings.width, settings.height];
+        let ids = manifest.time_ids().unwrap_or_default();
+        let time_ids = settings.sizes.time_ids(ids, size, negative);
+        if negative && text.is_empty() && manifest.zeros_for_empty_prompt {
+            let zeros = Encoded { time_ids, ..Encoded::zeros(manifest) };
+            let texts = vec![(usize::MAX, Arc::new(zeros))];
+            return Ok(Conditions { parts: vec![Scheduled { weight: 1.0, texts }] });
+        }
+        let reading = Reading::new(&manifest.text_encoders, text, negative, settings.calls())?;
+        let clip_skip = settings.clip_skip;
+        let mut encoder = Encoder { engine, clip_skip, time_ids, cancel, known: HashMap::new() };
         let part = |part: &Part| -> Result<Scheduled, Error> {
-            let texts = encoder.texts(part, reading)?;
+            let texts = encoder.texts(part, &reading)?;
             let entry = |&(last, text): &(usize, usize)| Some((last, Arc::clone(texts.get(text)?)));
             Ok(Scheduled { weight: part.weight, texts: part.schedule.iter().filter_map(entry).collect() })
         };
@@ -55,6 +70,7 @@ impl Conditions {
 struct Encoder<'a> {
     engine: &'a Engine,
     clip_skip: u32,
+    time_ids: Vec<f32>,
     cancel: &'a CancelToken,
     /// Chunks that were encoded, by encoder and ids.
     known: HashMap<(usize, Vec<i32>), Arc<Encoded>>,
@@ -78,7 +94,8 @@ impl Encoder<'_> {
                 texts.iter_mut().zip(&encoded).for_each(|(text, next)| text.append(next));
             }
         }
-        Ok(texts.into_iter().map(Arc::new).collect())
+        let told = |text: Encoded| Arc::new(Encoded { time_ids: self.time_ids.clone(), ..text });
+        Ok(texts.into_iter().map(told).collect())
     }
 
     /// One encoder's share of a chunk of all texts of a part, with weights applied.

@@ -4,6 +4,7 @@
 mod denoise;
 mod encode;
 mod single;
+mod stage;
 mod text_to_image;
 
 pub use single::TextVectors;

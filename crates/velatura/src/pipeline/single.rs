@@ -7,7 +7,6 @@ use super::denoise::Denoiser;
 use super::encode::Conditions;
 use crate::engine::Engine;
 use crate::networks::Encoded;
-use crate::prompt::Reading;
 use crate::request::Precision;
 use crate::{Error, GenerateRequest};
 
@@ -21,22 +20,27 @@ impl TextVectors {
         self.0.tokens
     }
 
-    /// The vectors, `[tokens, features]`, row-major.
+    /// The vectors, `[tokens, features]`, row-major; those of several text encoders side by side.
     pub fn values(&self) -> &[f32] {
         &self.0.context
+    }
+
+    /// The pooled text of the last text encoder, projected where that has a projection.
+    pub fn pooled(&self) -> &[f32] {
+        &self.0.pooled
     }
 }
 
 impl Engine {
-    /// The vectors of a prompt at the first step, of its first part where `AND` joins several. `clip_skip` counts as
-    /// [`GenerateRequest::clip_skip`].
+    /// The vectors of a request's prompt, or of its negative prompt, at the first step; of its first part where `AND` joins
+    /// several.
     ///
     /// # Errors
-    /// A clip skip out of range, a prompt that is too long, and whatever keeps the network from running.
-    pub fn text_vectors(&self, prompt: &str, clip_skip: Option<u32>) -> Result<TextVectors, Error> {
-        self.resolve(&GenerateRequest { clip_skip, ..GenerateRequest::new(prompt) })?;
-        let reading = Reading::new(&self.manifest().text_encoders, prompt, false, 1)?;
-        let conditions = Conditions::encode(self, &reading, clip_skip.unwrap_or(1), &CancelToken::default())?;
+    /// A request that cannot be served, and whatever keeps the network from running.
+    pub fn text_vectors(&self, request: &GenerateRequest, negative: bool) -> Result<TextVectors, Error> {
+        let settings = self.resolve(request)?.settings(self.manifest())?;
+        let text = if negative { &request.negative } else { &request.prompt };
+        let conditions = Conditions::encode(self, text, negative, &settings, &CancelToken::default())?;
         let first = conditions.at(0).next().map(|(_, text)| text.clone());
         first.map(TextVectors).ok_or_else(|| Error::Internal("a prompt without a part".into()))
     }

@@ -1,21 +1,17 @@
 //! From prompts to pictures: text encoded once, latents denoised in groups, pictures decoded one by one.
 
-use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use velatura_cpu::{CancelToken, CpuError, Data};
 use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{Call, PerImage, RunError, sample};
 
-use super::denoise::{Denoiser, Guide};
-use super::encode::Conditions;
+use super::stage::Stage;
 use crate::Error;
 use crate::engine::{Engine, Progress};
 use crate::networks::{Network, names};
 use crate::picture::{Origin, Picture};
 use crate::plans::{PlanKey, lock};
-use crate::prompt::Reading;
 use crate::request::{GenerateRequest, Settings};
 
 /// One picture to make.
@@ -80,8 +76,9 @@ struct Run<'a> {
     /// Sampling steps over all pictures, and those done.
     steps: usize,
     done: usize,
-    /// Prompts and negative prompts encoded so far.
-    texts: HashMap<(String, bool), Arc<Conditions>>,
+    model: Stage<'a>,
+    /// Takes over where less noise is left than at a timestep.
+    refiner: Option<(f32, Stage<'a>)>,
 }
 
 /// What becomes of a picture's final latent.
@@ -97,7 +94,10 @@ impl<'a> Run<'a> {
     ) -> Self {
         let steps = jobs.len() * settings.plan.len();
         observer(Progress::Started { pictures: jobs.len(), steps });
-        Run { engine, settings, cancel, observer, steps, done: 0, texts: HashMap::new() }
+        let model = Stage::new(engine, settings, cancel);
+        let stage = |refiner| (settings.refine_below, Stage::new(refiner, settings, cancel));
+        let refiner = engine.refiner().map(stage);
+        Run { engine, settings, cancel, observer, steps, done: 0, model, refiner }
     }
 
     fn groups(&mut self, jobs: &[Job], finish: &mut Finish<'_, 'a>) -> Result<(), Error> {
@@ -148,23 +148,26 @@ impl<'a> Run<'a> {
     /// The final latents of a group, `[images, h, w, C]`, in the denoiser's scale.
     fn denoise(&mut self, jobs: &[Job]) -> Result<Vec<f32>, Error> {
         let images = jobs.len();
-        let mut guide = |job: &Job| -> Result<Guide, Error> {
-            let negative = self.encode(&job.request.negative, true)?;
-            Ok(Guide { negative, prompt: self.encode(&job.request.prompt, false)? })
-        };
-        let guides = jobs.iter().map(&mut guide).collect::<Result<Vec<_>, _>>()?;
         let shape = self.shape();
+        let model = self.model.team(jobs, shape)?;
+        let refiner = match &mut self.refiner {
+            Some((below, stage)) => Some((*below, stage.team(jobs, shape)?)),
+            None => None,
+        };
         let seeds: Vec<u64> = jobs.iter().map(|job| job.request.seed.unwrap_or(self.settings.seed)).collect();
         let mut noise = PerImage::seeded(self.settings.rng, &seeds, shape);
         let start = self.settings.plan.start(&noise.initial(shape));
         let (settings, cancel) = (self.settings, self.cancel);
-        let denoiser = Denoiser { engine: self.engine, shape, precision: settings.precision, cancel };
         let denoise = |latents: &[f32], call: Call| -> Result<Vec<f32>, Error> {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled.into());
             }
             let guidance = (&settings.guidance, settings.guidance.active(call.step, call.steps));
-            denoiser.guided(latents, call.timestep, &guides, guidance, call.evaluation)
+            let (denoiser, guides) = match &refiner {
+                Some((below, team)) if call.timestep < *below => team,
+                _ => &model,
+            };
+            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation)
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;
@@ -179,19 +182,6 @@ impl<'a> Run<'a> {
         tracing::debug!("denoised");
         self.done = before + settings.plan.len() * images;
         Ok(latents)
-    }
-
-    fn encode(&mut self, text: &str, negative: bool) -> Result<Arc<Conditions>, Error> {
-        let key = (text.to_string(), negative);
-        if let Some(known) = self.texts.get(&key) {
-            return Ok(Arc::clone(known));
-        }
-        let calls = self.settings.calls();
-        let reading = Reading::new(&self.engine.manifest().text_encoders, text, negative, calls)?;
-        let encoded = Conditions::encode(self.engine, &reading, self.settings.clip_skip, self.cancel)?;
-        let encoded = Arc::new(encoded);
-        self.texts.insert(key, Arc::clone(&encoded));
-        Ok(encoded)
     }
 
     /// 8-bit RGB from one latent in the denoiser's scale.

@@ -2,12 +2,16 @@
 
 use std::path::Path;
 
-use crate::pipelines::{Case, Expected, cases, weights_file};
-use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, PictureInfo, Warning};
-use velatura_weights::{SafetensorsFile, Storage, TensorToWrite, write_safetensors};
+use crate::pipelines::{Case, Expected, weights_file};
+use velatura::{
+    CancelToken, Engine, EngineOptions, GenerateRequest, PictureInfo, Prediction, SizeConditions, Warning,
+};
+use velatura_weights::{
+    Checkpoint, OpenOptions, SafetensorsFile, SaveOptions, Storage, TensorToWrite, write_safetensors,
+};
 
 fn sd15() -> Case {
-    cases(&Expected::open()).into_iter().find(|case| case.name == "sd15").unwrap()
+    Expected::sd().case("sd15")
 }
 
 /// What opening says.
@@ -178,7 +182,7 @@ fn long_prompts_reach_the_picture_to_their_end() {
     let (_temporary, folder) = folder();
     let engine = Engine::open(&folder, EngineOptions::default()).unwrap();
     let text = "a mountain lake, ".repeat(25);
-    let vectors = engine.text_vectors(&text, None).unwrap();
+    let vectors = engine.text_vectors(&GenerateRequest::new(text.as_str()), false).unwrap();
     assert_eq!(vectors.tokens(), 2 * 77);
     let make = |text: String| {
         let request = GenerateRequest {
@@ -213,4 +217,76 @@ fn tensors_of_no_part_are_mentioned() {
     write_safetensors(&path, &tensors, &Default::default()).unwrap();
     let engine = Engine::open(&folder, EngineOptions::default()).unwrap();
     assert!(engine.remarks()[0].contains("stray.weight"), "{:?}", engine.remarks());
+}
+
+/// A single file of a case, with more tensors of these names.
+fn single_file_with(case: &Case, folder: &Path, names: &[&str]) -> std::path::PathBuf {
+    case.write_folder(&folder.join("model"));
+    let file = folder.join("single.safetensors");
+    let checkpoint = Checkpoint::open(folder.join("model"), &OpenOptions::default()).unwrap();
+    checkpoint.write_single_file(&file, &SaveOptions::default()).unwrap();
+    let source = SafetensorsFile::open(&file).unwrap();
+    let mut all: Vec<(String, Vec<usize>, Vec<f32>)> = source
+        .names()
+        .into_iter()
+        .map(|n| (n.clone(), source.info(&n).unwrap().shape, source.f32(&n).unwrap().into_owned()))
+        .collect();
+    all.extend(names.iter().map(|name| (name.to_string(), vec![1], vec![0.0])));
+    let tensors: Vec<TensorToWrite<'_>> =
+        all.iter().map(|(name, shape, v)| TensorToWrite::new(name.clone(), shape, Storage::F16, v)).collect();
+    let marked = folder.join("marked.safetensors");
+    write_safetensors(&marked, &tensors, &Default::default()).unwrap();
+    marked
+}
+
+#[test]
+fn marks_of_xl_files_say_what_is_predicted() {
+    let temporary = tempfile::tempdir().unwrap();
+    let case = Expected::xl().case("sdxl");
+    let open = |names: &[&str]| {
+        Engine::open(single_file_with(&case, temporary.path(), names), EngineOptions::default())
+    };
+    let engine = open(&[]).unwrap();
+    let schedule = &engine.manifest().schedule;
+    assert_eq!((schedule.prediction, schedule.zero_snr), (Prediction::Epsilon, false));
+    let d = &engine.manifest().defaults;
+    assert_eq!((d.width, d.height, d.guidance), (1024, 1024, 5.0));
+    let engine = open(&["v_pred", "ztsnr"]).unwrap();
+    let schedule = &engine.manifest().schedule;
+    assert_eq!((schedule.prediction, schedule.zero_snr), (Prediction::VPrediction, true));
+    let error = open(&["edm_mean", "edm_std"]).err().unwrap().to_string();
+    assert!(error.contains("marked.safetensors") && error.contains("EDM"), "{error}");
+}
+
+#[test]
+fn a_request_may_say_what_is_predicted_and_what_xl_is_told() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("sdxl");
+    Expected::xl().case("sdxl").write_folder(&folder);
+    let engine = Engine::open(&folder, EngineOptions::default()).unwrap();
+    let base = GenerateRequest {
+        seed: Some(1),
+        steps: Some(2),
+        width: Some(40),
+        height: Some(32),
+        sampler: Some("euler".into()),
+        schedule: Some("linspace".into()),
+        ..GenerateRequest::new("a lake")
+    };
+    let make = |request: &GenerateRequest| {
+        let made = engine.generate(request, &mut |_| (), &CancelToken::default()).unwrap();
+        made.pictures.into_iter().next().unwrap().rgb
+    };
+    let own = make(&base);
+    let predicts = |prediction| make(&GenerateRequest { prediction: Some(prediction), ..base.clone() });
+    assert!(predicts(Prediction::Epsilon) == own);
+    let others = [Prediction::VPrediction, Prediction::Sample, Prediction::Flow].map(predicts);
+    assert!(others.iter().all(|picture| *picture != own) && others[0] != others[2]);
+    let sizes = |sizes| make(&GenerateRequest { sizes, ..base.clone() });
+    let (original_size, target_size) = (Some([40, 32]), Some([40, 32]));
+    let same = SizeConditions { original_size, target_size, crop: Some([0, 0]), ..Default::default() };
+    assert!(sizes(same) == own);
+    assert!(sizes(SizeConditions { crop: Some([0, 8]), ..same }) != own);
+    // Scores are for the refiner.
+    assert!(sizes(SizeConditions { aesthetic_score: Some(9.0), ..same }) == own);
 }

@@ -12,9 +12,24 @@ use velatura_weights::{SafetensorsFile, Storage, TensorSource, TensorToWrite, wr
 pub struct Expected(SafetensorsFile);
 
 impl Expected {
-    pub fn open() -> Self {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/stable_diffusion.safetensors");
-        Expected(SafetensorsFile::open(path).unwrap())
+    /// Stable Diffusion 1.5 and 2.1.
+    pub fn sd() -> Self {
+        Self::open("stable_diffusion")
+    }
+
+    /// Stable Diffusion XL and its refiner.
+    pub fn xl() -> Self {
+        Self::open("stable_diffusion_xl")
+    }
+
+    fn open(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())
+    }
+
+    pub fn case(&self, name: &str) -> Case {
+        let cases: Vec<Case> = serde_json::from_str(&self.0.metadata()["cases"]).unwrap();
+        cases.into_iter().find(|case| case.name == name).unwrap()
     }
 
     pub fn numbers(&self, name: &str) -> Vec<f32> {
@@ -38,19 +53,18 @@ pub struct Case {
     pub configs: BTreeMap<String, Value>,
     /// `scheduler_config.json`.
     pub scheduler: Value,
-}
-
-pub fn cases(expected: &Expected) -> Vec<Case> {
-    serde_json::from_str(&expected.0.metadata()["cases"]).unwrap()
-}
-
-/// What diffusers was asked for.
-pub fn request(expected: &Expected) -> GenerateRequest {
-    let request = GenerateRequest::from_json(&expected.0.metadata()["request"]).unwrap();
-    GenerateRequest { precision: Some(Precision::F32), ..request }
+    /// `model_index.json`, as far as it says how prompts are treated.
+    index: Value,
+    /// What diffusers was asked for, by the name of the run.
+    pub runs: BTreeMap<String, GenerateRequest>,
 }
 
 impl Case {
+    /// What diffusers was asked for in a run.
+    pub fn request(&self, run: &str) -> GenerateRequest {
+        GenerateRequest { precision: Some(Precision::F32), ..self.runs[run].clone() }
+    }
+
     /// Writes it as diffusers' `save_pretrained` does, without a tokenizer of its own.
     pub fn write_folder(&self, folder: &Path) {
         for (part, weights) in &self.weights {
@@ -68,6 +82,7 @@ impl Case {
             let config = self.configs[part].to_string();
             std::fs::write(folder.join(part).join("config.json"), config).unwrap();
         }
+        std::fs::write(folder.join("model_index.json"), self.index.to_string()).unwrap();
         std::fs::create_dir_all(folder.join("scheduler")).unwrap();
         std::fs::write(folder.join("scheduler/scheduler_config.json"), self.scheduler.to_string()).unwrap();
     }
@@ -75,12 +90,12 @@ impl Case {
 
 /// Where a part's weights are.
 pub fn weights_file(folder: &Path, part: &str) -> PathBuf {
-    let name = if part == "text_encoder" { "model" } else { "diffusion_pytorch_model" };
+    let name = if part.starts_with("text_encoder") { "model" } else { "diffusion_pytorch_model" };
     folder.join(part).join(format!("{name}.safetensors"))
 }
 
 /// Uniform on [-1, 1): SplitMix64 seeded with the name's FNV-1a hash, the upper 24 bits of each.
-fn numbers(name: &str, count: usize) -> impl Iterator<Item = f32> {
+pub fn numbers(name: &str, count: usize) -> impl Iterator<Item = f32> {
     let seed = name
         .bytes()
         .fold(0xCBF2_9CE4_8422_2325u64, |seed, byte| (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
