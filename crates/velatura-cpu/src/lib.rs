@@ -9,6 +9,7 @@ mod executor;
 pub mod isa;
 pub mod kernels;
 pub mod pool;
+mod profile;
 mod runtime;
 mod weights;
 
@@ -17,5 +18,6 @@ pub use error::CpuError;
 pub use executor::{Executor, plan};
 pub use isa::Isa;
 pub use pool::ThreadPool;
+pub use profile::{Line, Profile};
 pub use runtime::{CancelToken, Runtime};
 pub use weights::{Form, Packed, WeightStore};

@@ -4,6 +4,7 @@
 
 mod autodiff;
 mod builder;
+mod cost;
 mod display;
 mod error;
 mod graph;

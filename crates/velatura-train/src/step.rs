@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use velatura_cpu::{CancelToken, Data, Executor, Runtime, WeightStore};
+use velatura_cpu::{CancelToken, Data, Executor, Profile, Runtime, WeightStore};
 use velatura_graph::passes::{self, Fusion, Precision};
 use velatura_graph::{Builder, Graph, GraphError, Var, gradients};
 
@@ -60,6 +60,8 @@ pub struct Step {
     metrics: Vec<&'static str>,
     /// `grad:` and the weight's name, for each weight.
     gradient_names: Vec<String>,
+    /// Where the time of the runs goes, when somebody asked.
+    profile: Option<Profile>,
 }
 
 impl Step {
@@ -80,7 +82,7 @@ impl Step {
         let store = WeightStore::new(runtime);
         let executor = Executor::new(runtime, graph, &store)?;
         let gradient_names = table.entries().iter().map(|e| format!("grad:{}", e.name)).collect();
-        Ok(Step { store, executor, table, frozen, metrics: metrics.to_vec(), gradient_names })
+        Ok(Step { store, executor, table, frozen, metrics: metrics.to_vec(), gradient_names, profile: None })
     }
 
     /// The trained weights.
@@ -91,6 +93,16 @@ impl Step {
     /// Bytes of activations.
     pub fn arena_bytes(&self) -> usize {
         self.executor.arena_bytes()
+    }
+
+    /// Notes from now on where the time of the runs goes.
+    pub fn watch(&mut self) {
+        self.profile = Some(Profile::default());
+    }
+
+    /// Where the time went since [`Step::watch`].
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_ref()
     }
 
     /// Takes over changed weights.
@@ -111,7 +123,12 @@ impl Step {
         cancel: &CancelToken,
     ) -> Result<(f64, Vec<f64>), TrainError> {
         let inputs: Vec<(&str, Data<'_>)> = batch.iter().map(|(name, t)| (*name, t.data())).collect();
-        self.executor.run(&inputs, cancel)?;
+        let profile = &mut self.profile;
+        self.executor.run_observed(&inputs, cancel, |graph, node, took| {
+            if let Some(profile) = profile {
+                profile.add(graph, node, took);
+            }
+        })?;
         for (entry, name) in self.table.entries().iter().zip(&self.gradient_names) {
             let (from, to) =
                 (self.executor.output(name)?, &mut gradients[entry.offset..entry.offset + entry.len]);

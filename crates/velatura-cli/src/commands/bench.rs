@@ -1,5 +1,6 @@
 //! `velatura bench kernels|train|generate`
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,6 +10,7 @@ use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest};
 use velatura_cpu::{Runtime, bench};
 use velatura_train::bench::{StepOptions, diffusion_step};
 
+use super::by_layer;
 use crate::failure::Failure;
 use crate::{parse, terminal};
 
@@ -46,6 +48,9 @@ struct TrainArgs {
     /// Threads; the recipe's, else all processors, when not given
     #[arg(long, value_name = "N", value_parser = parse::threads, env = "VELATURA_THREADS")]
     threads: Option<usize>,
+    /// Also say what the time went to
+    #[arg(long)]
+    by_layer: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -95,6 +100,7 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
         side: args.side as usize,
         threads: args.threads,
         runs: usize::from(args.runs),
+        by_layer: args.by_layer,
     };
     let times = diffusion_step(&args.recipe, &options, &CancelToken::default())
         .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -103,17 +109,24 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
         return terminal::print_json(&json!({
             "median_s": median, "samples_per_second": pace, "arena_bytes": times.arena_bytes,
             "parameters": times.parameters, "batch": times.batch, "threads": times.threads,
-            "seconds": times.seconds,
+            "seconds": times.seconds, "parts": times.parts.iter().copied().collect::<BTreeMap<_, _>>(),
+            "layers": times.profile.map(|p| by_layer::to_json(&p, options.runs, times.threads)),
         }));
     }
-    terminal::print_line(&format!(
-        "{:.1} ms a step of {} samples, {pace:.1} samples/s; {:.2}M parameters, {} MiB of activations, {} threads",
+    let mut text = format!(
+        "{:.1} ms a step of {} samples, {pace:.1} samples/s; {:.2}M parameters, {} MiB of activations, {} threads\n",
         median * 1e3,
         times.batch,
         times.parameters as f64 / 1e6,
         times.arena_bytes >> 20,
         times.threads
-    ))
+    );
+    if let Some(profile) = &times.profile {
+        let parts = times.parts.map(|(name, seconds)| format!("{name} {:.1} ms", seconds * 1e3));
+        let _ = writeln!(text, "on average: {}", parts.join(", "));
+        text += &by_layer::table(profile, options.runs, times.threads);
+    }
+    terminal::print(&text)
 }
 
 /// Guided steps of each measured picture.

@@ -1,6 +1,7 @@
 //! The subcommands, one file for each.
 
 pub mod bench;
+mod by_layer;
 pub mod completions;
 pub mod eval;
 pub mod generate;

@@ -104,7 +104,7 @@ impl Executor {
 
     /// Runs the graph on the named inputs. The outputs stay readable until the next run.
     pub fn run(&mut self, inputs: &[(&str, Data<'_>)], cancel: &CancelToken) -> Result<(), CpuError> {
-        self.run_observed(inputs, cancel, |_, _| ())
+        self.run_observed(inputs, cancel, |_, _, _| ())
     }
 
     /// As [`Executor::run`], and says how long each node took.
@@ -112,7 +112,7 @@ impl Executor {
         &mut self,
         inputs: &[(&str, Data<'_>)],
         cancel: &CancelToken,
-        mut observe: impl FnMut(usize, Duration),
+        mut observe: impl FnMut(&Graph, usize, Duration),
     ) -> Result<(), CpuError> {
         let given = self.match_inputs(inputs)?;
         let weights = self.store.loaded();
@@ -132,7 +132,7 @@ impl Executor {
             }
             let start = Instant::now();
             frame.run_node(i, node, self.packed[i])?;
-            observe(i, start.elapsed());
+            observe(&self.graph, i, start.elapsed());
         }
         Ok(())
     }

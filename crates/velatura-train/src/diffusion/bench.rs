@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use velatura::conditioning::TokenBatch;
-use velatura_cpu::{CancelToken, Runtime};
+use velatura_cpu::{CancelToken, Profile, Runtime};
 use velatura_samplers::NoiseTable;
 use velatura_samplers::noise::CounterRng;
 use velatura_text::{Tokenizer, WordTokenizer};
@@ -31,11 +31,13 @@ pub struct StepOptions {
     pub threads: Option<usize>,
     /// Steps that are timed, after one that is not.
     pub runs: usize,
+    /// Whether to note where the time goes.
+    pub by_layer: bool,
 }
 
 impl Default for StepOptions {
     fn default() -> Self {
-        StepOptions { batch: None, side: 16, threads: None, runs: 5 }
+        StepOptions { batch: None, side: 16, threads: None, runs: 5, by_layer: false }
     }
 }
 
@@ -54,6 +56,11 @@ pub struct StepTimes {
     pub seconds: Vec<f64>,
     /// Loss of each step, in order.
     pub losses: Vec<f64>,
+    /// Mean seconds of the parts of a step: making the batch, loss and gradients, their norm, the update, packing the
+    /// new weights.
+    pub parts: [(&'static str, f64); 5],
+    /// What loss and gradients were spent on, over all timed steps; with [`StepOptions::by_layer`].
+    pub profile: Option<Profile>,
 }
 
 impl StepTimes {
@@ -98,16 +105,29 @@ pub fn diffusion_step(
     let (mut complete, table) = (Complete::of_latents(&recipe)?, noise_table(&recipe)?);
     let mut gradients = vec![0.0; step.table().len()];
     let (mut seconds, mut losses) = (Vec::new(), Vec::new());
-    for run in 0..=options.runs.max(1) {
-        let start = Instant::now();
-        let batch = complete.complete(random_batch(&recipe, &table, options.side, &tokenizer, run as u64))?;
-        let (loss, _) = step.run(&batch, &mut gradients, true, cancel)?;
-        let norm = optimization.gradient_norm(&runtime, &gradients);
-        optimization.step(&runtime, &mut state, &gradients, norm);
-        step.load(&state.weights)?;
+    let mut parts =
+        [("batch", 0.0), ("gradients", 0.0), ("their norm", 0.0), ("update", 0.0), ("packing", 0.0)];
+    let runs = options.runs.max(1);
+    for run in 0..=runs {
         // The first touches all memory for the first time.
-        if run > 0 {
-            seconds.push(start.elapsed().as_secs_f64());
+        let timed = run > 0;
+        if run == 1 && options.by_layer {
+            step.watch();
+        }
+        let mut clock = Clock::start();
+        let batch = complete.complete(random_batch(&recipe, &table, options.side, &tokenizer, run as u64))?;
+        clock.lap();
+        let (loss, _) = step.run(&batch, &mut gradients, true, cancel)?;
+        clock.lap();
+        let norm = optimization.gradient_norm(&runtime, &gradients);
+        clock.lap();
+        optimization.step(&runtime, &mut state, &gradients, norm);
+        clock.lap();
+        step.load(&state.weights)?;
+        clock.lap();
+        if timed {
+            parts.iter_mut().zip(&clock.laps).for_each(|((_, sum), lap)| *sum += lap / runs as f64);
+            seconds.push(clock.laps.iter().sum());
             losses.push(loss);
         }
     }
@@ -118,7 +138,27 @@ pub fn diffusion_step(
         arena_bytes: step.arena_bytes(),
         seconds,
         losses,
+        parts,
+        profile: step.profile().cloned(),
     })
+}
+
+/// Seconds between one point and the next.
+struct Clock {
+    last: Instant,
+    laps: Vec<f64>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock { last: Instant::now(), laps: Vec::new() }
+    }
+
+    fn lap(&mut self) {
+        let now = Instant::now();
+        self.laps.push((now - self.last).as_secs_f64());
+        self.last = now;
+    }
 }
 
 /// Latents, noise, times and prompts of full length.
