@@ -141,7 +141,7 @@ impl Bench {
                 .expect("shapes fit");
             let mut memory = vec![0; conv2d_input_gradient_scratch_bytes(isa, dtype, &g)];
             self.report(&gradient, dtype, peak, g.flops(), || {
-                conv2d_input_gradient(pool, isa, &g, dy.data(), &weight, x.data_mut(), &mut memory)
+                conv2d_input_gradient(pool, isa, &g, dy.data(), &weight, None, x.data_mut(), &mut memory)
                     .expect("fits");
             });
         }

@@ -160,7 +160,7 @@ fn input_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, G
     let mut memory = scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV));
     median(runs, || {
         let memory = memory.typed_mut::<u8>();
-        gemm::conv2d_input_gradient(pool, isa, &CONV, dy.read(), &packed, dx.write(), memory)
+        gemm::conv2d_input_gradient(pool, isa, &CONV, dy.read(), &packed, None, dx.write(), memory)
     })
 }
 

@@ -1,6 +1,7 @@
 //! Typed slices that kernels take, and the aligned memory they point into.
 
 use half::bf16;
+use memmap2::MmapMut;
 use velatura_graph::DType;
 
 /// The elements of a tensor that a kernel reads.
@@ -86,20 +87,48 @@ impl DataMut<'_> {
 }
 
 /// Bytes at an address that is a multiple of 64: a cache line, and the widest vector.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct AlignedBytes {
-    blocks: Vec<Block>,
+    memory: Memory,
     bytes: usize,
+}
+
+#[derive(Debug)]
+enum Memory {
+    Blocks(Vec<Block>),
+    /// Large memory comes from the system in whole pages, of the large kind where there are: touching it for the first
+    /// time and looking up its addresses both cost a fraction then.
+    Pages(MmapMut),
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory::Blocks(Vec::new())
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Block([u8; 64]);
 
+/// From this size on memory is asked for in pages.
+const PAGES: usize = 4 << 20;
+
 impl AlignedBytes {
     /// `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> Self {
-        AlignedBytes { blocks: vec![Block([0; 64]); bytes.div_ceil(64)], bytes }
+        let pages = (bytes >= PAGES).then(|| MmapMut::map_anon(bytes).ok()).flatten();
+        let memory = match pages {
+            Some(pages) => {
+                #[cfg(target_os = "linux")]
+                if let Err(error) = pages.advise(memmap2::Advice::HugePage) {
+                    tracing::debug!(%error, "no large pages");
+                }
+                Memory::Pages(pages)
+            }
+            None => Memory::Blocks(vec![Block([0; 64]); bytes.div_ceil(64)]),
+        };
+        AlignedBytes { memory, bytes }
     }
 
     /// The number of bytes.
@@ -121,18 +150,24 @@ impl AlignedBytes {
 
     /// The first byte, aligned to 64.
     pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.blocks.as_mut_ptr().cast()
+        match &mut self.memory {
+            Memory::Blocks(blocks) => blocks.as_mut_ptr().cast(),
+            Memory::Pages(pages) => pages.as_mut_ptr(),
+        }
     }
 
     /// The first byte, aligned to 64.
     pub fn as_ptr(&self) -> *const u8 {
-        self.blocks.as_ptr().cast()
+        match &self.memory {
+            Memory::Blocks(blocks) => blocks.as_ptr().cast(),
+            Memory::Pages(pages) => pages.as_ptr(),
+        }
     }
 
     /// The bytes as elements of a plain type; a rest that is too short for one is left out.
     pub fn typed<T: bytemuck::AnyBitPattern>(&self) -> &[T] {
         const { assert!(align_of::<T>() <= 64) };
-        // SAFETY: the blocks are initialised, 64-aligned, and long enough; `T` allows any bits.
+        // SAFETY: the memory is initialised, 64-aligned, and long enough; `T` allows any bits.
         unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.bytes / size_of::<T>()) }
     }
 

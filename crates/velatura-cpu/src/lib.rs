@@ -11,6 +11,7 @@ pub mod kernels;
 pub mod pool;
 mod profile;
 mod runtime;
+mod values;
 mod weights;
 
 pub use data::{AlignedBytes, Data, DataMut};
@@ -20,4 +21,5 @@ pub use isa::Isa;
 pub use pool::ThreadPool;
 pub use profile::{Line, Profile};
 pub use runtime::{CancelToken, Runtime};
+pub use values::Values;
 pub use weights::{Form, Packed, WeightStore};

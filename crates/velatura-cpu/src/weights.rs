@@ -1,13 +1,13 @@
 //! Weights in the forms that kernels read: packed once when they are loaded, shared by all plans of a model.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use velatura_graph::DType;
 
+use crate::Values;
 use crate::error::CpuError;
-use crate::kernels::gemm::{GemmError, PackedMatrix};
+use crate::kernels::gemm::{GemmError, PackedMatrix, Purpose};
 use crate::runtime::Runtime;
 
 /// How a kernel wants a weight.
@@ -77,24 +77,27 @@ impl WeightStore {
         position
     }
 
-    /// Packs every registered weight anew from the model's weights (f32, row-major, by full name).
-    pub fn load<'w>(&self, find: &dyn Fn(&str) -> Option<Cow<'w, [f32]>>) -> Result<(), CpuError> {
+    /// Packs every registered weight anew from the model's weights (row-major, by full name).
+    pub fn load<'w, V: Into<Values<'w>>>(&self, find: &dyn Fn(&str) -> Option<V>) -> Result<(), CpuError> {
         self.fill(find, |_| true)
     }
 
     /// Packs the registered weights that have not been loaded yet: after a further plan was made.
-    pub fn load_missing<'w>(&self, find: &dyn Fn(&str) -> Option<Cow<'w, [f32]>>) -> Result<(), CpuError> {
+    pub fn load_missing<'w, V: Into<Values<'w>>>(
+        &self,
+        find: &dyn Fn(&str) -> Option<V>,
+    ) -> Result<(), CpuError> {
         self.fill(find, |packed| matches!(packed, Packed::Empty))
     }
 
-    fn fill<'w>(
+    fn fill<'w, V: Into<Values<'w>>>(
         &self,
-        find: &dyn Fn(&str) -> Option<Cow<'w, [f32]>>,
+        find: &dyn Fn(&str) -> Option<V>,
         wanted: impl Fn(&Packed) -> bool,
     ) -> Result<(), CpuError> {
         let mut entries = self.entries.write().unwrap_or_else(|e| e.into_inner());
         for entry in entries.list.iter_mut().filter(|e| wanted(&e.packed)) {
-            let Some(values) = find(&entry.name) else {
+            let Some(values) = find(&entry.name).map(Into::into) else {
                 return Err(CpuError::MissingWeight { name: entry.name.clone(), shape: entry.shape.clone() });
             };
             if values.len() != entry.shape.iter().product::<usize>() {
@@ -146,37 +149,32 @@ impl Loaded<'_> {
 }
 
 impl Entry {
-    fn pack(&mut self, runtime: &Runtime, values: Cow<'_, [f32]>) -> Result<(), CpuError> {
-        if let Packed::Matrix(matrix) = &mut self.packed {
-            return Ok(matrix.repack(&runtime.pool, &values)?);
-        }
-        self.packed = match self.form {
-            Form::Raw => match std::mem::replace(&mut self.packed, Packed::Empty) {
-                Packed::Raw(mut old) => {
-                    old.copy_from_slice(&values);
-                    Packed::Raw(old)
-                }
-                _ => Packed::Raw(values.into_owned()),
-            },
-            _ => Packed::Matrix(self.matrix(runtime, &values)?),
+    fn pack(&mut self, runtime: &Runtime, values: Values<'_>) -> Result<(), CpuError> {
+        self.packed = match std::mem::replace(&mut self.packed, Packed::Empty) {
+            Packed::Matrix(mut matrix) => {
+                matrix.fill(&runtime.pool, &values)?;
+                Packed::Matrix(matrix)
+            }
+            Packed::Raw(mut old) => {
+                old.copy_from_slice(&values.into_f32());
+                Packed::Raw(old)
+            }
+            Packed::Empty if self.form == Form::Raw => Packed::Raw(values.into_f32().into_owned()),
+            Packed::Empty => Packed::Matrix(self.matrix(runtime, &values)?),
         };
         Ok(())
     }
 
-    fn matrix(&self, runtime: &Runtime, values: &[f32]) -> Result<PackedMatrix, GemmError> {
-        let (pool, isa) = (&runtime.pool, runtime.isa);
+    fn matrix(&self, runtime: &Runtime, values: &Values<'_>) -> Result<PackedMatrix, GemmError> {
         let axis = |i: usize| self.shape.get(i).copied().unwrap_or(1);
-        let shape = [0, 1, 2, 3].map(axis);
-        match self.form {
-            Form::Linear(dtype) => PackedMatrix::linear(pool, isa, dtype, values, [shape[0], shape[1]]),
-            Form::LinearGradient(dtype) => {
-                PackedMatrix::linear_input_gradient(pool, isa, dtype, values, [shape[0], shape[1]])
-            }
-            Form::Conv(dtype, groups) => PackedMatrix::conv2d(pool, isa, dtype, values, shape, groups),
-            Form::ConvGradient(dtype, groups, stride) => {
-                PackedMatrix::conv2d_input_gradient(pool, isa, dtype, values, shape, groups, stride)
-            }
+        let (dtype, groups, stride, purpose) = match self.form {
+            Form::Linear(dtype) => (dtype, 1, [1; 2], Purpose::Linear),
+            Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
+            Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
+            Form::ConvGradient(dtype, groups, stride) => (dtype, groups, stride, Purpose::ConvInputGradient),
             Form::Raw => unreachable!("raw weights are not packed"),
-        }
+        };
+        let shape = [0, 1, 2, 3].map(axis);
+        PackedMatrix::new(&runtime.pool, runtime.isa, dtype, values, shape, groups, stride, purpose)
     }
 }

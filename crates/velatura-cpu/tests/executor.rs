@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use velatura_cpu::{CancelToken, CpuError, Data, Executor, Isa, Runtime, WeightStore};
+use velatura_cpu::{CancelToken, CpuError, Data, Executor, Isa, Runtime, Values, WeightStore};
 use velatura_graph::op::{ResizeMode, Window};
 use velatura_graph::passes::{Fusion, Precision, for_inference, for_training, fuse};
 use velatura_graph::reference::{Array, evaluate};
@@ -187,6 +187,49 @@ fn norms() {
 }
 
 #[test]
+fn gates_and_modulations() {
+    check("gated", |b| {
+        let x = b.parameter("x", &[3, 7, 22], Init::Zeros) * 2.0;
+        x.gated(Activation::Gelu) + x.gated(Activation::Silu)
+    });
+    check("modulated", |b| {
+        let x = b.parameter("x", &[2, 5, 6, 12], Init::Zeros) * 2.0 + 0.3;
+        let vector = |name: &str| b.parameter(name, &[12], Init::Zeros);
+        let row = b.parameter("row", &[2, 7], Init::Zeros);
+        let modulation = row.linear(b.parameter("w", &[24, 7], Init::Zeros), None);
+        let y = x.group_norm_modulated(vector("gamma"), vector("beta"), modulation, 4, 1e-5).silu();
+        y + x.group_norm_modulated(vector("gamma"), vector("beta"), modulation, 3, 1e-5)
+    });
+}
+
+#[test]
+fn adjoints_that_meet_are_summed_where_they_are_made() {
+    fn build(b: &Builder) -> Var<'_> {
+        let x = b.parameter("x", &[2, 6, 5, 8], Init::Zeros);
+        let vector = |name: &str| b.parameter(name, &[8], Init::Zeros);
+        let h =
+            conv(b, "conv", x.group_norm(vector("g"), vector("b"), 2, 1e-5).silu(), 8, 3, Window::new(1, 1));
+        let x = conv(b, "other", x, 8, 3, Window::new(1, 1)) + h + x;
+        let tokens = x.reshape(&[2, 30, 8]);
+        let own = tokens.layer_norm(Some(vector("g2")), Some(vector("b2")), 1e-5);
+        let project = |name: &str| own.linear(b.parameter(name, &[8, 8], Init::Zeros), None);
+        (project("q").attention(project("k"), project("v"), None, 2, None, false) + tokens)
+            .square()
+            .mean_all()
+    }
+    check("residual stream", |b| build(b).reshape(&[1]));
+    let b = Builder::new();
+    let loss = build(&b);
+    let parameters: Vec<_> = b.with_graph(|g| g.parameters().iter().map(|p| p.value).collect());
+    let wanted: Vec<Var<'_>> = parameters.iter().map(|&v| b.var(v)).collect();
+    let grads = gradients(&b, loss, &wanted).unwrap();
+    grads.into_iter().enumerate().for_each(|(i, g)| b.output(&i.to_string(), g));
+    let graph = for_training(fuse(b.finish().unwrap(), Fusion::Differentiable), Precision::Bf16);
+    // The two that are left belong to the forward pass.
+    assert_eq!(graph.nodes().iter().filter(|n| n.op.name() == "add").count(), 2, "{graph}");
+}
+
+#[test]
 fn products() {
     check("linear", |b| {
         let x = b.parameter("x", &[3, 11, 21], Init::Zeros);
@@ -273,12 +316,14 @@ fn bad_inputs_are_named() {
     assert!(
         matches!(run(&mut executor, &[ids(&[0, 1]), ("x", Data::F32(&x))]), Err(CpuError::NotLoaded(n)) if n == "table")
     );
-    assert!(matches!(store.load(&|_| None), Err(CpuError::MissingWeight { name, .. }) if name == "table"));
+    assert!(
+        matches!(store.load(&|_| None::<Values<'_>>), Err(CpuError::MissingWeight { name, .. }) if name == "table")
+    );
     assert!(matches!(
-        store.load(&|_| Some(Cow::Borrowed(&[0.0; 5]))),
+        store.load(&|_| Some(Values::of(&[0.0; 5]))),
         Err(CpuError::WrongWeight { given: 5, .. })
     ));
-    store.load(&|_| Some(Cow::Borrowed(&[0.0; 12]))).unwrap();
+    store.load(&|_| Some(Values::of(&[0.0; 12]))).unwrap();
     assert!(
         matches!(run(&mut executor, &[ids(&[0, 1])]), Err(CpuError::MissingInput { name, .. }) if name == "x")
     );

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::graph::{Graph, ValueId};
-use crate::op::{Constant, Epilogue, Op, UnaryFunction, Window};
+use crate::op::{Constant, Epilogue, Gated, GatedGradient, Op, UnaryFunction, Window};
 
 /// One line for each node: `%12 = conv2d(%3, unet.conv_in.weight; pad 1) : bf16[2, 64, 64, 320]`. Inputs and
 /// parameters stand by their names; `!3` marks a node of the checkpointed segment 3, `again` a recomputed one.
@@ -56,6 +56,9 @@ fn details(op: &Op) -> String {
             UnaryFunction::Activation(activation) => vec![activation.name().into()],
             other => function(other),
         },
+        Op::Gated(Gated { activation }) | Op::GatedGradient(GatedGradient { activation }) => {
+            vec![activation.name().into()]
+        }
         Op::Permute(op) => vec![format!("axes {:?}", op.axes)],
         Op::Slice(op) => vec![format!("axis {}", op.axis), format!("from {}", op.start)],
         Op::Pad(op) => vec![format!("axis {}", op.axis), format!("before {}", op.before)],

@@ -151,6 +151,10 @@ impl<'g> Var<'g> {
     pub fn relu(self) -> Var<'g> {
         self.activation(Activation::Relu)
     }
+    /// The first half of the channels times an activation function of the second half.
+    pub fn gated(self, activation: Activation) -> Var<'g> {
+        self.apply(Op::Gated(Gated { activation }), &[])[0]
+    }
     /// Elementwise maximum with broadcasting.
     pub fn maximum(self, other: Var<'g>) -> Var<'g> {
         self.binary(BinaryFunction::Max, other)
@@ -312,7 +316,21 @@ impl<'g> Var<'g> {
 
     /// Group normalisation over pixels and the channels of each group of `[N, ..., C]`; gamma and beta `[C]`.
     pub fn group_norm(self, gamma: Var<'g>, beta: Var<'g>, groups: usize, eps: f32) -> Var<'g> {
-        self.apply(Op::GroupNorm(GroupNorm { groups, eps, activation: None }), &[gamma, beta])[0]
+        let op = GroupNorm { groups, eps, modulated: false, activation: None };
+        self.apply(Op::GroupNorm(op), &[gamma, beta])[0]
+    }
+    /// As [`Var::group_norm`], then each image scaled and shifted on its own: modulation `[N, 2 C]` or `[N, 1, .., 2 C]`
+    /// holds first what is added to a factor of one, then the summands.
+    pub fn group_norm_modulated(
+        self,
+        gamma: Var<'g>,
+        beta: Var<'g>,
+        modulation: Var<'g>,
+        groups: usize,
+        eps: f32,
+    ) -> Var<'g> {
+        let op = GroupNorm { groups, eps, modulated: true, activation: None };
+        self.apply(Op::GroupNorm(op), &[gamma, beta, modulation])[0]
     }
     /// Layer normalisation over the last axis. Beta may only be given with gamma.
     pub fn layer_norm(self, gamma: Option<Var<'g>>, beta: Option<Var<'g>>, eps: f32) -> Var<'g> {

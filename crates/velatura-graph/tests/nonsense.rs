@@ -32,10 +32,10 @@ fn nonsense(random: &mut Random) -> Op {
     let mode = if flag(random) { ResizeMode::Nearest } else { ResizeMode::Bilinear };
     let attention =
         Attention { heads: small(random), scale: f32::NAN, causal: flag(random), mask: flag(random) };
-    let group_norm = GroupNorm { groups: small(random), eps: 0.0, activation };
+    let group_norm = GroupNorm { groups: small(random), eps: 0.0, modulated: flag(random), activation };
     let log = flag(random);
     let function = UnaryFunction::Pow { exponent: f32::NAN };
-    match random.below(37) {
+    match random.below(39) {
         0 => Unary { function }.into(),
         1 => UnaryGradient { function }.into(),
         2 => Binary { function: BinaryFunction::Max }.into(),
@@ -54,23 +54,25 @@ fn nonsense(random: &mut Random) -> Op {
         15 => CrossEntropyGradient.into(),
         16 => MatMul { transpose_a: flag(random), transpose_b: log }.into(),
         17 | 18 => Linear { epilogue }.into(),
-        19 => LinearInputGradient.into(),
+        19 => LinearInputGradient { residual: log }.into(),
         20 => LinearWeightGradient.into(),
         21 | 22 => Conv2d { window, epilogue }.into(),
-        23 => Conv2dInputGradient { window, height, width }.into(),
+        23 => Conv2dInputGradient { window, height, width, residual: log }.into(),
         24 => Conv2dWeightGradient { window, kernel: [kernel, stride] }.into(),
         25 => attention.into(),
         26 => AttentionGradient { forward: attention }.into(),
         27 => group_norm.into(),
-        28 => GroupNormGradient { forward: group_norm }.into(),
+        28 => GroupNormGradient { forward: group_norm, residual: log }.into(),
         29 => LayerNorm { eps: 0.0, gamma: flag(random), beta: log }.into(),
-        30 => LayerNormGradient { gamma: log }.into(),
+        30 => LayerNormGradient { gamma: log, residual: flag(random) }.into(),
         31 => RmsNorm { eps: 0.0 }.into(),
         32 => RmsNormGradient.into(),
         33 => Resize { mode, height, width }.into(),
         34 => ResizeGradient { mode, height, width }.into(),
         35 if log => AvgPool2d { kernel, stride }.into(),
         35 => AvgPool2dGradient { kernel, stride, height, width }.into(),
+        36 => Gated { activation: Activation::Silu }.into(),
+        37 => GatedGradient { activation: Activation::Gelu }.into(),
         _ if log => Embedding.into(),
         _ => EmbeddingGradient { rows: length(random) }.into(),
     }

@@ -115,7 +115,8 @@ fn build<'g>(case: &Value, v: &[Var<'g>]) -> Var<'g> {
         ),
         "group_norm" => {
             let (groups, eps) = (number(&case["groups"]), float("eps").unwrap());
-            apply(GroupNorm { groups, eps, activation: case["activation"].as_str().map(activation) }.into())
+            let activation = case["activation"].as_str().map(activation);
+            apply(GroupNorm { groups, eps, modulated: false, activation }.into())
         }
         "layer_norm" => v[0].layer_norm(v.get(1).copied(), v.get(2).copied(), float("eps").unwrap()),
         "rms_norm" => v[0].rms_norm(v[1], float("eps").unwrap()),

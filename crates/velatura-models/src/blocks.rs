@@ -44,9 +44,8 @@ pub(crate) fn res_block<'g>(
             p.at("conv1").conv_same(norm("norm1", x).activation(style.activation), channels, 3, false);
         match time {
             Some(time) if style.scale_shift => {
-                let modulation = over_pixels(p.at("time_emb_proj").linear(time, 2 * channels));
-                let parts = modulation.chunks(3, 2);
-                h = norm("norm2", h) * (parts[0] + 1.0) + parts[1];
+                let modulation = p.at("time_emb_proj").linear(time, 2 * channels);
+                h = p.at("norm2").group_norm_modulated(h, modulation, style.groups, style.eps);
             }
             Some(time) => {
                 h = norm("norm2", h + over_pixels(p.at("time_emb_proj").linear(time, channels)));

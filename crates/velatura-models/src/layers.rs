@@ -33,6 +33,9 @@ pub trait Layers<'g> {
     /// Group normalisation with `weight [C]`, `bias [C]`.
     fn group_norm(&self, x: Var<'g>, groups: usize, eps: f32) -> Var<'g>;
 
+    /// As [`Layers::group_norm`], then each image scaled and shifted by its row of a modulation `[N, 2 C]`.
+    fn group_norm_modulated(&self, x: Var<'g>, modulation: Var<'g>, groups: usize, eps: f32) -> Var<'g>;
+
     /// Layer normalisation with `weight [C]`, `bias [C]`.
     fn layer_norm(&self, x: Var<'g>, eps: f32) -> Var<'g>;
 
@@ -75,6 +78,11 @@ impl<'g> Layers<'g> for Params<'g> {
     fn group_norm(&self, x: Var<'g>, groups: usize, eps: f32) -> Var<'g> {
         let (gamma, beta) = scale_and_shift(self, x.channels());
         x.group_norm(gamma, beta, groups, eps)
+    }
+
+    fn group_norm_modulated(&self, x: Var<'g>, modulation: Var<'g>, groups: usize, eps: f32) -> Var<'g> {
+        let (gamma, beta) = scale_and_shift(self, x.channels());
+        x.group_norm_modulated(gamma, beta, modulation, groups, eps)
     }
 
     fn layer_norm(&self, x: Var<'g>, eps: f32) -> Var<'g> {

@@ -127,9 +127,10 @@ impl Frame<'_> {
             Op::Linear(op) => {
                 self.linear(index, node, packed, &self.epilogue(node, &op.epilogue)?, PackedMatrix::linear)?;
             }
-            Op::LinearInputGradient(_) => {
-                let pack = PackedMatrix::linear_input_gradient;
-                self.linear(index, node, packed, &gemm::Epilogue::default(), pack)?;
+            Op::LinearInputGradient(op) => {
+                let residual = op.residual.then(|| input(2)).transpose()?;
+                let epilogue = gemm::Epilogue { residual, ..gemm::Epilogue::default() };
+                self.linear(index, node, packed, &epilogue, PackedMatrix::linear_input_gradient)?;
             }
             Op::LinearWeightGradient(_) => {
                 let sizes = linear_sizes(self.graph, node);
@@ -148,11 +149,12 @@ impl Frame<'_> {
                 let epilogue = self.epilogue(node, &op.epilogue)?;
                 gemm::conv2d(pool, isa, &geometry, input(0)?, weight, &epilogue, out(), scratch())?;
             }
-            Op::Conv2dInputGradient(_) => {
+            Op::Conv2dInputGradient(op) => {
                 let (Some(geometry), Some(weight)) = (geometry(self.graph, node), matrix()?) else {
                     return Ok(false);
                 };
-                gemm::conv2d_input_gradient(pool, isa, &geometry, input(0)?, weight, out(), scratch())?;
+                let (dy, residual) = (input(0)?, op.residual.then(|| input(2)).transpose()?);
+                gemm::conv2d_input_gradient(pool, isa, &geometry, dy, weight, residual, out(), scratch())?;
             }
             Op::Conv2dWeightGradient(_) => {
                 let Some(geometry) = geometry(self.graph, node) else { return Ok(false) };

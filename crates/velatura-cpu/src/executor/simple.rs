@@ -1,7 +1,7 @@
 //! Nodes that are one call of a memory-bound kernel.
 
 use velatura_graph::op::{BinaryFunction, GroupNorm, ReduceKind, ResizeMode, UnaryFunction};
-use velatura_graph::{Node, Op};
+use velatura_graph::{Node, Op, ValueId};
 
 use super::dispatch::{Frame, is_free};
 use crate::Data;
@@ -100,20 +100,44 @@ impl Frame<'_> {
                 let window = window(op.kernel, op.stride);
                 ew::average_pool_backward(pool, isa, &window, input(0)?, image(out_shape), out());
             }
+            Op::Gated(op) => {
+                let c = self.ty(node.outputs[0]).last();
+                ew::gated(pool, isa, op.activation, input(0)?, c, out());
+            }
+            Op::GatedGradient(op) => {
+                let c = self.ty(node.inputs[1]).last();
+                ew::gated_backward(pool, isa, op.activation, input(0)?, c, input(1)?, out());
+            }
             Op::GroupNorm(op) => {
                 let norm = group_norm(op, shape(0));
-                let (gamma, beta) = (self.read_f32(node.inputs[1])?, self.read_f32(node.inputs[2])?);
+                let affine = self.affine(op, &node.inputs[1..])?;
                 let stats = self.write_f32(node.outputs[1]);
-                norm::group_norm(pool, isa, &norm, input(0)?, Some(gamma), Some(beta), out(), stats);
+                norm::group_norm(pool, isa, &norm, input(0)?, &affine, out(), stats);
             }
             Op::GroupNormGradient(op) => {
                 let norm = group_norm(&op.forward, shape(0));
-                let vectors = [1, 2, 3].map(|i| self.read_f32(node.inputs[i]));
-                let [stats, gamma, beta] = vectors;
-                let (gamma, beta) = (Some(gamma?), Some(beta?));
-                let [dgamma, dbeta] = [1, 2].map(|i| self.write_f32(node.outputs[i]));
-                let (x, dy) = (input(0)?, input(4)?);
-                norm::group_norm_backward(pool, isa, &norm, x, gamma, beta, stats?, dy, out(), dgamma, dbeta);
+                let affine = self.affine(&op.forward, &node.inputs[2..])?;
+                let (x, stats) = (input(0)?, self.read_f32(node.inputs[1])?);
+                let dy = 4 + usize::from(op.forward.modulated);
+                let residual = op.residual.then(|| input(dy + 1)).transpose()?;
+                let vector = |i: usize| node.outputs.get(i).and_then(|&v| self.write_f32(v));
+                let gradients = norm::GroupNormGradients {
+                    dx: out(),
+                    dgamma: vector(1),
+                    dbeta: vector(2),
+                    dmodulation: vector(3),
+                };
+                norm::group_norm_backward(
+                    pool,
+                    isa,
+                    &norm,
+                    x,
+                    &affine,
+                    stats,
+                    input(dy)?,
+                    residual,
+                    gradients,
+                );
             }
             Op::LayerNorm(op) => {
                 let norm = row_norm(RowNormKind::Layer, op.eps, shape(0));
@@ -125,7 +149,8 @@ impl Frame<'_> {
             Op::LayerNormGradient(op) => {
                 let norm = row_norm(RowNormKind::Layer, 0.0, shape(0));
                 let gamma = op.gamma.then(|| self.read_f32(node.inputs[2])).transpose()?;
-                self.row_norm_gradient(node, &norm, gamma, node.inputs.len() - 1)?;
+                let dy = 2 + usize::from(op.gamma);
+                self.row_norm_gradient(node, &norm, gamma, dy, op.residual)?;
             }
             Op::RmsNorm(op) => {
                 let norm = row_norm(RowNormKind::Rms, op.eps, shape(0));
@@ -135,11 +160,20 @@ impl Frame<'_> {
             Op::RmsNormGradient(_) => {
                 let norm = row_norm(RowNormKind::Rms, 0.0, shape(0));
                 let gamma = self.read_f32(node.inputs[2])?;
-                self.row_norm_gradient(node, &norm, Some(gamma), 3)?;
+                self.row_norm_gradient(node, &norm, Some(gamma), 3, false)?;
             }
             _ => return Ok(false),
         }
         Ok(true)
+    }
+
+    /// What a group norm scales and shifts by: gamma, beta and perhaps a modulation, in this order.
+    fn affine(&self, op: &GroupNorm, inputs: &[ValueId]) -> Result<norm::Affine<'_>, CpuError> {
+        Ok(norm::Affine {
+            gamma: Some(self.read_f32(inputs[0])?),
+            beta: Some(self.read_f32(inputs[1])?),
+            modulation: op.modulated.then(|| self.read(inputs[2])).transpose()?,
+        })
     }
 
     fn row_norm_gradient(
@@ -148,13 +182,15 @@ impl Frame<'_> {
         row: &RowNorm,
         gamma: Option<&[f32]>,
         dy: usize,
+        residual: bool,
     ) -> Result<(), CpuError> {
         let (pool, isa) = (&self.runtime.pool, self.runtime.isa);
         let (x, stats) = (self.read(node.inputs[0])?, self.read_f32(node.inputs[1])?);
         let dgamma = self.write_f32(node.outputs[1]);
         let dbeta = node.outputs.get(2).and_then(|&v| self.write_f32(v));
+        let residual = residual.then(|| self.read(node.inputs[dy + 1])).transpose()?;
         let (dy, dx) = (self.read(node.inputs[dy])?, self.write(node.outputs[0]));
-        norm::row_norm_backward(pool, isa, row, x, gamma, stats, dy, dx, dgamma, dbeta);
+        norm::row_norm_backward(pool, isa, row, x, gamma, stats, dy, residual, dx, dgamma, dbeta);
         Ok(())
     }
 }

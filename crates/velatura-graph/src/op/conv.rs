@@ -1,6 +1,6 @@
 //! Two-dimensional convolution of channels-last images.
 
-use super::matmul::product_dtype;
+use super::matmul::{check_residual, product_dtype, with_residual};
 use super::{Adjoint, Epilogue, Operation, arity, ensure, floats, image};
 use crate::error::GraphError;
 use crate::reference::Array;
@@ -56,13 +56,15 @@ pub struct Conv2d {
     pub epilogue: Epilogue,
 }
 
-/// The adjoint of [`Conv2d`] towards the image: `(dy, weight) -> dx` of the given height and width.
+/// The adjoint of [`Conv2d`] towards the image: `(dy, weight, [residual]) -> dx` of the given height and width; the
+/// residual, of the result's shape, is added to it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Conv2dInputGradient {
     pub window: Window,
     pub height: usize,
     pub width: usize,
+    pub residual: bool,
 }
 
 /// The adjoint of [`Conv2d`] towards the weight: `(x, dy) -> dW [out, in / groups, kh, kw]`, `f32`.
@@ -126,7 +128,7 @@ impl Operation for Conv2d {
         let ([_, height, width, _], [_, _, kh, kw]) = (x.dims(), w.dims());
         let mut grads = vec![
             at.wanted[0].then(|| {
-                let op = Conv2dInputGradient { window: self.window, height, width };
+                let op = Conv2dInputGradient { window: self.window, height, width, residual: false };
                 builder.push(op.into(), &[dy, w])[0]
             }),
             at.wanted[1].then(|| {
@@ -153,7 +155,7 @@ impl Operation for Conv2dInputGradient {
         "conv2d input gradient"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        arity(inputs, 2)?;
+        arity(inputs, 2 + usize::from(self.residual))?;
         floats(inputs)?;
         let ([n, oh, ow, oc], [out, per_group, kh, kw]) = (image(inputs[0])?, image(inputs[1])?);
         let groups = self.window.groups;
@@ -163,6 +165,7 @@ impl Operation for Conv2dInputGradient {
             "the gradient does not have the shape of the convolution's result"
         );
         let shape = [n, self.height, self.width, per_group.saturating_mul(groups)];
+        check_residual(inputs, &shape, self.residual)?;
         Ok(vec![TensorType::new(shape, inputs[0].dtype)])
     }
     fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
@@ -171,7 +174,7 @@ impl Operation for Conv2dInputGradient {
         products(&self.window, &types[0].shape, &w.shape, &dy.shape, |ix, iw, iy| {
             *dx.at_mut(&ix) += dy.at(&iy) * w.at(&iw);
         });
-        vec![dx]
+        vec![with_residual(dx, inputs, self.residual)]
     }
 }
 

@@ -116,9 +116,12 @@ pub struct Linear {
     pub epilogue: Epilogue,
 }
 
-/// The adjoint of [`Linear`] towards x: `(dy [.., out], W [out, in]) -> dx [.., in]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinearInputGradient;
+/// The adjoint of [`Linear`] towards x: `(dy [.., out], W [out, in], [residual [.., in]]) -> dx [.., in]`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LinearInputGradient {
+    /// Whether a tensor of the shape of the result is added: the adjoint along another way.
+    pub residual: bool,
+}
 
 /// The adjoint of [`Linear`] towards W: `(x [.., in], dy [.., out]) -> dW [out, in]`, `f32`.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +141,21 @@ pub struct MatMul {
 pub(super) fn product_dtype(inputs: &[&TensorType]) -> DType {
     // Weights stay f32 in the graph whatever the precision of the activations.
     inputs[0].dtype
+}
+
+/// Holds the last input, where it is a residual, against the shape of the result.
+pub(super) fn check_residual(inputs: &[&TensorType], shape: &[usize], given: bool) -> Result<(), String> {
+    let fits = !given || inputs.last().is_some_and(|residual| residual.shape == shape);
+    ensure!(fits, "the residual has another shape than the result");
+    Ok(())
+}
+
+/// Adds the last input where it is a residual.
+pub(super) fn with_residual(mut result: Array, inputs: &[&Array], given: bool) -> Array {
+    if let Some(residual) = inputs.last().filter(|_| given) {
+        result.data.iter_mut().zip(&residual.data).for_each(|(x, r)| *x += r);
+    }
+    result
 }
 
 fn with_last(shape: &[usize], last: usize) -> Vec<usize> {
@@ -169,7 +187,7 @@ impl Operation for Linear {
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
         let (x, w, dy, builder) = (at.inputs[0], at.inputs[1], at.grad(), at.inputs[0].builder());
         let mut grads = vec![
-            at.wanted[0].then(|| builder.push(LinearInputGradient.into(), &[dy, w])[0]),
+            at.wanted[0].then(|| builder.push(LinearInputGradient::default().into(), &[dy, w])[0]),
             at.wanted[1].then(|| builder.push(LinearWeightGradient.into(), &[x, dy])[0]),
         ];
         grads.extend(self.epilogue.gradients(at)?);
@@ -193,16 +211,18 @@ impl Operation for LinearInputGradient {
         "linear input gradient"
     }
     fn infer(&self, inputs: &[&TensorType]) -> Result<Vec<TensorType>, String> {
-        arity(inputs, 2)?;
+        arity(inputs, 2 + usize::from(self.residual))?;
         floats(inputs)?;
         ensure!(
             inputs[0].rank() >= 1 && inputs[1].rank() == 2 && inputs[0].last() == inputs[1].shape[0],
             "the gradient does not have the channels that the weight makes"
         );
-        Ok(vec![TensorType::new(with_last(&inputs[0].shape, inputs[1].shape[1]), inputs[0].dtype)])
+        let shape = with_last(&inputs[0].shape, inputs[1].shape[1]);
+        check_residual(inputs, &shape, self.residual)?;
+        Ok(vec![TensorType::new(shape, inputs[0].dtype)])
     }
     fn evaluate(&self, inputs: &[&Array], _: &[TensorType]) -> Vec<Array> {
-        vec![rows_product(inputs[0], inputs[1], false)]
+        vec![with_residual(rows_product(inputs[0], inputs[1], false), inputs, self.residual)]
     }
 }
 

@@ -5,6 +5,7 @@ mod attention;
 mod conv;
 mod elementwise;
 mod embedding;
+mod gated;
 mod loss;
 mod matmul;
 mod norm;
@@ -19,6 +20,7 @@ pub use attention::{Attention, AttentionGradient};
 pub use conv::{Conv2d, Conv2dInputGradient, Conv2dWeightGradient, Window};
 pub use elementwise::{Binary, BinaryFunction, Cast, Detach, Unary, UnaryFunction, UnaryGradient};
 pub use embedding::{Embedding, EmbeddingGradient};
+pub use gated::{Gated, GatedGradient};
 pub use loss::{CrossEntropy, CrossEntropyGradient};
 pub use matmul::{Epilogue, Linear, LinearInputGradient, LinearWeightGradient, MatMul};
 pub use norm::{GroupNorm, GroupNormGradient, LayerNorm, LayerNormGradient, RmsNorm, RmsNormGradient};
@@ -142,6 +144,8 @@ operations!(
     AvgPool2dGradient,
     Embedding,
     EmbeddingGradient,
+    Gated,
+    GatedGradient,
 );
 
 impl Op {

@@ -34,10 +34,13 @@ struct Match {
 
 fn round(graph: &Graph, fusion: Fusion) -> (Graph, bool) {
     let uses = graph.uses();
+    let readers = first_readers(graph);
     let mut matches: Vec<Option<Match>> = Vec::with_capacity(graph.nodes().len());
     let mut absorbed = vec![false; graph.nodes().len()];
-    for node in graph.nodes() {
-        let found = find(graph, node, fusion, &uses, &absorbed);
+    for (index, node) in graph.nodes().iter().enumerate() {
+        // Results that the producer makes beside the first would be made later than before.
+        let late = |values: &[ValueId]| values.iter().all(|v| readers[v.index()] > index);
+        let found = find(graph, node, fusion, &uses, &absorbed, &late);
         if let Some(found) = &found {
             absorbed[found.producer] = true;
         }
@@ -73,7 +76,23 @@ fn round(graph: &Graph, fusion: Fusion) -> (Graph, bool) {
     (rewriter.finish(), changed)
 }
 
-fn find(graph: &Graph, node: &Node, fusion: Fusion, uses: &[usize], absorbed: &[bool]) -> Option<Match> {
+/// For each value the position of the first node that reads it; past the end where none does.
+fn first_readers(graph: &Graph) -> Vec<usize> {
+    let mut readers = vec![usize::MAX; graph.values().len()];
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        node.inputs.iter().for_each(|v| readers[v.index()] = index);
+    }
+    readers
+}
+
+fn find(
+    graph: &Graph,
+    node: &Node,
+    fusion: Fusion,
+    uses: &[usize],
+    absorbed: &[bool],
+    late: &dyn Fn(&[ValueId]) -> bool,
+) -> Option<Match> {
     let producer_of = |value: ValueId| {
         let index = graph.values()[value.index()].producer;
         let producer = &graph.nodes()[index];
@@ -82,8 +101,7 @@ fn find(graph: &Graph, node: &Node, fusion: Fusion, uses: &[usize], absorbed: &[
             && producer.segment == node.segment
             && producer.recomputed == node.recomputed
             && !absorbed[index]
-            // Its other results would be made later than something that reads them.
-            && (producer.outputs.len() == 1 || producer.outputs[1..].iter().all(|v| uses[v.index()] == 0));
+            && late(&producer.outputs[1..]);
         fits.then_some((index, producer))
     };
     match &node.op {
@@ -144,16 +162,29 @@ fn add<'a>(
     None
 }
 
-/// The operation with another epilogue, if it has one and the change is possible.
+/// The operation with another epilogue, if it has one and the change is possible. The adjoints of products and norms
+/// take a residual only.
 fn with_epilogue(op: &Op, change: impl FnOnce(Epilogue) -> Option<Epilogue>) -> Option<Op> {
+    let mut op = op.clone();
+    let residual = match &mut op {
+        Op::LinearInputGradient(op) => Some(&mut op.residual),
+        Op::Conv2dInputGradient(op) => Some(&mut op.residual),
+        Op::GroupNormGradient(op) => Some(&mut op.residual),
+        Op::LayerNormGradient(op) => Some(&mut op.residual),
+        _ => None,
+    };
+    if let Some(residual) = residual {
+        let changed = change(Epilogue { residual: *residual, ..Epilogue::default() })?;
+        let possible = changed == Epilogue { residual: true, ..Epilogue::default() };
+        *residual = true;
+        return possible.then_some(op);
+    }
     match op {
-        Op::Linear(linear) => {
-            let mut linear = linear.clone();
+        Op::Linear(mut linear) => {
             linear.epilogue = change(linear.epilogue)?;
             Some(linear.into())
         }
-        Op::Conv2d(conv) => {
-            let mut conv = conv.clone();
+        Op::Conv2d(mut conv) => {
             conv.epilogue = change(conv.epilogue)?;
             Some(conv.into())
         }

@@ -20,7 +20,8 @@ pub fn for_inference(graph: Graph, precision: Precision) -> Graph {
 }
 
 /// The usual order for a graph that already holds its backward pass. What is to be fused in the forward pass was
-/// fused with [`Fusion::Differentiable`] before the gradients were taken.
+/// fused with [`Fusion::Differentiable`] before the gradients were taken; here the sums of adjoints are.
 pub fn for_training(graph: Graph, precision: Precision) -> Graph {
-    remove_dead(merge_common(lower_precision(remove_dead(merge_common(graph)), precision)))
+    let graph = fuse(remove_dead(merge_common(graph)), Fusion::Differentiable);
+    remove_dead(merge_common(lower_precision(graph, precision)))
 }

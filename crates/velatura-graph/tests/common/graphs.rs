@@ -74,7 +74,7 @@ fn step<'g>(builder: &'g Builder, pool: &[Var<'g>], random: &mut Random) -> Var<
     let same: Vec<Var<'g>> = pool.iter().copied().filter(|v| v.shape() == shape).collect();
     let y = same[random.below(same.len())];
     let window = |r: &mut Random| Window::new(1 + r.below(2), 1);
-    match random.below(20) {
+    match random.below(22) {
         0 => x.activation([Activation::Silu, Activation::Gelu, Activation::Tanh][random.below(3)]),
         1 | 2 => x + y,
         3 => x.tanh() * y,
@@ -114,6 +114,12 @@ fn step<'g>(builder: &'g Builder, pool: &[Var<'g>], random: &mut Random) -> Var<
         }
         17 if rank == 4 && shape[1] > 1 && shape[2] > 1 => x.avg_pool2d(2, 1),
         18 => x.detach(),
+        19 if rank > 0 && c % 2 == 0 => x.gated(Activation::Gelu),
+        20 if rank >= 2 && shape[0] == 2 => {
+            let (gamma, beta) = (weight(builder, random, "gamma", &[c]), weight(builder, random, "b", &[c]));
+            let modulation = pool[2].linear(weight(builder, random, "w", &[2 * c, 4]), None);
+            x.group_norm_modulated(gamma, beta, modulation, 1, 0.1).silu()
+        }
         // The same computation twice.
         _ => x.silu() + x.silu(),
     }

@@ -4,7 +4,7 @@ use velatura_graph::Activation;
 use velatura_graph::op::{Conv2d, Epilogue, GroupNorm, Linear, Resize, ResizeMode, Window};
 
 use super::common::Random;
-use super::{ACTIVATIONS, Data, any, apply, case, check_all, ids};
+use super::{ACTIVATIONS, Data, any, apply, case, check_all, distinct, ids};
 
 #[test]
 fn matrix_products() {
@@ -25,6 +25,47 @@ fn matrix_products() {
         }
     }
     cases.push(case("a matrix with itself", [any(&[2, 3, 3])], |v| v[0].matmul(v[0])));
+    check_all(cases);
+}
+
+#[test]
+fn gated_units() {
+    let mut cases = Vec::new();
+    for activation in ACTIVATIONS {
+        for shape in [&[6][..], &[3, 2], &[2, 3, 4]] {
+            // Away from the corner of a rectified gate.
+            let inputs = [distinct(shape)];
+            cases.push(case(format!("gated {activation:?} {shape:?}"), inputs, move |v| {
+                v[0].gated(activation)
+            }));
+        }
+    }
+    check_all(cases);
+}
+
+#[test]
+fn modulated_norms() {
+    let mut cases = Vec::new();
+    for (shape, c) in [(&[2, 3, 3, 6][..], 6), (&[3, 4], 4), (&[1, 5, 2], 2)] {
+        for activation in [None, Some(Activation::Silu)] {
+            for modulation in
+                [vec![shape[0], 2 * c], [&[shape[0]], &vec![1; shape.len() - 2][..], &[2 * c]].concat()]
+            {
+                let inputs = [any(shape), any(&[c]), any(&[c]), any(&modulation)];
+                cases.push(case(format!("{shape:?} {modulation:?} {activation:?}"), inputs, move |v| {
+                    let y = v[0].group_norm_modulated(v[1], v[2], v[3], 2, 1e-3);
+                    activation.map_or(y, |a| y.activation(a))
+                }));
+                let inputs = [any(shape), any(&[c]), any(&[c]), any(&modulation)];
+                let op = GroupNorm { groups: 2, eps: 1e-3, modulated: true, activation };
+                cases.push(case(
+                    format!("fused {shape:?} {modulation:?} {activation:?}"),
+                    inputs,
+                    move |v| apply(op.clone(), v),
+                ));
+            }
+        }
+    }
     check_all(cases);
 }
 
@@ -160,7 +201,7 @@ fn normalisation() {
         }));
     }
     for activation in ACTIVATIONS {
-        let op = GroupNorm { groups: 2, eps: 1e-5, activation: Some(activation) };
+        let op = GroupNorm { groups: 2, eps: 1e-5, modulated: false, activation: Some(activation) };
         // Beta keeps the values away from the corner of a ReLU.
         let beta = Data::Fixed(vec![4], vec![9.0, -9.0, 9.0, 9.0]);
         let inputs =

@@ -1,6 +1,6 @@
 //! Transformers over the pixels of an image that look at a context of tokens (Rombach et al. 2022, section 3.3).
 
-use velatura_graph::{Params, Var};
+use velatura_graph::{Activation, Params, Var};
 
 use crate::blocks::BlockStyle;
 use crate::layers::Layers;
@@ -83,6 +83,5 @@ fn attention<'g>(p: &Params<'g>, x: Var<'g>, context: Option<Context<'g>>, heads
 fn feed_forward<'g>(p: &Params<'g>, x: Var<'g>) -> Var<'g> {
     let c = x.channels();
     let inner = p.at(0).at("proj").linear(x, 8 * c);
-    let parts = inner.chunks(inner.ty().rank() - 1, 2);
-    p.at(2).linear(parts[0] * parts[1].gelu(), c)
+    p.at(2).linear(inner.gated(Activation::Gelu), c)
 }

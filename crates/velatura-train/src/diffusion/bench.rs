@@ -104,6 +104,8 @@ pub fn diffusion_step(
     let optimization = Optimization::new(&recipe.training, step.table());
     let (mut complete, table) = (Complete::of_latents(&recipe)?, noise_table(&recipe)?);
     let mut gradients = vec![0.0; step.table().len()];
+    // A training run reads its latents from where they are kept.
+    let latents = random(&recipe, options.side, u64::MAX);
     let (mut seconds, mut losses) = (Vec::new(), Vec::new());
     let mut parts =
         [("batch", 0.0), ("gradients", 0.0), ("their norm", 0.0), ("update", 0.0), ("packing", 0.0)];
@@ -115,7 +117,7 @@ pub fn diffusion_step(
             step.watch();
         }
         let mut clock = Clock::start();
-        let batch = complete.complete(random_batch(&recipe, &table, options.side, &tokenizer, run as u64))?;
+        let batch = complete.complete(random_batch(&recipe, &table, &latents, &tokenizer, run as u64))?;
         clock.lap();
         let (loss, _) = step.run(&batch, &mut gradients, true, cancel)?;
         clock.lap();
@@ -161,22 +163,25 @@ impl Clock {
     }
 }
 
-/// Latents, noise, times and prompts of full length.
+/// Gaussian numbers in the shape of a batch of latents.
+fn random(recipe: &DiffusionRecipe, side: usize, index: u64) -> Vec<f32> {
+    let mut values = vec![0.0; recipe.training.batch * side * side * recipe.unet.in_channels];
+    CounterRng::new(recipe.training.seed, STREAM).at(index).fill_normal(&mut values);
+    values
+}
+
+/// Noise, times and prompts of full length for these latents.
 fn random_batch(
     recipe: &DiffusionRecipe,
     table: &NoiseTable,
-    side: usize,
+    latents: &[f32],
     tokenizer: &Tokenizer,
     index: u64,
 ) -> Batch {
     let (n, context) = (recipe.training.batch, recipe.context);
     let mut draws = CounterRng::new(recipe.training.seed, STREAM).at(index);
-    let mut normal = || {
-        let mut values = vec![0.0; n * side * side * recipe.unet.in_channels];
-        draws.fill_normal(&mut values);
-        values
-    };
-    let (latents, noise) = (normal(), normal());
+    let mut noise = vec![0.0; latents.len()];
+    draws.fill_normal(&mut noise);
     let times: Vec<f32> =
         (0..n).map(|_| table.draw_timestep(recipe.noise.times, &mut draws) as f32).collect();
     let words = tokenizer.vocabulary_size().max(1) as u32;
@@ -185,7 +190,7 @@ fn random_batch(
     let end_rows = (1..=n).map(|i| (i * context - 1) as i32).collect();
     let tokens = TokenBatch { prompts: n, mask: vec![1.0; ids.len()], ids, end_rows };
     vec![
-        (names::LATENT, latents.into()),
+        (names::LATENT, latents.to_vec().into()),
         (names::NOISE, noise.into()),
         (names::TIMESTEP, times.into()),
         (names::WEIGHT, vec![1f32; n].into()),

@@ -4,6 +4,7 @@
 //! | function | meaning |
 //! |---|---|
 //! | [`unary`], [`activation_backward`] | functions of one element, gradients of activations |
+//! | [`gated`], [`gated_backward`] | gated linear units |
 //! | [`binary`], [`add_scaled`] | functions of two elements, broadcast; weighted sum |
 //! | [`cast`], [`fill`] | conversion, constant |
 //! | [`strided_copy`], [`permute`], [`concat()`], [`slice()`], [`pad`], [`expand`] | moving elements |
@@ -20,6 +21,7 @@ mod binary;
 mod copy;
 pub(crate) mod dispatch;
 mod embedding;
+mod gated;
 pub mod math;
 pub(crate) mod reduce;
 mod resize;
@@ -32,6 +34,7 @@ pub(crate) mod unary;
 pub use binary::{Binary, add_scaled, binary};
 pub use copy::{View, cast, concat, expand, fill, pad, permute, slice, strided_copy};
 pub use embedding::{embedding, embedding_backward};
+pub use gated::{gated, gated_backward};
 pub use reduce::{Reduce, reduce};
 pub use resize::{Pool, Resize, average_pool, average_pool_backward, resize, resize_backward};
 pub use shape::MAX_DIMS;

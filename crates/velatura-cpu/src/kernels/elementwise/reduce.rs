@@ -1,6 +1,8 @@
 //! Sums, means and maxima over any set of axes. The order of additions depends on the shape alone: a long
 //! axis is cut into fixed parts whose results are added in order.
 
+use half::bf16;
+
 use super::dispatch::{BLOCK, Out, Shared, buffer_len, for_chunks, read, simd, with_scratch};
 use super::shape::{MAX_DIMS, contiguous_strides};
 use crate::{Data, DataMut, Isa, ThreadPool};
@@ -146,9 +148,16 @@ fn columns(
                     // SAFETY: each unit has its own part.
                     let total = unsafe { shared.slice(unit * c, c) };
                     total.fill(start_value(max));
-                    for row in part * ROWS..((part + 1) * ROWS).min(m) {
-                        let x = read(isa, x, (image * m + row) * c, c, buffer);
-                        if max { max_into(isa, x, total) } else { add_into(isa, x, total) }
+                    let rows = part * ROWS..((part + 1) * ROWS).min(m);
+                    let elements = (image * m + rows.start) * c..(image * m + rows.end) * c;
+                    match x {
+                        Data::F32(x) if !max => add_rows(isa, &x[elements], total),
+                        Data::Bf16(x) if !max => add_short_rows(isa, &x[elements], total),
+                        _ => {
+                            for start in elements.step_by(c) {
+                                max_into(isa, read(isa, x, start, c, buffer), total);
+                            }
+                        }
                     }
                 }
             });
@@ -285,6 +294,26 @@ simd! {
     pub(crate) fn add_into(x: &[f32], total: &mut [f32]) {
         for (t, x) in total.iter_mut().zip(x) {
             *t += x;
+        }
+    }
+}
+
+simd! {
+    fn add_rows(x: &[f32], total: &mut [f32]) {
+        for row in x.chunks_exact(total.len()) {
+            for (t, x) in total.iter_mut().zip(row) {
+                *t += x;
+            }
+        }
+    }
+}
+
+simd! {
+    fn add_short_rows(x: &[bf16], total: &mut [f32]) {
+        for row in x.chunks_exact(total.len()) {
+            for (t, x) in total.iter_mut().zip(row) {
+                *t += f32::from_bits(u32::from(x.to_bits()) << 16);
+            }
         }
     }
 }

@@ -296,7 +296,7 @@ pub fn conv2d(
 }
 
 /// The gradient of a convolution's input: dy `[N, H', W', out]` to `[N, H, W, in]`, weight from
-/// [`PackedMatrix::conv2d_input_gradient`].
+/// [`PackedMatrix::conv2d_input_gradient`]; the residual, where given, is added.
 ///
 /// Positions of the input are taken by phase of the stride, so that each sums over just the taps that it met.
 ///
@@ -308,13 +308,15 @@ pub fn conv2d_input_gradient(
     geometry: &ConvGeometry,
     dy: Data<'_>,
     weight: &PackedMatrix,
+    residual: Option<Data<'_>>,
     mut out: DataMut<'_>,
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let (operation, g) = ("conv2d_input_gradient", geometry);
     g.check_weight(operation, isa, weight, Purpose::ConvInputGradient)?;
     check_len(operation, "the gradient", g.out_pixels() * g.out_channels, dy.len())?;
-    let finish = Epilogue::default().bind(operation, g.in_pixels(), g.in_channels, &mut out)?;
+    let epilogue = Epilogue { residual, ..Epilogue::default() };
+    let finish = epilogue.bind(operation, g.in_pixels(), g.in_channels, &mut out)?;
     let bytes = rows_bytes(weight.kernels, dy.dtype(), g.out_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.

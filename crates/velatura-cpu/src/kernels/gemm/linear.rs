@@ -6,8 +6,8 @@ use super::error::{GemmError, check_len};
 use super::finish::Finish;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
+use super::scratch;
 use super::tile::{Kernels, ROWS, STEP};
-use super::{matmul, scratch};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
@@ -83,46 +83,6 @@ pub(super) fn fill(x: Rows, base: usize, block: &mut RowBlock<'_>) {
         *output = row;
         block.pointers[i / ROWS][i % ROWS] = x.data.wrapping_add(row * x.stride);
     }
-}
-
-fn weight_gradient_geometry(m: usize, inputs: usize, outputs: usize) -> matmul::MatmulGeometry {
-    matmul::MatmulGeometry {
-        batch: 1,
-        m: outputs,
-        n: inputs,
-        k: m,
-        transpose_a: true,
-        transpose_b: false,
-        broadcast_b: false,
-    }
-}
-
-/// Bytes of scratch memory that [`linear_weight_gradient`] needs.
-pub fn linear_weight_gradient_scratch_bytes(
-    isa: Isa,
-    storage: DType,
-    m: usize,
-    inputs: usize,
-    outputs: usize,
-) -> usize {
-    matmul::matmul_scratch_bytes(isa, storage, &weight_gradient_geometry(m, inputs, outputs))
-}
-
-/// The gradient of a linear layer's weight: x `[m, in]` and dy `[m, out]`, stored alike, to `[out, in]`.
-///
-/// # Errors
-/// Operands that do not fit together.
-pub fn linear_weight_gradient(
-    pool: &ThreadPool,
-    isa: Isa,
-    x: Data<'_>,
-    dy: Data<'_>,
-    [m, inputs, outputs]: [usize; 3],
-    out: &mut [f32],
-    scratch: &mut [u8],
-) -> Result<(), GemmError> {
-    let geometry = weight_gradient_geometry(m, inputs, outputs);
-    matmul::matmul(pool, isa, &geometry, dy, x, DataMut::F32(out), scratch)
 }
 
 /// The kernels for operands stored as `storage`.

@@ -23,6 +23,7 @@ mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
 mod linear;
+mod linear_gradient;
 mod matmul;
 mod pack;
 mod packed;
@@ -40,10 +41,10 @@ pub use conv::{
 };
 pub use epilogue::Epilogue;
 pub use error::GemmError;
-pub use linear::{
-    linear, linear_scratch_bytes, linear_weight_gradient, linear_weight_gradient_scratch_bytes,
-};
+pub use linear::{linear, linear_scratch_bytes};
+pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
+pub(crate) use packed::Purpose;
 pub use packed::{PackedMatrix, compute_dtype};
 pub use peak::fma_peak;
 pub use sums::{column_sums, column_sums_scratch_bytes};

@@ -4,10 +4,10 @@
 //! single-precision number, or two successive brain floating-point numbers of a column. Depths that do not
 //! fill the last pair, and columns that do not fill the last vector, are zero.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::tile::{Kernels, ROWS, STEP};
-use crate::kernels::elementwise::dispatch::simd;
+use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
 
 /// The bits of the nearest brain floating-point number, ties to even.
@@ -41,6 +41,23 @@ impl Number for bf16 {
     #[inline(always)]
     fn half(self) -> u16 {
         self.to_bits()
+    }
+}
+
+impl Number for f16 {
+    /// Exact, and without a branch: infinities and what is not a number keep an exponent of all ones.
+    #[inline(always)]
+    fn single(self) -> f32 {
+        let bits = u32::from(self.to_bits());
+        let sign = (bits & 0x8000) << 16;
+        // The exponents' biases differ by 112; numbers below the least normal one come out right as well.
+        let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
+        let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+        f32::from_bits(scaled.to_bits() | special | sign)
+    }
+    #[inline(always)]
+    fn half(self) -> u16 {
+        bf16_bits(self.single())
     }
 }
 
@@ -140,41 +157,110 @@ pub(super) unsafe fn pack<T: Number>(
     let per_step = if pairs { 2 } else { 1 };
     let steps = source.depth.div_ceil(per_step);
     debug_assert_eq!(steps * source.taps.len(), layout.steps);
-    let chunks = steps.div_ceil(CHUNK);
+    // What lies apart is gathered for all taps at once, from a copy that stays in the first-level cache.
+    let gathered = pairs && source.column_stride != 1;
+    let chunk = if gathered { (CHUNK / source.taps.len()).max(8) } else { CHUNK };
+    let chunks = steps.div_ceil(chunk);
     // Narrow panels are packed several at a time, so that each cache line is read once.
     let group = (64 / layout.panel).max(1);
     let groups = layout.panels().div_ceil(group);
     let to = Cells(to);
     pool.run(source.items * groups * chunks, |index, _| {
-        let (chunk, index) = (index % chunks, index / chunks);
+        let (at, index) = (index % chunks, index / chunks);
         let (first, item) = (index % groups * group, index / groups);
-        let first_step = chunk * CHUNK;
-        let count = CHUNK.min(steps - first_step);
+        let first_step = at * chunk;
+        let count = chunk.min(steps - first_step);
         for p in first..layout.panels().min(first + group) {
             let width = layout.width(p);
-            for (segment, tap) in source.taps.iter().enumerate() {
-                let base = item * source.item_stride
-                    + tap
-                    + first_step * per_step * source.depth_stride
-                    + p * layout.panel * source.column_stride;
+            let base = item * source.item_stride
+                + first_step * per_step * source.depth_stride
+                + p * layout.panel * source.column_stride;
+            let cells = |segment: usize| {
                 let start = item * layout.cells() + layout.start(p) + (segment * steps + first_step) * width;
                 // SAFETY: inside the room that the caller promises, and in no other task's part.
-                let cells = unsafe { std::slice::from_raw_parts_mut(to.at(start), count * width) };
-                let block = Block {
-                    depth: (source.depth - first_step * per_step).min(count * per_step),
-                    depth_stride: source.depth_stride,
-                    columns: layout.valid(p),
-                    column_stride: source.column_stride,
-                    width,
-                };
+                unsafe { std::slice::from_raw_parts_mut(to.at(start), count * width) }
+            };
+            let block = Block {
+                depth: (source.depth - first_step * per_step).min(count * per_step),
+                depth_stride: source.depth_stride,
+                columns: layout.valid(p),
+                column_stride: source.column_stride,
+                width,
+            };
+            if gathered {
+                gather_pairs(isa, &source.data[base..], block, source.taps, cells);
+                continue;
+            }
+            for (segment, tap) in source.taps.iter().enumerate() {
+                let data = &source.data[base + tap..];
                 if pairs {
-                    pack_pairs(isa, &source.data[base..], block, cells);
+                    pack_pairs(isa, data, block, cells(segment));
                 } else {
-                    pack_singles(isa, &source.data[base..], block, cells);
+                    pack_singles(isa, data, block, cells(segment));
                 }
             }
         }
     });
+}
+
+/// Packs the pairs of all taps of a block whose columns are not neighbours: the runs in which they lie are rounded
+/// first, from the first to the last number, and the pairs gathered from there.
+fn gather_pairs<'c, T: Number>(
+    isa: Isa,
+    data: &[T],
+    b: Block,
+    taps: &[usize],
+    cells: impl Fn(usize) -> &'c mut [u32],
+) {
+    let last_tap = taps.iter().copied().max().unwrap_or(0);
+    // A run goes along the axis whose elements are nearer.
+    let along_depth = b.depth_stride <= b.column_stride;
+    let (runs, apart, count, step) = match along_depth {
+        true => (b.columns, b.column_stride, b.depth, b.depth_stride),
+        false => (b.depth, b.depth_stride, b.columns, b.column_stride),
+    };
+    let run = (count - 1) * step + last_tap + 1;
+    let (depth_step, column_step) = if along_depth { (step, run) } else { (run, step) };
+    with_scratch(runs * run, |halves: &mut [u16]| {
+        for (i, halves) in halves.chunks_exact_mut(run).enumerate() {
+            round(isa, &data[i * apart..][..run], halves);
+        }
+        for (segment, &tap) in taps.iter().enumerate() {
+            pair_up(isa, &halves[tap..], [depth_step, column_step], b, cells(segment));
+        }
+    });
+}
+
+simd! {
+    fn round<T: Number>(from: &[T], to: &mut [u16]) {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from.half();
+        }
+    }
+}
+
+simd! {
+    /// Rows of cells from numbers that lie `steps` apart along the depth and along the columns.
+    fn pair_up(halves: &[u16], steps: [usize; 2], b: Block, cells: &mut [u32]) {
+        if b.columns < b.width {
+            cells.fill(0);
+        }
+        let [depth_step, column_step] = steps;
+        for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+            let row = row[..b.columns].iter_mut();
+            let low = halves[2 * k * depth_step..].iter().step_by(column_step);
+            if 2 * k + 1 < b.depth {
+                let high = halves[(2 * k + 1) * depth_step..].iter().step_by(column_step);
+                for ((to, &low), &high) in row.zip(low).zip(high) {
+                    *to = pair(low, high);
+                }
+            } else {
+                for (to, &low) in row.zip(low) {
+                    *to = pair(low, 0);
+                }
+            }
+        }
+    }
 }
 
 /// A part of a panel: `depth` by `columns` elements into rows of `width` cells.
@@ -223,40 +309,37 @@ fn fill_row(row: &mut [u32], count: usize, cell: impl Fn(usize) -> u32) {
     }
 }
 
+/// Makes one row of pairs.
+#[inline(always)]
+fn fill_pairs<T: Number>(row: &mut [u32], low: &[T], high: &[T]) {
+    if low.len() == ROWS {
+        fill_row(row, ROWS, |i| pair(low[i].half(), high[i].half()));
+    } else {
+        // Without bounds to check the loop vectorises.
+        for ((to, low), high) in row.iter_mut().zip(low).zip(high) {
+            *to = pair(low.half(), high.half());
+        }
+    }
+}
+
 #[inline(always)]
 fn pair(low: u16, high: u16) -> u32 {
     u32::from(low) | u32::from(high) << 16
 }
 
 simd! {
-    fn pack_pairs<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
+    /// One segment of pairs: every two rows of `data` are a step, and columns are neighbours.
+    pub(super) fn pack_pairs<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
         if b.columns < b.width {
             cells.fill(0);
         }
-        if b.column_stride == 1 {
-            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
-                let low = &data[2 * k * b.depth_stride..][..b.columns];
-                if 2 * k + 1 < b.depth {
-                    let high = &data[(2 * k + 1) * b.depth_stride..][..b.columns];
-                    fill_row(row, b.columns, |i| pair(low[i].half(), high[i].half()));
-                } else {
-                    fill_row(row, b.columns, |i| pair(low[i].half(), 0));
-                }
-            }
-        } else {
-            for n in 0..b.columns {
-                let column = &data[n * b.column_stride..][..(b.depth - 1) * b.depth_stride + 1];
-                let mut k = 0;
-                let mut at = n;
-                while k + 1 < b.depth {
-                    let (low, high) = (column[k * b.depth_stride], column[(k + 1) * b.depth_stride]);
-                    cells[at] = pair(low.half(), high.half());
-                    k += 2;
-                    at += b.width;
-                }
-                if k < b.depth {
-                    cells[at] = pair(column[k * b.depth_stride].half(), 0);
-                }
+        for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+            let low = &data[2 * k * b.depth_stride..][..b.columns];
+            if 2 * k + 1 < b.depth {
+                let high = &data[(2 * k + 1) * b.depth_stride..][..b.columns];
+                fill_pairs(row, low, high);
+            } else {
+                fill_row(row, b.columns, |i| pair(low[i].half(), 0));
             }
         }
     }
@@ -280,8 +363,7 @@ simd! {
         match (low, high) {
             (Some(low), Some(high)) => {
                 for ((row, low), high) in rows.zip(low.chunks(stride)).zip(high.chunks(stride)) {
-                    let (low, high) = (&low[..columns], &high[..columns]);
-                    fill_row(row, columns, |i| pair(low[i].half(), high[i].half()));
+                    fill_pairs(row, &low[..columns], &high[..columns]);
                 }
             }
             (Some(low), None) => {
@@ -297,6 +379,20 @@ simd! {
                 }
             }
             (None, None) => cells.fill(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_sixteen_bits_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let x = f16::from_bits(bits);
+            assert!(x.is_nan() == x.single().is_nan(), "{bits:x}");
+            assert!(x.is_nan() || x.to_f32().to_bits() == x.single().to_bits(), "{bits:x}");
         }
     }
 }

@@ -3,9 +3,9 @@
 use velatura_graph::DType;
 
 use super::error::{GemmError, check_len};
-use super::pack::{Layout, Source, pack};
+use super::pack::{Layout, Number, Source, pack};
 use super::tile::Kernels;
-use crate::{AlignedBytes, Isa, ThreadPool};
+use crate::{AlignedBytes, Isa, ThreadPool, Values};
 
 /// The type in which products of operands stored as `storage` are computed: brain floating point only where
 /// the instruction set multiplies it, single precision elsewhere.
@@ -14,8 +14,8 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
 }
 
 /// What a packed weight is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
     Linear,
     LinearInputGradient,
     Conv,
@@ -69,7 +69,7 @@ impl PackedMatrix {
         weight: &[f32],
         [out, inputs]: [usize; 2],
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, weight, [out, inputs, 1, 1], 1, [1, 1], Purpose::Linear)
+        Self::new(pool, isa, storage, &Values::of(weight), [out, inputs, 1, 1], 1, [1, 1], Purpose::Linear)
     }
 
     /// The weight `[out, in]` of a linear layer, for the gradient of its input: [`linear`](super::linear)
@@ -81,7 +81,16 @@ impl PackedMatrix {
         weight: &[f32],
         [out, inputs]: [usize; 2],
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, weight, [out, inputs, 1, 1], 1, [1, 1], Purpose::LinearInputGradient)
+        Self::new(
+            pool,
+            isa,
+            storage,
+            &Values::of(weight),
+            [out, inputs, 1, 1],
+            1,
+            [1, 1],
+            Purpose::LinearInputGradient,
+        )
     }
 
     /// The weight `[out, in / groups, kh, kw]` of a convolution, for [`conv2d`](super::conv2d).
@@ -93,7 +102,7 @@ impl PackedMatrix {
         shape: [usize; 4],
         groups: usize,
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, weight, shape, groups, [1, 1], Purpose::Conv)
+        Self::new(pool, isa, storage, &Values::of(weight), shape, groups, [1, 1], Purpose::Conv)
     }
 
     /// The weight `[out, in / groups, kh, kw]` of a convolution with this stride (down, right), for
@@ -107,15 +116,17 @@ impl PackedMatrix {
         groups: usize,
         stride: [usize; 2],
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, weight, shape, groups, stride, Purpose::ConvInputGradient)
+        Self::new(pool, isa, storage, &Values::of(weight), shape, groups, stride, Purpose::ConvInputGradient)
     }
 
+    /// The weight packed for a purpose: shape `[out, in / groups, kh, kw]`; the stride matters to a convolution's input
+    /// gradient only.
     #[allow(clippy::too_many_arguments)]
-    fn new(
+    pub(crate) fn new(
         pool: &ThreadPool,
         isa: Isa,
         storage: DType,
-        weight: &[f32],
+        weight: &Values<'_>,
         shape: [usize; 4],
         groups: usize,
         stride: [usize; 2],
@@ -160,13 +171,27 @@ impl PackedMatrix {
             parts,
             cells,
         };
-        packed.repack(pool, weight)?;
+        packed.fill(pool, weight)?;
         Ok(packed)
     }
 
     /// Packs new values of the same weight in place: after an optimizer step.
     pub fn repack(&mut self, pool: &ThreadPool, weight: &[f32]) -> Result<(), GemmError> {
+        self.fill(pool, &Values::of(weight))
+    }
+
+    /// Packs values of any storage in place, without another copy of them on the way.
+    pub(crate) fn fill(&mut self, pool: &ThreadPool, weight: &Values<'_>) -> Result<(), GemmError> {
         check_len("packing", "the weight", self.shape.iter().product(), weight.len())?;
+        match weight {
+            Values::F32(values) => self.fill_from(pool, values),
+            Values::F16(values) => self.fill_from(pool, values),
+            Values::Bf16(values) => self.fill_from(pool, values),
+        }
+        Ok(())
+    }
+
+    fn fill_from<T: Number>(&mut self, pool: &ThreadPool, weight: &[T]) {
         for part in 0..self.parts.len() {
             let layout = self.layout(part);
             let Part { start, taps } = &self.parts[part];
@@ -186,7 +211,6 @@ impl PackedMatrix {
             // SAFETY: `new` reserved `groups * layout.cells()` cells from `start` on for this part.
             unsafe { pack(pool, self.kernels.isa, self.kernels.pairs, &source, &layout, to) };
         }
-        Ok(())
     }
 
     /// The instruction set that it was packed for.

@@ -1,14 +1,17 @@
 //! The gradient of a convolution's weight: a reduction over pixels.
 //!
-//! For every tap, `dW[o][c] = sum over pixels of dy[pixel][o] * x[pixel + tap][c]`. Both operands are copied
-//! into panels over channels, with a step for each pixel; a tap is then nothing but another place to start
-//! reading. In brain floating point a step holds two pixels. They are not neighbours, which would tie the
-//! copies to the parity of the tap: they are the same place in the upper and the lower half of the image.
+//! For every tap, `dW[o][c] = sum over pixels of dy[pixel][o] * x[pixel + tap][c]`. A task has some channels of either
+//! operand and some lines of the images. It copies both, a few lines at a time, into panels over channels that stay in
+//! its caches, with a step for each pixel; a tap is then nothing but another place to start reading. What tasks found
+//! over different lines is added up last, in order. All of this depends on the shapes alone.
+//!
+//! In brain floating point a step holds two pixels. They are not neighbours, which would tie the copies to the parity
+//! of the tap: they are the same place in the upper and the lower half of the image.
 
 use super::conv::ConvGeometry;
-use super::driver::PANEL_BLOCK;
 use super::error::{GemmError, check_len};
-use super::linear::{kernels_for, linear_weight_gradient, linear_weight_gradient_scratch_bytes};
+use super::linear::kernels_for;
+use super::linear_gradient::{LEFT, PANELS, linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 use super::pack::{Block, Layout, Number, pack_halves, pack_singles};
 use super::scratch;
 use super::tile::{Kernels, ROWS, STEP, Tile};
@@ -19,20 +22,17 @@ use velatura_graph::DType;
 
 /// Tasks that keep a few threads evenly busy.
 const ENOUGH_TASKS: usize = 16;
+/// Channels of the right operand in a task.
+const RIGHT: usize = 64;
 
-/// Bytes of panels that are made at a time: they should stay in the last-level cache until they are used.
-/// Tests take less, so that small shapes are divided too; it changes no bit.
-const COPY: usize = if cfg!(test) { 16 << 10 } else { 6 << 20 };
-
-/// One of the operands as panels.
+/// One of the operands.
 #[derive(Clone, Copy, Debug)]
 struct Operand {
-    layout: Layout,
-    /// Channels of a group, and of all groups.
+    /// Channels of a group, of all groups, and of a task.
     channels: usize,
     all_channels: usize,
-    /// Rows of the copy and of the image behind it; pixels of a row likewise.
-    lines: usize,
+    block: usize,
+    /// Rows of the image; pixels of a row of the copy and of the image behind it.
     height: usize,
     columns: usize,
     width: usize,
@@ -42,23 +42,34 @@ struct Operand {
     half: usize,
     /// Rows and pixels of the copy from one output pixel to the next.
     stride: [usize; 2],
-    /// Whether taps move it.
+    /// Rows that the taps reach over, and whether they move this operand at all.
+    taps: usize,
     moves: bool,
 }
 
 impl Operand {
-    /// The step of the first output pixel of a line of an image.
-    fn origin(&self, image: usize, line: usize) -> usize {
-        (image * self.lines + line * self.stride[0]) * self.columns
+    /// Rows of the copy for some lines of the output.
+    fn rows(&self, lines: usize) -> usize {
+        lines.saturating_sub(1) * self.stride[0] + self.taps
     }
 
     /// Steps to the place of a tap.
     fn shift(&self, tap: [usize; 2]) -> usize {
         if self.moves { tap[0] * self.columns + tap[1] } else { 0 }
     }
+
+    /// How many tasks its channels make.
+    fn blocks(&self) -> usize {
+        self.channels.div_ceil(self.block)
+    }
+
+    /// Channels of a task.
+    fn part(&self, index: usize) -> Range<usize> {
+        index * self.block..self.channels.min((index + 1) * self.block)
+    }
 }
 
-/// How the work for one group of channels is laid out and divided. Depends on the shapes alone.
+/// How the work is laid out and divided. Depends on the shapes alone.
 struct Plan {
     g: ConvGeometry,
     kernels: &'static Kernels,
@@ -66,16 +77,16 @@ struct Plan {
     swapped: bool,
     left: Operand,
     right: Operand,
-    /// Rows of the output that a step's two halves, or its one number, run over.
+    /// Lines of the output that a step's two halves, or its one number, run over.
     lines: usize,
     out_width: usize,
-    /// Images that are copied at a time.
-    images: usize,
-    /// Parts of the reduction that are summed separately, then together.
-    chunks: usize,
-    /// Tiles of rows in a task, and taps of the window's rows in it.
-    block: usize,
-    tap_rows: usize,
+    /// Lines of a unit, which are an image's or fewer; units of an image; and units that are copied at a time.
+    unit: usize,
+    units_of_image: usize,
+    together: usize,
+    /// Parts of the reduction that are summed separately, and the units of one.
+    parts: usize,
+    part: usize,
 }
 
 impl Plan {
@@ -84,64 +95,68 @@ impl Plan {
         let (lines, out_width) = (g.out_height().div_ceil(kernels.depth()), g.out_width());
         let whole = |channels: usize| channels.next_multiple_of(kernels.lanes);
         let swapped = 6 * whole(outputs) * inputs < 5 * whole(inputs) * outputs;
-        let layout = |channels, left| {
-            if left { Layout::left(channels, 0) } else { Layout::right(kernels, channels, 0) }
+        // The left operand is divided evenly into whole tiles.
+        let block = |channels: usize, left: bool| {
+            if left {
+                let tiles = channels.div_ceil(ROWS);
+                tiles.div_ceil(channels.div_ceil(LEFT)) * ROWS
+            } else {
+                RIGHT
+            }
         };
-        let mut image = Operand {
-            layout: layout(inputs, swapped),
+        let image = Operand {
             channels: inputs,
             all_channels: g.in_channels,
-            lines: lines.saturating_sub(1) * g.stride[0] + g.kernel[0],
+            block: block(inputs, swapped),
             height: g.height,
             columns: out_width.saturating_sub(1) * g.stride[1] + g.kernel[1],
             width: g.width,
             padding: [g.padding[0], g.padding[1]],
             half: lines * g.stride[0],
             stride: g.stride,
+            taps: g.kernel[0],
             moves: true,
         };
-        let mut gradient = Operand {
-            layout: layout(outputs, !swapped),
+        let gradient = Operand {
             channels: outputs,
             all_channels: g.out_channels,
-            lines,
+            block: block(outputs, !swapped),
             height: g.out_height(),
             columns: out_width,
             width: out_width,
             padding: [0, 0],
             half: lines,
             stride: [1, 1],
+            taps: 1,
             moves: false,
         };
-        let bytes: usize = [image, gradient]
-            .iter()
-            .map(|o| o.lines * o.columns * o.channels.next_multiple_of(o.layout.granule) * STEP)
-            .sum();
-        let images = (COPY / bytes.max(1)).clamp(1, g.batch.max(1));
-        image.layout.steps = images * image.lines * image.columns;
-        gradient.layout.steps = images * gradient.lines * gradient.columns;
         let (left, right) = if swapped { (image, gradient) } else { (gradient, image) };
-        let tiles = left.layout.panels();
-        let (mut block, mut tap_rows, mut chunks) = (tiles, g.kernel[0], 1);
-        loop {
-            let tasks =
-                right.layout.panels() * tiles.div_ceil(block) * g.kernel[0].div_ceil(tap_rows) * chunks;
-            if tasks >= ENOUGH_TASKS {
-                break;
-            }
-            if block > 2 {
-                block = block.div_ceil(2);
-            } else if tap_rows > 1 {
-                tap_rows = 1;
-            } else if block > 1 {
-                block = 1;
-            } else if chunks < 8 && images * lines >= 16 * chunks {
-                chunks *= 2;
-            } else {
-                break;
-            }
+        let bytes = |lines: usize| -> usize {
+            let copy = |o: &Operand| o.rows(lines) * o.columns * whole(o.block.min(o.channels)) * STEP;
+            copy(&left) + copy(&right)
+        };
+        let unit = (1..=lines.max(1)).rev().find(|&n| bytes(n) <= PANELS).unwrap_or(1);
+        let units_of_image = lines.div_ceil(unit).max(1);
+        // Halves of equal size, where an image does not fit.
+        let unit = lines.div_ceil(units_of_image).max(1);
+        let together = if units_of_image == 1 { (PANELS / bytes(unit).max(1)).max(1) } else { 1 };
+        let units = g.batch * units_of_image;
+        let blocks = g.groups * left.blocks() * right.blocks();
+        let part = units.div_ceil(ENOUGH_TASKS.div_ceil(blocks.max(1)).min(units).max(1)).max(1);
+        Plan {
+            g: *g,
+            kernels,
+            swapped,
+            left,
+            right,
+            lines,
+            out_width,
+            unit,
+            units_of_image,
+            together: together.min(part),
+            parts: units.div_ceil(part).max(1),
+            part,
         }
-        Plan { g: *g, kernels, swapped, left, right, lines, out_width, images, chunks, block, tap_rows }
     }
 
     fn taps(&self) -> usize {
@@ -153,14 +168,13 @@ impl Plan {
         self.right.channels.next_multiple_of(self.kernels.lanes)
     }
 
-    /// Elements of the sums of one chunk: `[taps, left channels, stride]`.
+    /// Elements of the sums of one part of a group: `[taps, left channels, stride]`.
     fn sums(&self) -> usize {
         self.taps() * self.left.channels * self.sums_stride()
     }
 
-    fn parts(&self) -> [usize; 3] {
-        let sums = self.chunks * self.sums() * size_of::<f32>();
-        [self.left.layout.bytes(), self.right.layout.bytes(), sums]
+    fn bytes(&self) -> usize {
+        self.g.groups * self.parts * self.sums() * size_of::<f32>()
     }
 }
 
@@ -179,7 +193,7 @@ pub fn conv2d_weight_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: 
             g.out_channels,
         );
     }
-    scratch::total(&Plan::new(g, kernels_for(isa, storage)).parts())
+    scratch::total(&[Plan::new(g, kernels_for(isa, storage)).bytes()])
 }
 
 /// The gradient of a convolution's weight: x `[N, H, W, in]` and dy `[N, H', W', out]`, stored alike, to
@@ -210,10 +224,11 @@ pub fn conv2d_weight_gradient(
         return Ok(());
     }
     let plan = Plan::new(g, kernels_for(isa, x.dtype()));
-    let [left, right, sums] = scratch::cut(operation, scratch, plan.parts())?;
+    let [memory] = scratch::cut(operation, scratch, [plan.bytes()])?;
+    let sums = Sums(memory.cast());
     match (x, dy) {
-        (Data::F32(x), Data::F32(dy)) => groups(pool, &plan, x, dy, out, left, right, sums),
-        (Data::Bf16(x), Data::Bf16(dy)) => groups(pool, &plan, x, dy, out, left, right, sums),
+        (Data::F32(x), Data::F32(dy)) => multiply(pool, &plan, x, dy, sums),
+        (Data::Bf16(x), Data::Bf16(dy)) => multiply(pool, &plan, x, dy, sums),
         (x, dy) => {
             let (operand, found) =
                 if x.dtype() == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
@@ -221,129 +236,10 @@ pub fn conv2d_weight_gradient(
             return Err(GemmError::Storage { operation, operand, expected, found: found.dtype() });
         }
     }
+    // SAFETY: the memory was cut for it, aligned to 64, and every task has written its part.
+    let sums = unsafe { std::slice::from_raw_parts(memory.cast::<f32>(), plan.bytes() / size_of::<f32>()) };
+    collect(pool, &plan, sums, Shared::new(out));
     Ok(())
-}
-
-/// One group of channels after the other, and some images after the other, in the same memory.
-fn groups<T: Number>(
-    pool: &ThreadPool,
-    plan: &Plan,
-    x: &[T],
-    dy: &[T],
-    out: &mut [f32],
-    left: *mut u8,
-    right: *mut u8,
-    sums: *mut u8,
-) {
-    // SAFETY: the memory was cut for these counts, aligned to 64, and is exclusively ours.
-    let (left, right, sums) = unsafe {
-        (
-            std::slice::from_raw_parts_mut(left.cast::<u32>(), plan.left.layout.cells()),
-            std::slice::from_raw_parts_mut(right.cast::<u32>(), plan.right.layout.cells()),
-            std::slice::from_raw_parts_mut(sums.cast::<f32>(), plan.chunks * plan.sums()),
-        )
-    };
-    let (for_left, for_right) = if plan.swapped { (x, dy) } else { (dy, x) };
-    let size = out.len() / plan.g.groups;
-    for (group, out) in out.chunks_exact_mut(size).enumerate() {
-        for first in (0..plan.g.batch).step_by(plan.images) {
-            let images = first..plan.g.batch.min(first + plan.images);
-            copy(pool, plan, [for_left, for_right], group, &images, [left, right]);
-            reduce(pool, plan, left, right, images.len(), first > 0, sums);
-        }
-        collect(pool, plan, sums, Shared::new(out));
-    }
-}
-
-/// Copies both operands of some images into panels.
-fn copy<T: Number>(
-    pool: &ThreadPool,
-    plan: &Plan,
-    from: [&[T]; 2],
-    group: usize,
-    images: &Range<usize>,
-    to: [&mut [u32]; 2],
-) {
-    let to = to.map(Shared::new);
-    let lefts = images.len() * plan.left.lines;
-    pool.run(lefts + images.len() * plan.right.lines, |index, _| {
-        let (side, operand, index) =
-            if index < lefts { (0, &plan.left, index) } else { (1, &plan.right, index - lefts) };
-        copy_line(plan.kernels, operand, from[side], group, images.start, index, &to[side]);
-    });
-}
-
-/// Copies one row, counted over the images from `first` on.
-fn copy_line<T: Number>(
-    kernels: &Kernels,
-    o: &Operand,
-    from: &[T],
-    group: usize,
-    first: usize,
-    index: usize,
-    to: &Shared<'_, u32>,
-) {
-    let (image, line) = (first + index / o.lines, index % o.lines);
-    // Pixels of the copy that are inside the image.
-    let start = o.padding[1].min(o.columns);
-    let end = (o.padding[1] + o.width).min(o.columns).max(start);
-    let row = |line: usize| {
-        let line = line.checked_sub(o.padding[0]).filter(|&line| line < o.height && end > start)?;
-        let pixel = (image * o.height + line) * o.width;
-        Some(&from[pixel * o.all_channels..(pixel + end - start) * o.all_channels])
-    };
-    let (low, high) = (row(line), if kernels.pairs { row(line + o.half) } else { None });
-    for p in 0..o.layout.panels() {
-        let (width, columns) = (o.layout.width(p), o.layout.valid(p));
-        let at = o.layout.start(p) + index * o.columns * width;
-        // SAFETY: every row of every panel is written by one task.
-        let cells = unsafe { to.slice(at, o.columns * width) };
-        cells[..start * width].fill(0);
-        cells[end * width..].fill(0);
-        let cells = &mut cells[start * width..end * width];
-        let channel = group * o.channels + p * o.layout.panel;
-        let (low, high) = (low.map(|x| &x[channel..]), high.map(|x| &x[channel..]));
-        if kernels.pairs {
-            pack_halves(kernels.isa, low, high, o.all_channels, columns, width, cells);
-        } else if let Some(low) = low {
-            let block =
-                Block { depth: end - start, depth_stride: o.all_channels, columns, column_stride: 1, width };
-            pack_singles(kernels.isa, low, block, cells);
-        } else {
-            cells.fill(0);
-        }
-    }
-}
-
-/// Sums `[chunk][tap][left][right]` over the pixels of the images copied; `carry` on from what is there.
-fn reduce(
-    pool: &ThreadPool,
-    plan: &Plan,
-    left: &[u32],
-    right: &[u32],
-    images: usize,
-    carry: bool,
-    sums: &mut [f32],
-) {
-    let segments = images * plan.lines;
-    let (tiles, panels) = (plan.left.layout.panels(), plan.right.layout.panels());
-    let (blocks, tap_blocks) = (tiles.div_ceil(plan.block), plan.g.kernel[0].div_ceil(plan.tap_rows));
-    let per_chunk = segments.div_ceil(plan.chunks);
-    let sums = Sums(sums.as_mut_ptr());
-    pool.run(panels * blocks * tap_blocks * plan.chunks, |index, _| {
-        let (block, index) = (index % blocks, index / blocks);
-        let (tap_block, index) = (index % tap_blocks, index / tap_blocks);
-        let (panel, chunk) = (index % panels, index / panels);
-        let task = Task {
-            panel,
-            tiles: block * plan.block..tiles.min((block + 1) * plan.block),
-            tap_rows: tap_block * plan.tap_rows..plan.g.kernel[0].min((tap_block + 1) * plan.tap_rows),
-            segments: (chunk * per_chunk).min(segments)..segments.min((chunk + 1) * per_chunk),
-            carry,
-            sums: sums.at(chunk * plan.sums()),
-        };
-        reduce_task(plan, left, right, &task);
-    });
 }
 
 #[derive(Clone, Copy)]
@@ -352,100 +248,226 @@ struct Sums(*mut f32);
 // SAFETY: tasks write disjoint elements.
 unsafe impl Sync for Sums {}
 
-impl Sums {
-    fn at(&self, offset: usize) -> *mut f32 {
-        self.0.wrapping_add(offset)
-    }
-}
-
-/// Some tiles of rows of one panel, for some taps, over some rows of the output.
-struct Task {
-    panel: usize,
-    tiles: Range<usize>,
-    tap_rows: Range<usize>,
-    segments: Range<usize>,
-    carry: bool,
-    sums: *mut f32,
-}
-
-/// The row pointers of a segment, as addresses.
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(transparent)]
-struct Segment([usize; ROWS]);
-
-fn reduce_task(plan: &Plan, left: &[u32], right: &[u32], task: &Task) {
-    let (a, b) = (&plan.left, &plan.right);
-    let width = b.layout.width(task.panel);
-    let line_bytes = plan.out_width * b.stride[1] * b.stride[0] * width * STEP;
-    let block = (PANEL_BLOCK / line_bytes).clamp(1, task.segments.len().max(1));
-    with_scratch(block, |rows: &mut [Segment]| {
-        with_scratch(block, |offsets: &mut [usize]| {
-            let mut first = task.segments.start;
-            // Without any segment there still are zeros to write.
-            loop {
-                let count = block.min(task.segments.end - first);
-                for i in 0..count {
-                    let (image, line) = ((first + i) / plan.lines, (first + i) % plan.lines);
-                    offsets[i] = b.origin(image, line) * width * STEP;
-                    let start = left.as_ptr().wrapping_add(a.origin(image, line) * ROWS);
-                    rows[i] = Segment(std::array::from_fn(|r| start.wrapping_add(r) as usize));
-                }
-                let carry = task.carry || first > task.segments.start;
-                reduce_block(plan, right, task, &rows[..count], offsets, carry);
-                first += count;
-                if first >= task.segments.end {
-                    break;
-                }
-            }
-        });
+fn multiply<T: Number>(pool: &ThreadPool, plan: &Plan, x: &[T], dy: &[T], sums: Sums) {
+    let sums = &sums;
+    let (for_left, for_right) = if plan.swapped { (x, dy) } else { (dy, x) };
+    let (lefts, rights) = (plan.left.blocks(), plan.right.blocks());
+    let units = plan.g.batch * plan.units_of_image;
+    pool.run(plan.g.groups * plan.parts * lefts * rights, |index, _| {
+        let (left, index) = (plan.left.part(index % lefts), index / lefts);
+        let (right, index) = (plan.right.part(index % rights), index / rights);
+        let (part, group) = (index % plan.parts, index / plan.parts);
+        let place = left.start * plan.sums_stride() + right.start;
+        let task = Task {
+            plan,
+            left: Side {
+                operand: &plan.left,
+                data: for_left,
+                first: group * plan.left.channels + left.start,
+            },
+            right: Side {
+                operand: &plan.right,
+                data: for_right,
+                first: group * plan.right.channels + right.start,
+            },
+            left_layout: Layout {
+                columns: left.len(),
+                panel: LEFT,
+                granule: plan.kernels.lanes,
+                steps: plan.together * plan.left.rows(plan.unit) * plan.left.columns,
+            },
+            right_layout: Layout::right(
+                plan.kernels,
+                right.len(),
+                plan.together * plan.right.rows(plan.unit) * plan.right.columns,
+            ),
+            units: part * plan.part..units.min((part + 1) * plan.part),
+            sums: sums.0.wrapping_add((group * plan.parts + part) * plan.sums() + place),
+        };
+        task.run();
     });
 }
 
-fn reduce_block(plan: &Plan, right: &[u32], task: &Task, rows: &[Segment], offsets: &[usize], carry: bool) {
-    let (a, b) = (&plan.left, &plan.right);
-    let width = b.layout.width(task.panel);
-    let panel = right.as_ptr().wrapping_add(b.layout.start(task.panel));
-    for tile in task.tiles.clone() {
-        for tap_y in task.tap_rows.clone() {
-            for tap_x in 0..plan.g.kernel[1] {
-                let tap = tap_y * plan.g.kernel[1] + tap_x;
-                let row = tap * plan.left.channels + tile * ROWS;
-                let tile_operands = Tile {
-                    rows: rows.as_ptr().cast(),
-                    segments: rows.len(),
-                    steps: plan.out_width,
-                    offset: (a.layout.start(tile) + a.shift([tap_y, tap_x]) * ROWS) * STEP,
-                    row_step: a.stride[1] * ROWS * STEP,
-                    panel: panel.wrapping_add(b.shift([tap_y, tap_x]) * width).cast(),
-                    panel_step: b.stride[1] * width * STEP,
-                    panel_segment: 0,
-                    panel_offsets: offsets.as_ptr(),
-                    carry,
-                    sums: task.sums.wrapping_add(row * plan.sums_stride() + task.panel * b.layout.panel),
-                    sums_stride: plan.sums_stride(),
-                };
-                // SAFETY: the panels have a step for every pixel that a tap of an output pixel meets; the sums
-                // have whole vectors, and this task alone writes these.
-                unsafe { plan.kernels.run(a.layout.valid(tile), width, &tile_operands) };
+/// Some channels of an operand.
+struct Side<'a, T> {
+    operand: &'a Operand,
+    data: &'a [T],
+    /// The first channel, of all groups'.
+    first: usize,
+}
+
+impl<T: Number> Side<'_, T> {
+    /// Copies the rows that some lines of an image's output need, from step `at` of the panels on.
+    fn copy(
+        &self,
+        kernels: &Kernels,
+        layout: &Layout,
+        image: usize,
+        lines: &Range<usize>,
+        at: usize,
+        to: &mut [u32],
+    ) {
+        let o = self.operand;
+        // Pixels of the copy that are inside the image.
+        let start = o.padding[1].min(o.columns);
+        let end = (o.padding[1] + o.width).min(o.columns).max(start);
+        for row in 0..o.rows(lines.len()) {
+            let line = lines.start * o.stride[0] + row;
+            let pixels = |line: usize| {
+                let line = line.checked_sub(o.padding[0]).filter(|&line| line < o.height && end > start)?;
+                let pixel = (image * o.height + line) * o.width;
+                Some(&self.data[pixel * o.all_channels..(pixel + end - start) * o.all_channels])
+            };
+            let (low, high) = (pixels(line), if kernels.pairs { pixels(line + o.half) } else { None });
+            for p in 0..layout.panels() {
+                let (width, columns) = (layout.width(p), layout.valid(p));
+                let cells = &mut to[layout.start(p) + (at + row * o.columns) * width..][..o.columns * width];
+                cells[..start * width].fill(0);
+                cells[end * width..].fill(0);
+                let cells = &mut cells[start * width..end * width];
+                let channel = self.first + p * layout.panel;
+                let (low, high) = (low.map(|x| &x[channel..]), high.map(|x| &x[channel..]));
+                if kernels.pairs {
+                    pack_halves(kernels.isa, low, high, o.all_channels, columns, width, cells);
+                } else if let Some(low) = low {
+                    let (depth, depth_stride) = (end - start, o.all_channels);
+                    let block = Block { depth, depth_stride, columns, column_stride: 1, width };
+                    pack_singles(kernels.isa, low, block, cells);
+                } else {
+                    cells.fill(0);
+                }
             }
         }
     }
 }
 
-/// Adds the chunks, and turns `[tap][left][right]` into `[output][input][tap]`.
+/// Some channels of both operands, over some lines.
+struct Task<'a, T> {
+    plan: &'a Plan,
+    left: Side<'a, T>,
+    right: Side<'a, T>,
+    left_layout: Layout,
+    right_layout: Layout,
+    units: Range<usize>,
+    /// Of the first tap, the first channels.
+    sums: *mut f32,
+}
+
+/// For a line of the output: the row pointers of the left operand as addresses, and the step of the right one.
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+struct Segment {
+    rows: [usize; ROWS],
+    step: usize,
+}
+
+impl<T: Number> Task<'_, T> {
+    fn run(&self) {
+        let plan = self.plan;
+        with_scratch(self.left_layout.cells() + self.right_layout.cells(), |cells: &mut [u32]| {
+            let (left, right) = cells.split_at_mut(self.left_layout.cells());
+            with_scratch(plan.together * plan.unit, |segments: &mut [Segment]| {
+                for first in self.units.clone().step_by(plan.together) {
+                    let units = first..self.units.end.min(first + plan.together);
+                    let count = self.copy(units, left, right, segments);
+                    self.reduce(right, &segments[..count], first > self.units.start);
+                }
+            });
+        });
+    }
+
+    /// Copies what some units need; how many segments that are.
+    fn copy(
+        &self,
+        units: Range<usize>,
+        left: &mut [u32],
+        right: &mut [u32],
+        segments: &mut [Segment],
+    ) -> usize {
+        let plan = self.plan;
+        let (mut at_left, mut at_right, mut count) = (0, 0, 0);
+        let width = self.left_layout.width(0);
+        for unit in units {
+            let (image, unit) = (unit / plan.units_of_image, unit % plan.units_of_image);
+            let lines = unit * plan.unit..plan.lines.min((unit + 1) * plan.unit);
+            self.left.copy(plan.kernels, &self.left_layout, image, &lines, at_left, left);
+            self.right.copy(plan.kernels, &self.right_layout, image, &lines, at_right, right);
+            for line in 0..lines.len() {
+                let step = |o: &Operand| line * o.stride[0] * o.columns;
+                let start = left.as_ptr().wrapping_add((at_left + step(&plan.left)) * width);
+                segments[count] = Segment {
+                    rows: std::array::from_fn(|r| start.wrapping_add(r) as usize),
+                    step: at_right + step(&plan.right),
+                };
+                count += 1;
+            }
+            at_left += plan.left.rows(lines.len()) * plan.left.columns;
+            at_right += plan.right.rows(lines.len()) * plan.right.columns;
+        }
+        count
+    }
+
+    /// Sums `[tap][left][right]` over what was copied; `carry` on from what is there.
+    fn reduce(&self, right: &[u32], segments: &[Segment], carry: bool) {
+        let plan = self.plan;
+        let (a, b) = (&plan.left, &plan.right);
+        let left_width = self.left_layout.width(0);
+        with_scratch(segments.len(), |rows: &mut [[usize; ROWS]]| {
+            with_scratch(segments.len(), |offsets: &mut [usize]| {
+                rows.iter_mut().zip(segments).for_each(|(rows, segment)| *rows = segment.rows);
+                for p in 0..self.right_layout.panels() {
+                    let width = self.right_layout.width(p);
+                    let panel = right[self.right_layout.start(p)..].as_ptr();
+                    for (offset, segment) in offsets.iter_mut().zip(segments) {
+                        *offset = segment.step * width * STEP;
+                    }
+                    for first in (0..self.left_layout.columns).step_by(ROWS) {
+                        for tap in 0..plan.taps() {
+                            let at = [tap / plan.g.kernel[1], tap % plan.g.kernel[1]];
+                            let sums =
+                                (tap * a.channels + first) * plan.sums_stride() + p * self.right_layout.panel;
+                            let tile = Tile {
+                                rows: rows.as_ptr().cast(),
+                                segments: segments.len(),
+                                steps: plan.out_width,
+                                offset: (first + a.shift(at) * left_width) * STEP,
+                                row_step: a.stride[1] * left_width * STEP,
+                                panel: panel.wrapping_add(b.shift(at) * width).cast(),
+                                panel_step: b.stride[1] * width * STEP,
+                                panel_segment: 0,
+                                panel_offsets: offsets.as_ptr(),
+                                carry,
+                                sums: self.sums.wrapping_add(sums),
+                                sums_stride: plan.sums_stride(),
+                            };
+                            let rows = ROWS.min(self.left_layout.columns - first);
+                            // SAFETY: the panels have a step for every pixel that a tap of an output pixel meets;
+                            // the sums have whole vectors, and this task alone writes these.
+                            unsafe { plan.kernels.run(rows, width, &tile) };
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Adds the parts, and turns `[tap][left][right]` into `[output][input][tap]`.
 fn collect(pool: &ThreadPool, plan: &Plan, sums: &[f32], out: Shared<'_, f32>) {
     let (taps, stride) = (plan.taps(), plan.sums_stride());
     let (inputs, outputs) = (plan.g.in_channels / plan.g.groups, plan.g.out_channels / plan.g.groups);
     let (for_output, for_input) = if plan.swapped { (1, stride) } else { (stride, 1) };
-    pool.run(outputs, |o, _| {
+    pool.run(plan.g.groups * outputs, |index, _| {
+        let (group, o) = (index / outputs, index % outputs);
         // SAFETY: every output channel is written by one task.
-        let out = unsafe { out.slice(o * inputs * taps, inputs * taps) };
+        let out = unsafe { out.slice(index * inputs * taps, inputs * taps) };
         for tap in 0..taps {
-            for chunk in 0..plan.chunks {
-                let start = chunk * plan.sums() + tap * plan.left.channels * stride + o * for_output;
-                let from = sums[start..].iter().step_by(for_input).take(inputs);
+            for part in 0..plan.parts {
+                let sums = &sums[(group * plan.parts + part) * plan.sums()..];
+                let from = sums[tap * plan.left.channels * stride + o * for_output..].iter();
+                let from = from.step_by(for_input).take(inputs);
                 for (to, from) in out[tap..].iter_mut().step_by(taps).zip(from) {
-                    *to = if chunk == 0 { *from } else { *to + *from };
+                    *to = if part == 0 { *from } else { *to + *from };
                 }
             }
         }

@@ -58,25 +58,72 @@ impl GroupNorm {
     }
 }
 
-/// `activation((x - mean) * rstd * gamma + beta)` with the mean and variance of each group of each image.
+/// What normalised values are multiplied by, and what is added then.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Affine<'a> {
+    /// One factor for each channel; ones where there is none.
+    pub gamma: Option<&'a [f32]>,
+    /// One summand for each channel; zeros where there is none.
+    pub beta: Option<&'a [f32]>,
+    /// `[batch, 2 * channels]`: for each image and channel what is added to one for a second factor, then second summands.
+    pub modulation: Option<Data<'a>>,
+}
+
+impl Affine<'_> {
+    pub(super) fn check(&self, norm: &GroupNorm) {
+        let c = norm.channels;
+        assert!(self.gamma.is_none_or(|g| g.len() == c), "group norm: gamma");
+        assert!(self.beta.is_none_or(|b| b.len() == c), "group norm: beta");
+        assert!(self.modulation.is_none_or(|m| m.len() == norm.batch * 2 * c), "group norm: modulation");
+    }
+
+    /// Calls `f` with the factors and summands of an image's channels.
+    pub(super) fn with_image<R>(
+        &self,
+        isa: Isa,
+        channels: usize,
+        image: usize,
+        f: impl FnOnce(&[f32], &[f32]) -> R,
+    ) -> R {
+        let wide = self.modulation.map_or(0, |m| buffer_len(m, 2 * channels));
+        with_scratch(2 * channels + wide, |buffer: &mut [f32]| {
+            let (factors, rest) = buffer.split_at_mut(channels);
+            let (summands, wide) = rest.split_at_mut(channels);
+            match self.gamma {
+                Some(gamma) => factors.copy_from_slice(gamma),
+                None => factors.fill(1.0),
+            }
+            match self.beta {
+                Some(beta) => summands.copy_from_slice(beta),
+                None => summands.fill(0.0),
+            }
+            if let Some(modulation) = self.modulation {
+                let row = read(isa, modulation, image * 2 * channels, 2 * channels, wide);
+                let (scale, shift) = row.split_at(channels);
+                modulate(isa, scale, shift, factors, summands);
+            }
+            f(factors, summands)
+        })
+    }
+}
+
+/// `activation((x - mean) * rstd * gamma + beta)` with the mean and variance of each group of each image, and each
+/// image's modulation before the activation.
 ///
-/// `gamma` and `beta` have one value for each channel (`None`: one and zero). `stats`, where given,
-/// receives `[batch, groups, 2]`: the mean and the reciprocal standard deviation.
+/// `stats`, where given, receives `[batch, groups, 2]`: the mean and the reciprocal standard deviation.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm(
     pool: &ThreadPool,
     isa: Isa,
     norm: &GroupNorm,
     x: Data<'_>,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    affine: &Affine<'_>,
     out: DataMut<'_>,
     stats: Option<&mut [f32]>,
 ) {
     norm.check(x.len());
     norm.check(out.len());
-    assert!(gamma.is_none_or(|g| g.len() == norm.channels), "group norm: gamma");
-    assert!(beta.is_none_or(|b| b.len() == norm.channels), "group norm: beta");
+    affine.check(norm);
     let size = norm.batch * norm.groups * 2;
     assert!(stats.as_ref().is_none_or(|s| s.len() == size), "group norm: stats");
     if x.is_empty() {
@@ -97,7 +144,7 @@ pub fn group_norm(
                     let stats = unsafe { stats.slice(image * norm.groups * 2, norm.groups * 2) };
                     finish(norm, partial, stats);
                     for part in 0..norm.parts() {
-                        apply_part(isa, norm, x, gamma, beta, stats, image, part, &out);
+                        apply_part(isa, norm, x, affine, stats, image, part, &out);
                     }
                 });
             });
@@ -121,7 +168,7 @@ pub fn group_norm(
                     let image = unit / parts;
                     // SAFETY: only read from here on.
                     let stats = unsafe { stats.read(image * norm.groups * 2, norm.groups * 2) };
-                    apply_part(isa, norm, x, gamma, beta, stats, image, unit % parts, &out);
+                    apply_part(isa, norm, x, affine, stats, image, unit % parts, &out);
                 });
             });
         }
@@ -176,8 +223,7 @@ fn apply_part(
     isa: Isa,
     norm: &GroupNorm,
     x: Data<'_>,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    affine: &Affine<'_>,
     stats: &[f32],
     image: usize,
     part: usize,
@@ -188,7 +234,8 @@ fn apply_part(
     with_scratch(buffer_len(x, rows * c) + 2 * c, |buffer: &mut [f32]| {
         let (channels, buffer) = buffer.split_at_mut(2 * c);
         let (scale, shift) = channels.split_at_mut(c);
-        scale_and_shift(norm, stats, gamma, beta, scale, shift);
+        affine
+            .with_image(isa, c, image, |gamma, beta| scale_and_shift(norm, stats, gamma, beta, scale, shift));
         let range = norm.part_pixels(part);
         for first in range.clone().step_by(rows) {
             let len = rows.min(range.end - first) * c;
@@ -214,17 +261,26 @@ pub(super) const ROWS_AT_ONCE: usize = 1024;
 pub(super) fn scale_and_shift(
     norm: &GroupNorm,
     stats: &[f32],
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    gamma: &[f32],
+    beta: &[f32],
     scale: &mut [f32],
     shift: &mut [f32],
 ) {
     let width = norm.group_channels();
     for (channel, (scale, shift)) in scale.iter_mut().zip(shift).enumerate() {
         let group = channel / width;
-        let factor = stats[2 * group + 1] * gamma.map_or(1.0, |g| g[channel]);
+        let factor = stats[2 * group + 1] * gamma[channel];
         *scale = factor;
-        *shift = beta.map_or(0.0, |b| b[channel]) - stats[2 * group] * factor;
+        *shift = beta[channel] - stats[2 * group] * factor;
+    }
+}
+
+simd! {
+    fn modulate(scale: &[f32], shift: &[f32], factors: &mut [f32], summands: &mut [f32]) {
+        for (((factor, summand), &scale), &shift) in factors.iter_mut().zip(summands).zip(scale).zip(shift) {
+            *factor = madd::<FMA>(*factor, scale, *factor);
+            *summand = madd::<FMA>(*summand, scale, *summand) + shift;
+        }
     }
 }
 

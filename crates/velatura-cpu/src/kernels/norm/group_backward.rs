@@ -4,40 +4,50 @@
 //! the sums of `dz xhat` and `dz` over images and pixels, and
 //! `dx = rstd (dz gamma - mean(dz gamma) - xhat mean(dz gamma xhat))` with the means over the group.
 
-use super::group::{GroupNorm, ROWS_AT_ONCE, affine_rows, scale_and_shift};
+use super::group::{Affine, GroupNorm, ROWS_AT_ONCE, affine_rows, scale_and_shift};
 use crate::kernels::elementwise::dispatch::{Out, Shared, buffer_len, read, simd, with_scratch};
 use crate::kernels::elementwise::math::madd;
 use crate::kernels::elementwise::reduce::add_into;
 use crate::kernels::elementwise::unary::slope_block;
 use crate::{Data, DataMut, Isa, ThreadPool};
 
-/// The gradients of [`group_norm`](super::group_norm) from its input, its `stats` and the gradient of its
-/// output. `beta` matters only with an activation. `dgamma` and `dbeta` are written, not added to.
+/// What [`group_norm_backward`] writes: not added to what is there.
+#[derive(Debug)]
+pub struct GroupNormGradients<'a> {
+    /// Of the input.
+    pub dx: DataMut<'a>,
+    /// Of gamma, `[channels]`.
+    pub dgamma: Option<&'a mut [f32]>,
+    /// Of beta, `[channels]`.
+    pub dbeta: Option<&'a mut [f32]>,
+    /// Of the modulation, `[batch, 2 * channels]`.
+    pub dmodulation: Option<&'a mut [f32]>,
+}
+
+/// The gradients of [`group_norm`](super::group_norm) from its input, its `stats` and the gradient of its output. The
+/// residual, where given, is added to the gradient of the input.
 #[allow(clippy::too_many_arguments)]
 pub fn group_norm_backward(
     pool: &ThreadPool,
     isa: Isa,
     norm: &GroupNorm,
     x: Data<'_>,
-    gamma: Option<&[f32]>,
-    beta: Option<&[f32]>,
+    affine: &Affine<'_>,
     stats: &[f32],
     dy: Data<'_>,
-    dx: DataMut<'_>,
-    dgamma: Option<&mut [f32]>,
-    dbeta: Option<&mut [f32]>,
+    residual: Option<Data<'_>>,
+    gradients: GroupNormGradients<'_>,
 ) {
+    let GroupNormGradients { dx, dgamma, dbeta, dmodulation } = gradients;
     norm.check(x.len());
     norm.check(dy.len());
     norm.check(dx.len());
+    residual.iter().for_each(|r| norm.check(r.len()));
+    affine.check(norm);
     let c = norm.channels;
     assert_eq!(stats.len(), norm.batch * norm.groups * 2, "group norm: stats");
-    assert!(
-        gamma.is_none_or(|g| g.len() == c) && beta.is_none_or(|b| b.len() == c),
-        "group norm: parameters"
-    );
     let parts = norm.parts();
-    let job = Backward { isa, norm, x, gamma, beta, stats, dy };
+    let job = Backward { isa, norm, x, affine, stats, dy, residual };
     let out = Out::new(dx);
     // For each image: the sums over all of it, `[2, c]`, then those of its parts.
     let per_image = (parts + 1) * 2 * c;
@@ -76,14 +86,36 @@ pub fn group_norm_backward(
                 job.apply(image, unit % parts, total, &out);
             });
         }
+        // SAFETY: no task is running.
+        let total = |image: usize| unsafe { shared.read(image * per_image, 2 * c) };
         for (half, target) in [dgamma, dbeta].into_iter().enumerate() {
             let Some(target) = target else { continue };
             assert_eq!(target.len(), c, "group norm: gradients of the parameters");
             target.fill(0.0);
             for image in 0..norm.batch {
-                // SAFETY: no task is running.
-                let total = unsafe { shared.slice(image * per_image + half * c, c) };
-                add_into(isa, total, target);
+                let sums = &total(image)[half * c..][..c];
+                match affine.modulation {
+                    None => add_into(isa, sums, target),
+                    // By way of what gamma and beta are multiplied by.
+                    Some(_) => {
+                        let only = Affine { gamma: None, beta: None, ..*affine };
+                        only.with_image(isa, c, image, |scale, _| add_scaled(isa, sums, scale, target));
+                    }
+                }
+            }
+        }
+        if let Some(target) = dmodulation {
+            assert_eq!(target.len(), norm.batch * 2 * c, "group norm: gradient of the modulation");
+            let plain = Affine { modulation: None, ..*affine };
+            for (image, target) in target.chunks_exact_mut((2 * c).max(1)).enumerate() {
+                let (hat, sums) = total(image).split_at(c);
+                let (scale, shift) = target.split_at_mut(c);
+                plain.with_image(isa, c, image, |gamma, beta| {
+                    for i in 0..c {
+                        scale[i] = hat[i] * gamma[i] + sums[i] * beta[i];
+                    }
+                });
+                shift.copy_from_slice(sums);
             }
         }
     });
@@ -93,10 +125,10 @@ struct Backward<'a> {
     isa: Isa,
     norm: &'a GroupNorm,
     x: Data<'a>,
-    gamma: Option<&'a [f32]>,
-    beta: Option<&'a [f32]>,
+    affine: &'a Affine<'a>,
     stats: &'a [f32],
     dy: Data<'a>,
+    residual: Option<Data<'a>>,
 }
 
 impl Backward<'_> {
@@ -119,8 +151,12 @@ impl Backward<'_> {
             let (shift, buffer) = buffer.split_at_mut(c);
             let (hat_scale, hat_shift) = buffer.split_at_mut(c);
             let stats = self.image_stats(image);
-            scale_and_shift(norm, stats, self.gamma, self.beta, scale, shift);
-            scale_and_shift(norm, stats, None, None, hat_scale, hat_shift);
+            self.affine.with_image(isa, c, image, |gamma, beta| {
+                scale_and_shift(norm, stats, gamma, beta, scale, shift);
+            });
+            Affine::default().with_image(isa, c, image, |ones, zeros| {
+                scale_and_shift(norm, stats, ones, zeros, hat_scale, hat_shift);
+            });
             let range = norm.part_pixels(part);
             for first in range.clone().step_by(rows) {
                 let len = rows.min(range.end - first) * c;
@@ -160,33 +196,54 @@ impl Backward<'_> {
         let (norm, c) = (self.norm, self.norm.channels);
         let width = c / norm.groups;
         let count = (norm.pixels * width) as f64;
-        with_scratch(3 * c, |buffer: &mut [f32]| {
+        let longest = ROWS_AT_ONCE.div_ceil(c.max(1)) * c;
+        let wide = self.residual.map_or(0, |r| buffer_len(r, longest));
+        with_scratch(3 * c + wide, |buffer: &mut [f32]| {
             // dx = dz a + x b + d, each constant over an image's channel.
             let (a, rest) = buffer.split_at_mut(c);
-            let (b, d) = rest.split_at_mut(c);
+            let (b, rest) = rest.split_at_mut(c);
+            let (d, wide) = rest.split_at_mut(c);
             let stats = self.image_stats(image);
-            for group in 0..norm.groups {
-                let (mean, rstd) = (f64::from(stats[2 * group]), f64::from(stats[2 * group + 1]));
-                let channels = group * width..(group + 1) * width;
-                let (mut hat, mut plain) = (0.0, 0.0);
-                for channel in channels.clone() {
-                    let gamma = f64::from(self.gamma.map_or(1.0, |g| g[channel]));
-                    hat += gamma * f64::from(total[channel]);
-                    plain += gamma * f64::from(total[c + channel]);
+            self.affine.with_image(self.isa, c, image, |gamma, _| {
+                for group in 0..norm.groups {
+                    let (mean, rstd) = (f64::from(stats[2 * group]), f64::from(stats[2 * group + 1]));
+                    let channels = group * width..(group + 1) * width;
+                    let (mut hat, mut plain) = (0.0, 0.0);
+                    for channel in channels.clone() {
+                        let gamma = f64::from(gamma[channel]);
+                        hat += gamma * f64::from(total[channel]);
+                        plain += gamma * f64::from(total[c + channel]);
+                    }
+                    let factor = -rstd * rstd * hat / count;
+                    let constant = -rstd * plain / count - factor * mean;
+                    for channel in channels {
+                        a[channel] = (rstd * f64::from(gamma[channel])) as f32;
+                        b[channel] = factor as f32;
+                        d[channel] = constant as f32;
+                    }
                 }
-                let factor = -rstd * rstd * hat / count;
-                let constant = -rstd * plain / count - factor * mean;
-                for channel in channels {
-                    a[channel] = (rstd * f64::from(self.gamma.map_or(1.0, |g| g[channel]))) as f32;
-                    b[channel] = factor as f32;
-                    d[channel] = constant as f32;
-                }
-            }
+            });
             self.for_rows(image, part, |start, x, dz, _, _| {
                 // SAFETY: parts are disjoint.
-                unsafe { out.write(self.isa, start, x.len(), |out| combine(self.isa, x, dz, a, b, d, out)) };
+                unsafe {
+                    out.write(self.isa, start, x.len(), |out| {
+                        combine(self.isa, x, dz, a, b, d, out);
+                        if let Some(residual) = self.residual {
+                            add_into(self.isa, read(self.isa, residual, start, x.len(), wide), out);
+                        }
+                    });
+                }
             });
         });
+    }
+}
+
+simd! {
+    /// `total += x * scale`.
+    fn add_scaled(x: &[f32], scale: &[f32], total: &mut [f32]) {
+        for ((t, &x), &scale) in total.iter_mut().zip(x).zip(scale) {
+            *t = madd::<FMA>(x, scale, *t);
+        }
     }
 }
 

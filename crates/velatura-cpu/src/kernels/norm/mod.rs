@@ -11,6 +11,6 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-pub use group::{GroupNorm, group_norm};
-pub use group_backward::group_norm_backward;
+pub use group::{Affine, GroupNorm, group_norm};
+pub use group_backward::{GroupNormGradients, group_norm_backward};
 pub use row::{RowNorm, RowNormKind, row_norm, row_norm_backward};

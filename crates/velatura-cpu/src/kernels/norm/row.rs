@@ -92,7 +92,7 @@ pub fn row_norm(
 }
 
 /// The gradients of [`row_norm`] from its input, its `stats` and the gradient of its output. `dgamma` and
-/// `dbeta` are written, not added to.
+/// `dbeta` are written, not added to. The residual, where given, is added to the gradient of the input.
 #[allow(clippy::too_many_arguments)]
 pub fn row_norm_backward(
     pool: &ThreadPool,
@@ -102,6 +102,7 @@ pub fn row_norm_backward(
     gamma: Option<&[f32]>,
     stats: &[f32],
     dy: Data<'_>,
+    residual: Option<Data<'_>>,
     dx: DataMut<'_>,
     dgamma: Option<&mut [f32]>,
     dbeta: Option<&mut [f32]>,
@@ -109,6 +110,7 @@ pub fn row_norm_backward(
     norm.check(x.len());
     norm.check(dy.len());
     norm.check(dx.len());
+    residual.iter().for_each(|r| norm.check(r.len()));
     let c = norm.channels;
     assert!(gamma.is_none_or(|g| g.len() == c), "row norm: gamma");
     assert_eq!(stats.len(), norm.rows * 2, "row norm: stats");
@@ -122,9 +124,11 @@ pub fn row_norm_backward(
             sums.fill(0.0);
             let (sum_gamma, sum_beta) = sums.split_at_mut(c);
             let (nx, ny) = (buffer_len(x, c), buffer_len(dy, c));
-            with_scratch(nx + ny + 2 * c, |buffer: &mut [f32]| {
+            let nr = residual.map_or(0, |r| buffer_len(r, c));
+            with_scratch(nx + ny + nr + 2 * c, |buffer: &mut [f32]| {
                 let (bx, buffer) = buffer.split_at_mut(nx);
                 let (by, buffer) = buffer.split_at_mut(ny);
+                let (br, buffer) = buffer.split_at_mut(nr);
                 let (hat, g) = buffer.split_at_mut(c);
                 for row in first..first + count {
                     let x = read(isa, x, row * c, c, bx);
@@ -141,7 +145,12 @@ pub fn row_norm_backward(
                     let slope = dot(isa, g, hat) / c as f32;
                     // SAFETY: rows are disjoint.
                     unsafe {
-                        out.write(isa, row * c, c, |out| gradient(isa, g, hat, rstd, plain, slope, out));
+                        out.write(isa, row * c, c, |out| {
+                            gradient(isa, g, hat, rstd, plain, slope, out);
+                            if let Some(residual) = residual {
+                                add_into(isa, read(isa, residual, row * c, c, br), out);
+                            }
+                        });
                     }
                 }
             });

@@ -2,7 +2,10 @@
 
 use velatura_graph::Activation;
 
-use super::{GroupNorm, RowNorm, RowNormKind, group_norm, group_norm_backward, row_norm, row_norm_backward};
+use super::{
+    Affine, GroupNorm, GroupNormGradients, RowNorm, RowNormKind, group_norm, group_norm_backward, row_norm,
+    row_norm_backward,
+};
 use crate::kernels::elementwise::tests::{
     Input, assert_close, assert_threads_agree, every_kind, noise, output,
 };
@@ -85,60 +88,73 @@ fn group_norm_and_its_gradients() {
     for (batch, pixels, channels, groups) in
         [(1, 1, 10, 2), (2, 35, 12, 3), (2, 50, 40, 8), (1, 9, 5, 1), (1, 2100, 128, 32)]
     {
-        for activation in [None, Some(Activation::Silu)] {
+        for (activation, modulated) in
+            [(None, false), (Some(Activation::Silu), false), (None, true), (Some(Activation::Silu), true)]
+        {
             let norm = GroupNorm { batch, pixels, channels, groups, eps: 1e-5, activation };
             let count = batch * pixels * channels;
             let shifted: Vec<f32> = noise(count, 1).iter().map(|x| 2.0 * x + 3.0).collect();
             let (x, dy) = (Input::new(&shifted), Input::new(&noise(count, 2)));
+            let residual = Input::new(&noise(count, 5));
             let gamma: Vec<f32> = noise(channels, 3).iter().map(|x| 1.0 + 0.5 * x).collect();
             let beta = noise(channels, 4);
+            let modulation = Input::new(&match modulated {
+                true => noise(batch * 2 * channels, 6).iter().map(|x| 0.5 * x).collect(),
+                false => vec![0.0; batch * 2 * channels],
+            });
             let runs = group_runs(&norm);
-            let f = |x: &[f64], gamma: &[f64], beta: &[f64]| {
-                normalise64(x, channels, &runs, true, norm.eps, [gamma, beta], activation).0
+            let whole = |x: &[f64], gamma: &[f64], beta: &[f64], modulation: &[f64]| {
+                let (mut y, stats) = normalise64(x, channels, &runs, true, norm.eps, [gamma, beta], None);
+                for (i, y) in y.iter_mut().enumerate() {
+                    let row = &modulation[i / (pixels * channels) * 2 * channels..][..2 * channels];
+                    let (scale, shift) = (row[i % channels], row[channels + i % channels]);
+                    *y = activation64(activation, *y * (1.0 + scale) + shift);
+                }
+                (y, stats)
             };
             let (x64, gamma64, beta64) = (to64(&x.wide), to64(&gamma), to64(&beta));
-            let (want, want_stats) =
-                normalise64(&x64, channels, &runs, true, norm.eps, [&gamma64, &beta64], activation);
+            let modulation64 = to64(&modulation.wide);
+            let f = |x: &[f64], gamma: &[f64], beta: &[f64]| whole(x, gamma, beta, &modulation64).0;
+            let (want, want_stats) = whole(&x64, &gamma64, &beta64, &modulation64);
             every_kind(|isa, pool, short, out_short| {
+                let affine = Affine {
+                    gamma: Some(&gamma),
+                    beta: Some(&beta),
+                    modulation: modulated.then(|| modulation.data(short)),
+                };
                 let mut stats = vec![f32::NAN; batch * groups * 2];
                 let got = output(count, out_short, |out| {
-                    group_norm(
-                        pool,
-                        isa,
-                        &norm,
-                        x.data(short),
-                        Some(&gamma),
-                        Some(&beta),
-                        out,
-                        Some(&mut stats),
-                    );
+                    group_norm(pool, isa, &norm, x.data(short), &affine, out, Some(&mut stats));
                 });
                 let tolerance = if out_short { 4.1e-3 } else { 1e-5 };
                 assert_close(&format!("{norm:?} {isa:?}"), &got, &want, tolerance, 3e-6);
                 assert_close("stats", &stats, &want_stats, 1e-5, 0.0);
                 let (mut dgamma, mut dbeta) = (vec![f32::NAN; channels], vec![f32::NAN; channels]);
-                let dx = output(count, out_short, |out| {
-                    group_norm_backward(
-                        pool,
-                        isa,
-                        &norm,
-                        x.data(short),
-                        Some(&gamma),
-                        Some(&beta),
-                        &stats,
-                        dy.data(short),
-                        out,
-                        Some(&mut dgamma),
-                        Some(&mut dbeta),
-                    );
+                let mut dmodulation = vec![f32::NAN; batch * 2 * channels];
+                let dx = output(count, out_short, |dx| {
+                    let gradients = GroupNormGradients {
+                        dx,
+                        dgamma: Some(&mut dgamma),
+                        dbeta: Some(&mut dbeta),
+                        dmodulation: Some(&mut dmodulation),
+                    };
+                    let residual = modulated.then(|| residual.data(!short));
+                    let (x, dy) = (x.data(short), dy.data(short));
+                    group_norm_backward(pool, isa, &norm, x, &affine, &stats, dy, residual, gradients);
                 });
                 let loose = if out_short { 5e-3 } else { 1e-4 };
                 if count < 10_000 || (isa == Isa::active() && !short && !out_short) {
-                    check_slopes("dx", &x64, &dx, loose, |x| weighted(&dy.wide, &f(x, &gamma64, &beta64)));
+                    let of_x = |x: &[f64]| {
+                        let added = if modulated { weighted(&residual.wide, x) } else { 0.0 };
+                        weighted(&dy.wide, &f(x, &gamma64, &beta64)) + added
+                    };
+                    check_slopes("dx", &x64, &dx, loose, of_x);
                     let dg = |g: &[f64]| weighted(&dy.wide, &f(&x64, g, &beta64));
                     check_slopes("dgamma", &gamma64, &dgamma, 1e-4, dg);
                     let db = |b: &[f64]| weighted(&dy.wide, &f(&x64, &gamma64, b));
                     check_slopes("dbeta", &beta64, &dbeta, 1e-4, db);
+                    let dm = |m: &[f64]| weighted(&dy.wide, &whole(&x64, &gamma64, &beta64, m).0);
+                    check_slopes("dmodulation", &modulation64, &dmodulation, 1e-4, dm);
                 }
             });
         }
@@ -154,7 +170,7 @@ fn row_norms_and_their_gradients() {
             let shifted: Vec<f32> = noise(count, 1).iter().map(|x| 2.0 * x + 1.0).collect();
             let (x, dy) = (Input::new(&shifted), Input::new(&noise(count, 2)));
             let gamma: Vec<f32> = noise(channels, 3).iter().map(|x| 1.0 + 0.5 * x).collect();
-            let beta = noise(channels, 4);
+            let (beta, residual) = (noise(channels, 4), Input::new(&noise(count, 5)));
             let runs: Vec<Vec<usize>> =
                 (0..rows).map(|r| (r * channels..(r + 1) * channels).collect()).collect();
             let centre = kind == RowNormKind::Layer;
@@ -191,13 +207,17 @@ fn row_norms_and_their_gradients() {
                         Some(&gamma),
                         &stats,
                         dy.data(short),
+                        short.then(|| residual.data(out_short)),
                         out,
                         dg,
                         db,
                     );
                 });
                 let loose = if out_short { 5e-3 } else { 1e-4 };
-                check_slopes("dx", &x64, &dx, loose, |x| weighted(&dy.wide, &f(x, &gamma64, &beta64)));
+                check_slopes("dx", &x64, &dx, loose, |x| {
+                    let added = if short { weighted(&residual.wide, x) } else { 0.0 };
+                    weighted(&dy.wide, &f(x, &gamma64, &beta64)) + added
+                });
                 let dg = |g: &[f64]| weighted(&dy.wide, &f(&x64, g, &beta64));
                 check_slopes("dgamma", &gamma64, &dgamma, 1e-4, dg);
                 let db = |b: &[f64]| weighted(&dy.wide, &f(&x64, &gamma64, b));
@@ -219,7 +239,7 @@ fn a_large_mean_costs_no_accuracy() {
         let mut stats = [0.0; 8];
         let pool = ThreadPool::new(2);
         output(count, false, |out| {
-            group_norm(&pool, isa, &norm, Data::F32(&x), None, None, out, Some(&mut stats))
+            group_norm(&pool, isa, &norm, Data::F32(&x), &Affine::default(), out, Some(&mut stats))
         });
         assert_close("stats", &stats, &want, 2e-6, 0.0);
     }
@@ -240,29 +260,23 @@ fn neither_threads_nor_the_batch_change_bits() {
         let n = pixels * channels;
         let (x, dy) = (noise(2 * n, 1), noise(2 * n, 2));
         let gamma = noise(channels, 3);
+        let affine = Affine { gamma: Some(&gamma), ..Affine::default() };
         let run = |isa, pool: &ThreadPool, norm: &GroupNorm| {
             let n = norm.batch * n;
             let mut stats = vec![0.0; norm.batch * 16];
             let mut all = output(n, false, |out| {
-                group_norm(pool, isa, norm, Data::F32(&x[..n]), Some(&gamma), None, out, Some(&mut stats));
+                group_norm(pool, isa, norm, Data::F32(&x[..n]), &affine, out, Some(&mut stats));
             });
             let mut dgamma = vec![0.0; channels];
             let mut dx = vec![0.0; n];
             let (x, dy) = (Data::F32(&x[..n]), Data::F32(&dy[..n]));
-            let out = DataMut::F32(&mut dx);
-            group_norm_backward(
-                pool,
-                isa,
-                norm,
-                x,
-                Some(&gamma),
-                None,
-                &stats,
-                dy,
-                out,
-                Some(&mut dgamma),
-                None,
-            );
+            let gradients = GroupNormGradients {
+                dx: DataMut::F32(&mut dx),
+                dgamma: Some(&mut dgamma),
+                dbeta: None,
+                dmodulation: None,
+            };
+            group_norm_backward(pool, isa, norm, x, &affine, &stats, dy, None, gradients);
             all.extend(dx);
             all.extend(dgamma);
             all
@@ -284,7 +298,19 @@ fn neither_threads_nor_the_batch_change_bits() {
         });
         all.extend(output(15_000, false, |out| {
             let (dg, db) = (Some(&mut dgamma[..]), Some(&mut dbeta[..]));
-            row_norm_backward(pool, isa, &norm, Data::F32(&x), None, &stats, Data::F32(&dy), out, dg, db);
+            row_norm_backward(
+                pool,
+                isa,
+                &norm,
+                Data::F32(&x),
+                None,
+                &stats,
+                Data::F32(&dy),
+                None,
+                out,
+                dg,
+                db,
+            );
         }));
         all.extend(dgamma);
         all.extend(dbeta);

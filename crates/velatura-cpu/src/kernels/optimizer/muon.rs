@@ -4,7 +4,7 @@
 use half::bf16;
 use velatura_graph::DType;
 
-use super::super::elementwise::dispatch::{Shared, narrow, simd, widen, with_scratch};
+use super::super::elementwise::dispatch::{Shared, narrow, round_bf16, simd, widen, with_scratch};
 use super::super::elementwise::math::madd;
 use super::super::gemm::{MatmulGeometry, matmul, matmul_scratch_bytes};
 use super::{Ema, blend};
@@ -122,8 +122,8 @@ pub fn orthogonalize(isa: Isa, x: &mut [f32], rows: usize, columns: usize) {
             let (g, polynomial) = rest.split_at_mut(squares);
             let (g_wide, rest) = wide.split_at_mut(squares);
             let (gg, product) = rest.split_at_mut(squares);
-            for _ in 0..ITERATIONS {
-                narrow(isa, x, current);
+            narrow(isa, x, current);
+            for round in 1..=ITERATIONS {
                 gram.run(current, current, g_wide);
                 narrow(isa, g_wide, g);
                 // Both terms of the polynomial must be taken at the same point, for their errors nearly cancel.
@@ -135,9 +135,10 @@ pub fn orthogonalize(isa: Isa, x: &mut [f32], rows: usize, columns: usize) {
                     true => apply.run(current, polynomial, product),
                     false => apply.run(polynomial, current, product),
                 }
-                widen(isa, current, x);
-                combine(isa, a, 1.0, x, product);
-                x.copy_from_slice(product);
+                match round {
+                    ITERATIONS => last_round(isa, a, current, product, x),
+                    _ => next_round(isa, a, product, current),
+                }
             }
         });
     });
@@ -186,6 +187,24 @@ simd! {
     fn combine(a: f32, b: f32, x: &[f32], y: &mut [f32]) {
         for (y, &x) in y.iter_mut().zip(x) {
             *y = madd::<FMA>(a, x, b * *y);
+        }
+    }
+}
+
+simd! {
+    /// `x = a * x + product`, in place.
+    fn next_round(a: f32, product: &[f32], x: &mut [bf16]) {
+        for (x, &p) in x.iter_mut().zip(product) {
+            *x = round_bf16(madd::<FMA>(a, f32::from_bits(u32::from(x.to_bits()) << 16), p));
+        }
+    }
+}
+
+simd! {
+    /// `out = a * x + product`.
+    fn last_round(a: f32, x: &[bf16], product: &[f32], out: &mut [f32]) {
+        for ((out, x), &p) in out.iter_mut().zip(x).zip(product) {
+            *out = madd::<FMA>(a, f32::from_bits(u32::from(x.to_bits()) << 16), p);
         }
     }
 }

@@ -2,7 +2,8 @@ use velatura_graph::Activation;
 
 use super::super::math::tests::erf64;
 use super::super::{
-    Binary, Unary, activation_backward, add_scaled, binary, softmax, softmax_backward, unary,
+    Binary, Unary, activation_backward, add_scaled, binary, gated, gated_backward, softmax, softmax_backward,
+    unary,
 };
 use super::{Input, assert_close, assert_threads_agree, every_kind, noise, output};
 use crate::{Data, DataMut};
@@ -112,6 +113,47 @@ fn gradients_of_activations_are_their_slopes() {
             assert_close(&format!("{activation:?} {isa:?}"), &got, &want, relative, 1e-6);
         }
     });
+}
+
+#[test]
+fn gated_units_and_their_gradients() {
+    // The last rows are longer than a block.
+    for (rows, c) in [(1, 1), (7, 33), (3, 1500)] {
+        let x: Vec<f32> = noise(rows * 2 * c, 7).iter().map(|x| 4.0 * x).collect();
+        let (x, dy) = (Input::new(&x), Input::new(&noise(rows * c, 8)));
+        let f = |activation, x: &[f64]| -> Vec<f64> {
+            let row = |x: &[f64]| -> Vec<f64> {
+                (0..c).map(|i| x[i] * activation64(activation, x[c + i])).collect()
+            };
+            x.chunks(2 * c).flat_map(row).collect()
+        };
+        every_kind(|isa, pool, short, out_short| {
+            for activation in ACTIVATIONS {
+                let wide: Vec<f64> = x.wide.iter().map(|&x| f64::from(x)).collect();
+                let what = format!("{activation:?} {isa:?} {rows} {c}");
+                let relative = if out_short { 4.1e-3 } else { 2e-6 };
+                let got =
+                    output(rows * c, out_short, |out| gated(pool, isa, activation, x.data(short), c, out));
+                assert_close(&what, &got, &f(activation, &wide), relative, 3e-6);
+                let got = output(rows * 2 * c, out_short, |dx| {
+                    gated_backward(pool, isa, activation, x.data(short), c, dy.data(!short), dx);
+                });
+                let want: Vec<f64> = (0..wide.len())
+                    .map(|i| {
+                        let (row, column) = (i / (2 * c), i % (2 * c));
+                        let (value, gate) =
+                            (wide[row * 2 * c + column % c], wide[row * 2 * c + c + column % c]);
+                        let h = 1e-5;
+                        let slope = (activation64(activation, gate + h) - activation64(activation, gate - h))
+                            / (2.0 * h);
+                        let factor = if column < c { activation64(activation, gate) } else { value * slope };
+                        factor * f64::from(dy.wide[row * c + column % c])
+                    })
+                    .collect();
+                assert_close(&what, &got, &want, relative, 1e-5);
+            }
+        });
+    }
 }
 
 fn broadcast_index(index: usize, out: &[usize], shape: &[usize]) -> usize {

@@ -69,11 +69,15 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
             PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &w, shape, g.groups, g.stride).unwrap();
         let mut out = Store::nan(dtype, x.len());
         let mut memory = scratch(conv2d_input_gradient_scratch_bytes(isa, dtype, &g));
-        conv2d_input_gradient(pool, isa, &g, dy_store.data(), &weight, out.data_mut(), &mut memory).unwrap();
+        let residual = Some(x_store.data());
+        conv2d_input_gradient(pool, isa, &g, dy_store.data(), &weight, residual, out.data_mut(), &mut memory)
+            .unwrap();
         out
     });
+    // With the image itself as the residual.
     let mut want = vec![Exact::default(); x.len()];
     products(&g, |i, j, k| want[i].add(dy[k], w[j]));
+    want.iter_mut().zip(&x).for_each(|(sum, &x)| sum.add(x, 1.0));
     check(&format!("input gradient of {what}"), &got, &want);
 
     let got = on_any_threads(&what, |pool| {

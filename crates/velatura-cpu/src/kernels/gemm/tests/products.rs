@@ -141,6 +141,56 @@ fn repacking_replaces_the_weight() {
     }
 }
 
+#[test]
+fn weights_of_any_storage_pack_alike() {
+    use std::borrow::Cow;
+
+    use half::{bf16, f16};
+
+    use crate::Values;
+    use crate::kernels::gemm::Purpose;
+    let pool = ThreadPool::new(2);
+    for ([out, inputs, kh, kw], groups, stride) in [
+        ([70, 37, 1, 1], 1, [1, 1]),
+        ([37, 70, 3, 3], 1, [2, 1]),
+        ([6, 9, 3, 2], 3, [1, 1]),
+        ([130, 150, 1, 1], 1, [1, 1]),
+    ] {
+        // Numbers of every size that either type of 16 bits has, the smallest and the largest with them.
+        let numbers = Noise(5).numbers(out * inputs * kh * kw);
+        let short: Vec<f16> =
+            (0..).zip(&numbers).map(|(i, &x)| f16::from_f32(x * 2f32.powi(i % 43 - 26))).collect();
+        let brain: Vec<bf16> =
+            (0..).zip(&numbers).map(|(i, &x)| bf16::from_f32(x * 2f32.powi(i % 90 - 45))).collect();
+        let wide: [Vec<f32>; 2] =
+            [short.iter().map(|x| x.to_f32()).collect(), brain.iter().map(|x| x.to_f32()).collect()];
+        for purpose in
+            [Purpose::Linear, Purpose::LinearInputGradient, Purpose::Conv, Purpose::ConvInputGradient]
+        {
+            if (kh * kw > 1 || groups > 1)
+                && matches!(purpose, Purpose::Linear | Purpose::LinearInputGradient)
+            {
+                continue;
+            }
+            everywhere(|isa, dtype| {
+                let pack = |values: &Values<'_>| {
+                    let shape = [out, inputs, kh, kw];
+                    PackedMatrix::new(&pool, isa, dtype, values, shape, groups, stride, purpose).unwrap()
+                };
+                let cells = |packed: &PackedMatrix| {
+                    // SAFETY: a weight has as many bytes, written when it was packed.
+                    unsafe { std::slice::from_raw_parts(packed.panels(0), packed.bytes()) }.to_vec()
+                };
+                let given = [Values::F16(Cow::Borrowed(&short)), Values::Bf16(Cow::Borrowed(&brain))];
+                for (given, wide) in given.iter().zip(&wide) {
+                    let (from_short, from_wide) = (pack(given), pack(&Values::of(wide)));
+                    assert!(cells(&from_short) == cells(&from_wide), "{purpose:?} {isa:?} {dtype:?}");
+                }
+            });
+        }
+    }
+}
+
 fn matmul_case(isa: Isa, dtype: DType, out_dtype: DType, g: MatmulGeometry) {
     let what = format!("{g:?} {dtype:?} {isa:?}");
     let mut noise = Noise(3);
