@@ -54,6 +54,20 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// Gives the memory of a part of a mapped file back to the system, which reads it again should it be wanted again.
+    pub(crate) fn forget(&self, start: usize, bytes: usize) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = self
+            && bytes > 0
+        {
+            // SAFETY: the map is of a file and never written, so its pages come back with what they held.
+            #[allow(unsafe_code)]
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, bytes) };
+        }
+    }
+}
+
 /// The model files in a folder, for the message that lists them.
 fn model_files(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };

@@ -168,6 +168,13 @@ impl TensorSource for SafetensorsFile {
     fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         self.bytes(name).map(Cow::Borrowed)
     }
+
+    fn forget(&self, name: &str) {
+        if let Some(info) = self.header.info(name) {
+            let (start, end) = info.data_offsets;
+            self.bytes.forget(self.data + start, end - start);
+        }
+    }
 }
 
 impl std::fmt::Debug for SafetensorsFile {

@@ -98,4 +98,10 @@ impl TensorSource for ShardedTensors {
             None => Err(missing(&self.index, self.tensors.keys(), name)),
         }
     }
+
+    fn forget(&self, name: &str) {
+        if let Some(&shard) = self.places.get(name) {
+            self.shards[shard].forget(name);
+        }
+    }
 }

@@ -56,6 +56,10 @@ pub trait TensorSource: Send + Sync {
         })
     }
 
+    /// Says that a tensor's numbers were read and will not be soon again: a mapped file's part of this process's memory
+    /// shrinks by it.
+    fn forget(&self, _name: &str) {}
+
     /// A tensor's entry; one that is not there is an error with the nearest name.
     fn tensor(&self, name: &str) -> Result<&TensorEntry, WeightsError> {
         self.tensors().get(name).ok_or_else(|| missing(self.path(), self.tensors().keys(), name))
@@ -92,6 +96,12 @@ pub(crate) struct PlacedFile {
 }
 
 impl PlacedFile {
+    pub(crate) fn forget(&self, name: &str) {
+        if let Some(place) = self.places.get(name) {
+            self.bytes.forget(place.start, place.bytes);
+        }
+    }
+
     pub(crate) fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         let (Some(entry), Some(place)) = (self.tensors.get(name), self.places.get(name)) else {
             return Err(missing(&self.path, self.tensors.keys(), name));

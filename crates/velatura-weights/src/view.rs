@@ -103,6 +103,12 @@ impl TensorSource for TensorView {
         }
     }
 
+    fn forget(&self, name: &str) {
+        if let Some(place) = self.places.get(name) {
+            self.sources[place.source].forget(&place.name);
+        }
+    }
+
     fn tensor_f32(&self, name: &str) -> Result<Cow<'_, [f32]>, WeightsError> {
         let entry = self.tensor(name)?;
         let place = self.places.get(name).filter(|p| p.form == Form::Transposed && entry.dtype.block().0 > 1);

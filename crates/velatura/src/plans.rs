@@ -1,9 +1,10 @@
 //! Plans of a model's networks: made when first needed, kept, and sharing one set of packed weights.
 
+use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use velatura_cpu::{CpuError, Executor, Runtime, WeightStore};
+use velatura_cpu::{CpuError, Executor, Runtime, Values, WeightStore};
 use velatura_graph::{Graph, passes};
 
 use crate::networks::Network;
@@ -61,7 +62,7 @@ impl Plans {
         check_memory(&self.runtime, &graph, &key, manifest)?;
         let executor = Executor::new(&self.runtime, graph, &self.store).map_err(Error::from)?;
         let planned = began.elapsed();
-        self.store.load_missing(&|name| weights.values(name)).map_err(PlanFailure::Weights)?;
+        each_once(weights, |find| self.store.load_missing(find)).map_err(PlanFailure::Weights)?;
         tracing::debug!(?key, arena = executor.arena_bytes(), ?planned, packed = ?(began.elapsed() - planned), "ready");
         let plan = Arc::new(Mutex::new(executor));
         if list.len() >= MOST_PLANS {
@@ -73,7 +74,7 @@ impl Plans {
 
     /// Packs the weights of all plans anew, after the source changed.
     pub fn reload(&self, weights: &dyn WeightSource) -> Result<(), CpuError> {
-        self.store.load(&|name| weights.values(name))
+        each_once(weights, |find| self.store.load(find))
     }
 
     /// Bytes of packed weights, and of all arenas.
@@ -81,6 +82,26 @@ impl Plans {
         let arenas = lock(&self.list).iter().map(|(_, plan)| lock(plan).arena_bytes()).sum();
         (self.store.bytes(), arenas)
     }
+}
+
+/// Runs a loading that asks for weights one after another, and says of each that it is done with when the next is asked
+/// for: a file's pages and what was packed from them are not both kept.
+fn each_once<'w>(
+    weights: &'w dyn WeightSource,
+    load: impl FnOnce(&dyn Fn(&str) -> Option<Values<'w>>) -> Result<(), CpuError>,
+) -> Result<(), CpuError> {
+    let last: RefCell<Option<String>> = RefCell::default();
+    let done = |next: Option<&str>| {
+        if let Some(packed) = last.replace(next.map(String::from)) {
+            weights.forget(&packed);
+        }
+    };
+    let result = load(&|name| {
+        done(Some(name));
+        weights.stored(name)
+    });
+    done(None);
+    result
 }
 
 /// Why there is no plan: the request and configuration, or the weights, of which only the engine knows the file.

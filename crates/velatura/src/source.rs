@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use velatura_weights::{SafetensorsFile, TensorSource, TensorView};
+use velatura_cpu::Values;
+use velatura_weights::{DType, SafetensorsFile, TensorSource, TensorView};
 
 /// Weights by their full names (`unet.conv_in.weight`), f32 and row-major in PyTorch's shapes.
 pub trait WeightSource: Send + Sync {
@@ -11,6 +12,29 @@ pub trait WeightSource: Send + Sync {
     fn shape(&self, name: &str) -> Option<Vec<usize>>;
     /// Its values; `None` when there is none of this name or it is stored in a form that cannot be read.
     fn values(&self, name: &str) -> Option<Cow<'_, [f32]>>;
+    /// Its values as they are stored, where they can be packed from that; else as [`WeightSource::values`] has them.
+    fn stored(&self, name: &str) -> Option<Values<'_>> {
+        self.values(name).map(Values::F32)
+    }
+    /// Says that a weight was packed and will not be read soon again.
+    fn forget(&self, _name: &str) {}
+}
+
+/// A tensor's numbers without a copy of them on the way to what is packed, if they lie in the file in a type of 16 bits.
+fn stored<'s>(source: &'s dyn TensorSource, name: &str) -> Option<Values<'s>> {
+    if cfg!(target_endian = "little")
+        && let Cow::Borrowed(bytes) = source.tensor_bytes(name).ok()?
+    {
+        let found = match source.tensor(name).ok()?.dtype {
+            DType::F16 => bytemuck::try_cast_slice(bytes).ok().map(|x| Values::F16(Cow::Borrowed(x))),
+            DType::Bf16 => bytemuck::try_cast_slice(bytes).ok().map(|x| Values::Bf16(Cow::Borrowed(x))),
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    source.tensor_f32(name).ok().map(Values::F32)
 }
 
 impl WeightSource for SafetensorsFile {
@@ -20,6 +44,14 @@ impl WeightSource for SafetensorsFile {
 
     fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         self.f32(name).ok()
+    }
+
+    fn stored(&self, name: &str) -> Option<Values<'_>> {
+        stored(self, name)
+    }
+
+    fn forget(&self, name: &str) {
+        TensorSource::forget(self, name);
     }
 }
 
@@ -31,6 +63,14 @@ impl WeightSource for TensorView {
 
     fn values(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         self.tensor_f32(name).ok()
+    }
+
+    fn stored(&self, name: &str) -> Option<Values<'_>> {
+        stored(self, name)
+    }
+
+    fn forget(&self, name: &str) {
+        TensorSource::forget(self, name);
     }
 }
 

@@ -103,6 +103,10 @@ impl TensorSource for TorchFile {
     fn tensor_bytes(&self, name: &str) -> Result<Cow<'_, [u8]>, WeightsError> {
         self.file.tensor_bytes(name)
     }
+
+    fn forget(&self, name: &str) {
+        self.file.forget(name);
+    }
 }
 
 impl std::fmt::Debug for TorchFile {
