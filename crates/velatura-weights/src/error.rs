@@ -198,6 +198,16 @@ pub enum WeightsError {
         /// The parts or tensors that lack.
         lacking: String,
     },
+    /// A number that the storage type asked for cannot hold.
+    #[error("{} cannot be written: tensor {tensor} has the value {value}, which is beyond f16; store it as bf16 or f32", file.display())]
+    Range {
+        /// The file.
+        file: PathBuf,
+        /// The tensor's name.
+        tensor: String,
+        /// The number.
+        value: f32,
+    },
     /// What is to be written exists.
     #[error("{} exists already; choose another name or remove it", file.display())]
     Exists {

@@ -35,7 +35,7 @@ pub use model::{
     Checkpoint, Family, KnownBy, OpenOptions, Other, OtherKind, Part, PartKind, Prediction, Task,
 };
 pub use open::{FileFormat, open_tensors};
-pub use save::{GgufType, SaveOptions};
+pub use save::{GgufType, SaveOptions, SaveProgress};
 pub use sharded::ShardedTensors;
 pub use source::{TensorEntry, TensorSource};
 pub use torch::TorchFile;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::save::SaveProgress;
 use crate::{Storage, WeightsError, atomic_write, f32_to_bytes};
 
 /// A tensor's numbers on their way to a file.
@@ -81,6 +82,7 @@ pub(crate) fn write_safetensors_streamed<'a>(
     path: &Path,
     heads: &[TensorHead],
     metadata: &BTreeMap<String, String>,
+    progress: &SaveProgress,
     mut numbers: impl FnMut(usize) -> Result<Cow<'a, [f32]>, WeightsError>,
 ) -> Result<(), WeightsError> {
     let (header, order) = header(path, heads, metadata)?;
@@ -88,15 +90,39 @@ pub(crate) fn write_safetensors_streamed<'a>(
     let written = atomic_write(path, |out| {
         out.write_all(&header)?;
         for &i in &order {
-            let values = numbers(i).map_err(|e| {
+            let head = &heads[i];
+            let values = numbers(i).and_then(|values| {
+                check_range(path, &head.name, &values, head.storage)?;
+                Ok(values)
+            });
+            let values = values.map_err(|e| {
                 failed = Some(e);
                 io::Error::other("a tensor could not be read")
             })?;
-            write_f32(out, &values, heads[i].storage)?;
+            write_f32(out, &values, head.storage)?;
+            progress.add(values.len())?;
         }
         Ok(())
     });
     failed.map_or(written, Err)
+}
+
+/// Refuses numbers that would become infinite. Weights are far smaller; one that is not would spoil every picture.
+pub(crate) fn check_range(
+    file: &Path,
+    tensor: &str,
+    values: &[f32],
+    storage: Storage,
+) -> Result<(), WeightsError> {
+    // What rounds to more than the largest finite number, (2 - 2^-10) 2^15.
+    const F16_BOUND: f32 = 65520.0;
+    let beyond = values.iter().find(|v| v.is_finite() && v.abs() >= F16_BOUND);
+    match beyond.filter(|_| storage == Storage::F16) {
+        None => Ok(()),
+        Some(&value) => {
+            Err(WeightsError::Range { file: file.to_path_buf(), tensor: tensor.to_string(), value })
+        }
+    }
 }
 
 #[derive(serde::Serialize)]

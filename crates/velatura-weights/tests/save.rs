@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use common::{Named, fixture, layouts, numbers, shapes};
 use velatura_weights::{
-    Checkpoint, GgufType, OpenOptions, Prediction, SafetensorsFile, SaveOptions, Storage, TensorSource,
-    open_tensors,
+    Checkpoint, GgufType, OpenOptions, Prediction, SafetensorsFile, SaveOptions, SaveProgress, Storage,
+    TensorSource, open_tensors,
 };
 
 fn plain() -> OpenOptions {
@@ -75,7 +75,7 @@ fn what_fails_half_way_leaves_nothing() {
     let says = [
         model.write_diffusers(folder.path().join("hub"), &SaveOptions::default()).unwrap_err(),
         model.write_single_file(folder.path().join("a.safetensors"), &SaveOptions::default()).unwrap_err(),
-        model.write_gguf(folder.path().join("a.gguf"), GgufType::F16).unwrap_err(),
+        model.write_gguf(folder.path().join("a.gguf"), GgufType::F16, &SaveProgress::default()).unwrap_err(),
     ];
     says.iter().for_each(|e| assert!(e.to_string().contains("nowhere"), "{e}"));
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
@@ -90,6 +90,42 @@ fn what_fails_half_way_leaves_nothing() {
 }
 
 #[test]
+fn writing_can_be_watched_and_stopped() {
+    let fixture = layouts();
+    let model = Checkpoint::of_source(Arc::new(Named::new(shapes(&fixture["cases"][0]["stored"])))).unwrap();
+    let all: u64 = model.tensors().tensors().values().map(|e| e.elements() as u64).sum();
+    let folder = tempfile::tempdir().unwrap();
+    for stop_at in [u64::MAX, all / 2] {
+        let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let watch = || {
+            let seen = seen.clone();
+            SaveProgress::new(move |done| {
+                seen.lock().unwrap().push(done);
+                done < stop_at
+            })
+        };
+        let with = |progress| SaveOptions { progress, ..SaveOptions::default() };
+        let results = [
+            model.write_diffusers(folder.path().join("hub"), &with(watch())),
+            model.write_single_file(folder.path().join("a.safetensors"), &with(watch())),
+            model.write_gguf(folder.path().join("a.gguf"), GgufType::F16, &watch()),
+        ];
+        let seen = seen.lock().unwrap();
+        if stop_at == u64::MAX {
+            assert!(results.iter().all(|r| r.is_ok()));
+            assert_eq!(seen.iter().filter(|&&n| n == all).count(), 3);
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+            std::fs::remove_dir_all(folder.path().join("hub")).unwrap();
+            std::fs::remove_file(folder.path().join("a.safetensors")).unwrap();
+            std::fs::remove_file(folder.path().join("a.gguf")).unwrap();
+        } else {
+            assert!(results.iter().all(|r| r.is_err()) && seen.iter().all(|&n| n < all));
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+    }
+}
+
+#[test]
 fn gguf_holds_what_was_written() {
     let fixture = layouts();
     let case = &fixture["cases"][0];
@@ -97,7 +133,7 @@ fn gguf_holds_what_was_written() {
     let folder = tempfile::tempdir().unwrap();
     for (kind, tolerance) in [(GgufType::F16, 1e-3), (GgufType::Q8_0, 1.0 / 254.0 + 1e-3)] {
         let path = folder.path().join("model.gguf");
-        model.write_gguf(&path, kind).unwrap();
+        model.write_gguf(&path, kind, &SaveProgress::default()).unwrap();
         let file = open_tensors(&path).unwrap();
         for (name, shape) in shapes(&case["stored"]) {
             assert_eq!(file.tensor(&name).unwrap().shape, shape);
@@ -161,7 +197,7 @@ fn blocks_are_quantized_as_gguf_does() {
     let model = Checkpoint::of_source(Arc::new(One(values, Named::new(stored)))).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("text.gguf");
-    model.write_gguf(&path, GgufType::Q8_0).unwrap();
+    model.write_gguf(&path, GgufType::Q8_0, &SaveProgress::default()).unwrap();
     let file = open_tensors(&path).unwrap();
     let name = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight";
     assert_eq!(file.tensor_bytes(name).unwrap(), expected.bytes("blocks").unwrap());

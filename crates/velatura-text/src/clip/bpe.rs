@@ -33,6 +33,21 @@ struct Merge {
     id: i32,
 }
 
+/// OpenAI's tokens by their ids, but for the start and the end, and the merges as `merges.txt` has them.
+pub(super) fn openai_tokens() -> (Vec<String>, Vec<String>) {
+    let mut tokens: Vec<String> = alphabet().into_iter().map(|(_, symbol)| symbol.to_string()).collect();
+    let last: Vec<String> = tokens.iter().map(|symbol| format!("{symbol}{END_OF_WORD}")).collect();
+    tokens.extend(last);
+    let mut merges = Vec::new();
+    for pair in OPENAI_MERGES.chunks_exact(4) {
+        let id = |at: usize| usize::from(u16::from_le_bytes([pair[at], pair[at + 1]]));
+        let (left, right) = (&tokens[id(0)], &tokens[id(2)]);
+        merges.push(format!("{left} {right}"));
+        tokens.push(format!("{left}{right}"));
+    }
+    (tokens, merges)
+}
+
 fn key(left: i32, right: i32) -> u64 {
     (u64::from(left as u32) << 32) | u64::from(right as u32)
 }

@@ -20,6 +20,7 @@ mod bpe;
 mod folder;
 mod split;
 mod stored;
+mod write;
 
 use std::sync::{Arc, OnceLock};
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::save::SaveProgress;
 use crate::{WeightsError, atomic_write};
 
 const ALIGNMENT: u64 = 32;
@@ -24,6 +25,7 @@ pub(crate) fn write_gguf_streamed<'a>(
     path: &Path,
     texts: &[(&str, String)],
     tensors: &[GgufTensor],
+    progress: &SaveProgress,
     mut numbers: impl FnMut(usize) -> Result<Cow<'a, [u8]>, WeightsError>,
 ) -> Result<(), WeightsError> {
     let mut head = b"GGUF".to_vec();
@@ -55,6 +57,7 @@ pub(crate) fn write_gguf_streamed<'a>(
             })?;
             out.write_all(&bytes)?;
             pad(out, bytes.len())?;
+            progress.add(tensors[i].shape.iter().product())?;
         }
         Ok(())
     });

@@ -103,15 +103,22 @@ impl Checkpoint {
     }
 
     fn configure(&mut self) {
+        for i in 0..self.parts.len() {
+            if !self.parts[i].config_is_given {
+                self.parts[i].config = self.inferred_config(&self.parts[i]);
+            }
+        }
+    }
+
+    /// A part's configuration as its tensors and the family have it, whatever a folder says.
+    pub(crate) fn inferred_config(&self, part: &Part) -> Value {
         let family = self.family.unwrap_or(Family::Sd1);
         let side = family.latent_side(self.prediction());
-        for part in self.parts.iter_mut().filter(|p| !p.config_is_given) {
-            part.config = match &part.network {
-                Network::Unet(unet) => unet.config(side),
-                Network::Autoencoder(vae) => vae.config(family.latent_scale(), side * 8),
-                Network::Tiny(tiny) => tiny.config(),
-                Network::Clip(clip) => clip.config(),
-            };
+        match &part.network {
+            Network::Unet(unet) => unet.config(side),
+            Network::Autoencoder(vae) => vae.config(family.latent_scale(), side * 8),
+            Network::Tiny(tiny) => tiny.config(),
+            Network::Clip(clip) => clip.config(),
         }
     }
 
@@ -223,6 +230,11 @@ impl Checkpoint {
         self.unmatched.extend(other.unmatched);
         self.unused.extend(other.unused);
         self.configure();
+    }
+
+    /// Keeps these parts alone. The family stays what it was, so that the parts are written as that family's.
+    pub fn keep_parts(&mut self, kinds: &[PartKind]) {
+        self.parts.retain(|p| kinds.contains(&p.kind));
     }
 
     /// All tensors of all parts as one source, named `unet.`, `vae.`, `text_encoder.` and `text_encoder_2.` and then as

@@ -13,7 +13,8 @@ use crate::{TensorSource, WeightsError, atomic_write};
 
 impl Checkpoint {
     /// Writes the parts as a diffusers folder: `config.json` and safetensors for each, `scheduler_config.json` (the
-    /// model's own, or its family's), and `model_index.json`. The tokenizer's files are not this crate's. The folder
+    /// model's own, or its family's), and `model_index.json`. The tokenizers' files are not this crate's and can be given
+    /// as [`SaveOptions::files`]. The folder
     /// must not exist, or be empty; it appears when all of it is written.
     pub fn write_diffusers(
         &self,
@@ -56,14 +57,20 @@ impl Checkpoint {
             let mut metadata = BTreeMap::from([("format".to_string(), "pt".to_string())]);
             metadata.extend(options.metadata.clone());
             let numbers = |i: usize| part.tensors.tensor_f32(&heads[i].name);
-            write_safetensors_streamed(&folder.join(stem), &heads, &metadata, numbers)?;
+            let progress = &options.progress;
+            write_safetensors_streamed(&folder.join(stem), &heads, &metadata, progress, numbers)?;
         }
-        if self.family().is_some() {
+        if self.part(PartKind::Unet).is_some() {
             let folder = root.join("scheduler");
             std::fs::create_dir(&folder).map_err(failed)?;
             let scheduler = self.scheduler().cloned().unwrap_or_else(|| self.usual_scheduler());
             write_json(&folder.join("scheduler_config.json"), &scheduler)?;
             write_json(&root.join("model_index.json"), &self.model_index(&scheduler))?;
+        }
+        for (path, bytes) in &options.files {
+            let file = root.join(path);
+            std::fs::create_dir_all(folder_of(&file)).map_err(failed)?;
+            atomic_write(&file, |out| out.write_all(bytes))?;
         }
         sync_folder(&root).map_err(failed)?;
         if target.exists() {
@@ -125,7 +132,7 @@ impl Checkpoint {
     }
 
     /// The noise schedule that the family was published with.
-    fn usual_scheduler(&self) -> Value {
+    pub(super) fn usual_scheduler(&self) -> Value {
         let upscaler = self.family() == Some(Family::X4Upscaler);
         let (class, start, end) = match self.family() {
             Some(Family::Sdxl | Family::SdxlRefiner) => ("EulerDiscreteScheduler", 0.00085, 0.012),
@@ -145,6 +152,11 @@ impl Checkpoint {
         if class == "DDIMScheduler" {
             scheduler["clip_sample"] = false.into();
             scheduler["set_alpha_to_one"] = upscaler.into();
+        }
+        if self.zero_snr() {
+            scheduler["rescale_betas_zero_snr"] = true.into();
+            // As its authors have it: the last step must start from noise alone.
+            scheduler["timestep_spacing"] = "trailing".into();
         }
         scheduler
     }

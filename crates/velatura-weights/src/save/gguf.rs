@@ -3,10 +3,12 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use super::SaveProgress;
 use super::single::{Original, originals};
 use crate::blocks::encode_q8_0;
 use crate::gguf::{GgufTensor, write_gguf_streamed};
 use crate::model::{Checkpoint, Family};
+use crate::write::check_range;
 use crate::{DType, Storage, WeightsError, f32_to_bytes};
 
 /// How the matrices of a GGUF file are stored.
@@ -20,7 +22,12 @@ pub enum GgufType {
 
 impl Checkpoint {
     /// Writes the parts as one GGUF file in the original naming. Vectors (norms and biases) stay F32.
-    pub fn write_gguf(&self, path: impl AsRef<Path>, kind: GgufType) -> Result<(), WeightsError> {
+    pub fn write_gguf(
+        &self,
+        path: impl AsRef<Path>,
+        kind: GgufType,
+        progress: &SaveProgress,
+    ) -> Result<(), WeightsError> {
         let path = path.as_ref();
         let originals = originals(self, path)?;
         let types: Vec<DType> = originals.iter().map(|t| stored_as(t, kind)).collect();
@@ -44,8 +51,11 @@ impl Checkpoint {
         if let Some(prediction) = self.prediction() {
             texts.push(("modelspec.prediction_type", prediction.name().to_string()));
         }
-        write_gguf_streamed(path, &texts, &tensors, |i| {
+        write_gguf_streamed(path, &texts, &tensors, progress, |i| {
             let values = originals[i].values()?;
+            if types[i] == DType::F16 {
+                check_range(path, &originals[i].name, &values, Storage::F16)?;
+            }
             Ok(Cow::Owned(match types[i] {
                 DType::Q8_0 => encode_q8_0(&values),
                 DType::F16 => f32_to_bytes(&values, Storage::F16),

@@ -47,7 +47,11 @@ impl Checkpoint {
         options: &SaveOptions,
     ) -> Result<(), WeightsError> {
         let path = path.as_ref();
-        let tensors = originals(self, path)?;
+        let mut tensors = originals(self, path)?;
+        if self.is_marked() {
+            tensors.extend(mark(self, "v_pred"));
+            tensors.extend(mark(self, "ztsnr").filter(|_| self.zero_snr()));
+        }
         let heads: Vec<TensorHead> = tensors
             .iter()
             .map(|t| TensorHead {
@@ -62,8 +66,15 @@ impl Checkpoint {
             metadata.insert("modelspec.prediction_type".into(), name.into());
         }
         metadata.extend(options.metadata.clone());
-        write_safetensors_streamed(path, &heads, &metadata, |i| tensors[i].values())
+        write_safetensors_streamed(path, &heads, &metadata, &options.progress, |i| tensors[i].values())
     }
+}
+
+/// An empty tensor whose name says how a model was trained.
+fn mark<'a>(model: &'a Checkpoint, name: &str) -> Option<Original<'a>> {
+    let part = model.parts().first()?;
+    let entries = Vec::new();
+    Some(Original { name: name.to_string(), shape: vec![0], dtype: DType::F32, part, entries })
 }
 
 /// All tensors of the single file, sorted by name.
