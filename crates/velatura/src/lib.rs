@@ -31,6 +31,7 @@ mod shipped;
 pub mod sizes;
 pub mod source;
 pub mod tiny;
+pub mod workflow;
 
 pub use conditioning::{Conditioning, Pooling, TextLayer};
 pub use engine::{Engine, EngineOptions, Generation, Progress, Warning};

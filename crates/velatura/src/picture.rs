@@ -9,6 +9,7 @@ use velatura_weights::atomic_write;
 use crate::Error;
 use crate::infotext::{self, ModelRef};
 use crate::request::GenerateRequest;
+use crate::workflow::{self, FromWorkflow};
 
 /// A finished picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -164,7 +165,8 @@ impl PictureInfo {
         serde_json::from_str(self.text("velatura")?).ok()
     }
 
-    /// The request that makes the picture again: Velatura's own in full, or as much as A1111's text form says. `name`
+    /// The request that makes the picture again: Velatura's own in full, or as much as A1111's text form or ComfyUI's graph says
+    /// (what that leaves out: [`PictureInfo::workflow`]). `name`
     /// stands for the file in messages.
     pub fn request(&self, name: &str) -> Result<GenerateRequest, Error> {
         if let Some(json) = self.text("velatura") {
@@ -174,10 +176,17 @@ impl PictureInfo {
             })?;
             return Ok(origin.request);
         }
-        match self.text("parameters") {
-            Some(text) => Ok(infotext::parse(text)),
-            None => Err(Error::NoMetadata { file: name.into() }),
+        if let Some(text) = self.text("parameters") {
+            return Ok(infotext::parse(text));
         }
+        let workflow = self.workflow().ok_or_else(|| Error::NoMetadata { file: name.into() })?;
+        Ok(workflow.request)
+    }
+
+    /// What ComfyUI's graph says, where neither Velatura nor A1111 made the picture.
+    pub fn workflow(&self) -> Option<FromWorkflow> {
+        let foreign = self.text("velatura").is_none() && self.text("parameters").is_none();
+        workflow::parse(self.text("prompt").filter(|_| foreign)?)
     }
 }
 
