@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, completions, eval, generate, inspect, man, samplers, train};
+use crate::commands::{bench, completions, convert, eval, generate, inspect, man, models, samplers, train};
 
 /// Trains latent diffusion models and makes pictures with them.
 #[derive(Parser)]
@@ -42,6 +42,10 @@ pub enum Command {
     Bench(bench::Args),
     /// Show what is in a model file, or how a picture was made
     Inspect(inspect::Args),
+    /// Write a model in another layout or format
+    Convert(convert::Args),
+    /// List the models that are there
+    Models(models::Args),
     /// List samplers and schedules, and when to use them
     Samplers(samplers::Args),
     /// Print the completion script for a shell

@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod failure;
 mod interrupt;
+mod models;
 mod naming;
 mod parse;
 mod progress;
@@ -36,7 +37,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Train(args) => commands::train::run(args, quiet),
         Command::Eval(args) => commands::eval::run(args, quiet),
         Command::Bench(args) => commands::bench::run(&args),
-        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args, quiet),
+        Command::Convert(args) => commands::convert::run(&args, quiet),
+        Command::Models(args) => commands::models::run(&args),
         Command::Samplers(args) => commands::samplers::run(&args),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::man::run(&args),

@@ -6,7 +6,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::terminal::remark;
 
-/// A bar that counts sampling steps.
+/// A bar that counts sampling steps, or shares of another work.
+#[derive(Clone)]
 pub struct Bar(ProgressBar);
 
 impl Bar {
@@ -14,6 +15,18 @@ impl Bar {
     pub fn new(quiet: bool) -> Self {
         let hidden = quiet || !std::io::stderr().is_terminal();
         Bar(bar(hidden, "{bar:32} {pos}/{len} steps  {per_sec}  {eta} left"))
+    }
+
+    /// The same for work that is told in percent.
+    pub fn percent(quiet: bool) -> Self {
+        let hidden = quiet || !std::io::stderr().is_terminal();
+        Bar(bar(hidden, "{bar:32} {percent}%  {eta} left"))
+    }
+
+    /// The same for a download.
+    pub fn bytes(quiet: bool) -> Self {
+        let hidden = quiet || !std::io::stderr().is_terminal();
+        Bar(bar(hidden, "{bar:32} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left"))
     }
 
     /// So many steps are to be done.

@@ -8,6 +8,10 @@ fn velatura(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_velatura"));
     command.args(args).current_dir(folder).env_remove("VELATURA_LOG").env_remove("VELATURA_THREADS");
     command
+        .env("VELATURA_MODELS", folder.join("no-models"))
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_HOME", folder.join("no-hub"));
+    command
 }
 
 fn run(folder: &Path, args: &[&str]) -> Output {
@@ -88,8 +92,10 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--output", ""], 2, "empty"),
         (&["--output", "-", "--batch", "2"], 2, "one picture"),
         (&["--output", "-", "--json"], 2, "both want standard output"),
-        (&["--vae", "no.safetensors"], 2, "has an autoencoder of its own"),
-        (&["--model", "no.safetensors"], 1, "no.safetensors"),
+        (&["--vae", "../plain.png"], 2, "has an autoencoder of its own"),
+        (&["--vae", "no.safetensors"], 1, "there is no file or folder no.safetensors"),
+        (&["--model", "no.safetensors"], 1, "there is no file or folder no.safetensors"),
+        (&["--model", "owner/name"], 1, "HF_HUB_OFFLINE"),
         (&["--model", ".."], 1, "tiny.safetensors"),
         (&["--model", "../cut.safetensors"], 1, "is truncated"),
         (&["--model", "../page.safetensors"], 1, "web page"),
@@ -308,7 +314,7 @@ fn files_are_inspected() {
     assert!(run(&work, &["inspect", "shipped"]).status.success());
     let output = run(&work, &["inspect", "no-such-file"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("cannot read no-such-file"));
+    assert!(text(&output.stderr).contains("no file or folder no-such-file"));
 }
 
 #[test]
@@ -359,4 +365,43 @@ fn the_command_explains_itself() {
     let manual = folder.path().to_str().unwrap();
     says(&["man", "--dir", manual], 0, &[]);
     assert!(folder.path().join("velatura.1").exists() && folder.path().join("velatura-generate.1").exists());
+}
+
+#[test]
+fn a_picture_of_comfyui_is_made_again() {
+    let (_folder, work) = workplace();
+    let graph = r#"{"3": {"class_type": "KSampler", "inputs": {"seed": 11, "steps": 2, "cfg": 2.0, "sampler_name": "euler",
+        "scheduler": "normal", "denoise": 1.0, "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0],
+        "latent_image": ["5", 0]}, "is_changed": [NaN]},
+        "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "dream.safetensors"}},
+        "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 72, "height": 64, "batch_size": 2}},
+        "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["4", 1]}},
+        "7": {"class_type": "CLIPTextEncode", "inputs": {"text": "rain", "clip": ["4", 1]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["8", 0]}},
+        "8": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["4", 2]}}}"#;
+    let png = velatura::picture::encode(1, 1, &[0; 3], &[("prompt", graph), ("workflow", "{}")]).unwrap();
+    std::fs::write(work.join("comfy.png"), png).unwrap();
+    let output = run(
+        &work,
+        &[
+            "generate",
+            "--from",
+            "comfy.png",
+            "--model",
+            "../tiny.safetensors",
+            "--output",
+            "again.png",
+            "--json",
+        ],
+    );
+    let errors = text(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(
+        errors.contains("the other pictures of its batch") && errors.contains("dream.safetensors"),
+        "{errors}"
+    );
+    let made: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let request = &made["request"];
+    assert_eq!((&request["seed"], &request["steps"], &request["width"]), (&11.into(), &2.into(), &72.into()));
+    assert_eq!((&request["prompt"], &request["negative"]), (&"a cat".into(), &"rain".into()));
 }

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use velatura_weights::{Storage, TensorToWrite, write_safetensors};
+use velatura_weights::{SafetensorsFile, Storage, TensorSource, TensorToWrite, write_safetensors};
 
 fn run(folder: &Path, args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_velatura"));
-    command.args(args).current_dir(folder).env_remove("VELATURA_LOG").stdin(Stdio::null()).output().unwrap()
+    command.args(args).current_dir(folder).env_remove("VELATURA_LOG").stdin(Stdio::null());
+    command.env("VELATURA_MODELS", folder.join("models")).env("HF_HUB_CACHE", folder.join("cache"));
+    command.env("HF_HUB_OFFLINE", "1").output().unwrap()
 }
 
 fn shown(folder: &Path, args: &[&str]) -> String {
@@ -187,4 +189,207 @@ fn what_is_no_model_is_named() {
     }
     let says = refused(folder.path(), &["inspect", "."], 1);
     assert!(says.contains("m.safetensors"), "{says}");
+}
+
+fn tensors(path: &Path) -> BTreeMap<String, (String, Vec<usize>, Vec<u8>)> {
+    let file = SafetensorsFile::open(path).unwrap();
+    let tensors = file.tensors().iter().map(|(name, entry)| {
+        let bytes = file.tensor_bytes(name).unwrap().into_owned();
+        (name.clone(), (entry.dtype.to_string(), entry.shape.clone(), bytes))
+    });
+    tensors.collect()
+}
+
+fn listing(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+#[test]
+fn every_layout_becomes_every_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    for name in ["sd1", "sd2", "sdxl", "refiner", "upscaler", "inpainting"] {
+        let first = work.join("first.safetensors");
+        write(&first, &layout(name), Storage::F16);
+        shown(work, &["convert", "first.safetensors", "hub/"]);
+        let told = json(work, &["inspect", "hub", "--json"]);
+        assert_eq!(told["format"], "diffusers folder");
+        let first_told = json(work, &["inspect", "first.safetensors", "--json"]);
+        assert_eq!(
+            (&told["family"], &told["missing_parts"]),
+            (&first_told["family"], &first_told["missing_parts"])
+        );
+        let has_first = name != "refiner";
+        assert_eq!(work.join("hub/tokenizer/vocab.json").is_file(), has_first, "{name}");
+        assert_eq!(work.join("hub/tokenizer_2/merges.txt").is_file(), ["sdxl", "refiner"].contains(&name));
+        shown(work, &["convert", "hub", "second.safetensors"]);
+        assert_eq!(tensors(&work.join("second.safetensors")), tensors(&first), "{name}");
+        shown(work, &["convert", "hub", "m.gguf"]);
+        let from_gguf = json(work, &["inspect", "m.gguf", "--json"]);
+        for key in ["family", "task", "missing_parts", "unmatched"] {
+            assert_eq!(from_gguf[key], told[key], "{name} {key}");
+        }
+        shown(work, &["convert", "m.gguf", "third.safetensors", "--storage", "f16"]);
+        assert_eq!(tensors(&work.join("third.safetensors")), tensors(&first), "{name}");
+        for file in ["second.safetensors", "m.gguf", "third.safetensors"] {
+            std::fs::remove_file(work.join(file)).unwrap();
+        }
+        std::fs::remove_dir_all(work.join("hub")).unwrap();
+    }
+}
+
+#[test]
+fn storage_and_parts_are_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    write(&work.join("m.safetensors"), &layout("sd1"), Storage::F32);
+    shown(work, &["convert", "m.safetensors", "half.safetensors", "--storage", "bf16"]);
+    assert!(tensors(&work.join("half.safetensors")).values().all(|(dtype, ..)| dtype == "BF16"));
+    shown(work, &["convert", "m.safetensors", "vae.safetensors", "--parts", "vae"]);
+    assert!(tensors(&work.join("vae.safetensors")).keys().all(|name| name.starts_with("first_stage_model.")));
+    shown(
+        work,
+        &["convert", "m.safetensors", "some", "--parts", "vae,text_encoder", "--format", "diffusers"],
+    );
+    assert_eq!(listing(&work.join("some")), ["text_encoder", "tokenizer", "vae"]);
+    let says = refused(work, &["convert", "m.safetensors", "m.gguf"], 2);
+    assert!(says.contains("--storage q8_0"), "{says}");
+    shown(work, &["convert", "m.safetensors", "m.gguf", "--storage", "q8_0"]);
+    let told = json(work, &["inspect", "m.gguf", "--json"]);
+    assert!(told["parts"][0]["types"]["Q8_0"].as_u64().unwrap() > 0, "{told}");
+    assert_eq!(told["prediction"], "epsilon");
+    // A variant of a folder.
+    shown(work, &["convert", "m.safetensors", "hub"]);
+    for part in ["unet", "vae"] {
+        let plain = work.join("hub").join(part).join("diffusion_pytorch_model.safetensors");
+        std::fs::rename(&plain, plain.with_file_name("diffusion_pytorch_model.fp16.safetensors")).unwrap();
+    }
+    shown(work, &["convert", "hub", "again.safetensors", "--variant", "fp16"]);
+    assert_eq!(tensors(&work.join("again.safetensors")), tensors(&work.join("m.safetensors")));
+}
+
+#[test]
+fn nothing_is_lost_in_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let mut stored = layout("sd1");
+    write(&work.join("m.safetensors"), &stored, Storage::F16);
+    stored.insert("mystery.weight".into(), vec![3]);
+    write(&work.join("more.safetensors"), &stored, Storage::F16);
+    shown(work, &["convert", "m.safetensors", "hub"]);
+    let before = listing(work);
+
+    let check = |from: &str, to: &str, code: i32, words: &str| {
+        let says = refused(work, &["convert", from, to], code);
+        assert!(says.contains(words), "{from} to {to}: {says}");
+        assert_eq!(listing(work), before, "{from} to {to}");
+    };
+    check("more.safetensors", "to.safetensors", 1, "mystery.weight");
+    check("m.safetensors", "hub", 1, "exists already");
+    check("m.safetensors", "more.safetensors", 2, "--force");
+    check("m.safetensors", "m.safetensors", 2, "--force");
+    check("m.safetensors", "m.ckpt", 2, ".safetensors");
+    check("hub", "hub/inside", 2, "are the same");
+    check("m.safetensors", "no/folder/m.gguf", 1, "create its folder");
+
+    let vae = work.join("hub/vae/config.json");
+    edit(&vae, |config| config["scaling_factor"] = 0.5.into());
+    check("hub", "to.safetensors", 1, "the vae's scaling_factor, 0.5 instead of 0.18215");
+    edit(&vae, |config| config["scaling_factor"] = 0.18215.into());
+    let scheduler = work.join("hub/scheduler/scheduler_config.json");
+    edit(&scheduler, |config| config["beta_start"] = 0.01.into());
+    check("hub", "to.gguf", 1, "beta_start, 0.01");
+    edit(&scheduler, |config| config["beta_start"] = 0.00085.into());
+    edit(&scheduler, |config| config["rescale_betas_zero_snr"] = true.into());
+    check("hub", "to.safetensors", 1, "rescale_betas_zero_snr");
+    edit(&scheduler, |config| config["rescale_betas_zero_snr"] = false.into());
+    edit(&work.join("hub/tokenizer/tokenizer_config.json"), |config| config["pad_token"] = "!".into());
+    edit(&work.join("hub/tokenizer/special_tokens_map.json"), |config| config["pad_token"] = "!".into());
+    check("hub", "to.safetensors", 1, "tokenizer, which is not OpenAI's");
+    let output = run(work, &["convert", "hub", "to.safetensors", "--lossy"]);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("warning: left out: tokenizer"));
+    assert_eq!(tensors(&work.join("to.safetensors")), tensors(&work.join("m.safetensors")));
+    std::fs::remove_file(work.join("to.safetensors")).unwrap();
+
+    // A number beyond f16's range, in a tensor far back in the file.
+    let data = [70000.0; 16];
+    let all: Vec<_> = layout("sd1").into_iter().collect();
+    let zeros = vec![0.0; all.iter().map(|(_, s)| s.iter().product::<usize>()).max().unwrap()];
+    let tensors: Vec<_> = all
+        .iter()
+        .map(|(name, shape)| {
+            let n: usize = shape.iter().product();
+            let big = name == "model.diffusion_model.out.0.bias" && n <= data.len();
+            TensorToWrite::new(name.as_str(), shape, Storage::F32, if big { &data[..n] } else { &zeros[..n] })
+        })
+        .collect();
+    write_safetensors(work.join("m.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let says = refused(work, &["convert", "m.safetensors", "to.safetensors", "--storage", "f16"], 1);
+    assert!(says.contains("model.diffusion_model.out.0.bias") && says.contains("70000"), "{says}");
+    assert_eq!(listing(work), before);
+}
+
+#[test]
+fn marks_survive() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let mut stored = layout("sdxl");
+    stored.insert("v_pred".into(), vec![0]);
+    stored.insert("ztsnr".into(), vec![0]);
+    write(&work.join("m.safetensors"), &stored, Storage::F16);
+    let output = run(work, &["convert", "m.safetensors", "hub"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let scheduler = std::fs::read(work.join("hub/scheduler/scheduler_config.json")).unwrap();
+    let scheduler: Value = serde_json::from_slice(&scheduler).unwrap();
+    assert_eq!(scheduler["prediction_type"], "v_prediction");
+    assert_eq!(scheduler["rescale_betas_zero_snr"], true);
+    shown(work, &["convert", "hub", "back.safetensors"]);
+    let back = tensors(&work.join("back.safetensors"));
+    assert!(back.keys().eq(stored.keys()));
+    assert!(refused(work, &["convert", "hub", "m.gguf"], 1).contains("ztsnr"));
+}
+
+#[test]
+fn models_are_listed_and_found_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let work = folder.path();
+    let models = work.join("models");
+    let snapshot = work.join("cache/models--owner--dream/snapshots/c0ffee");
+    let refs = work.join("cache/models--owner--dream/refs");
+    for path in [&models, &snapshot, &refs] {
+        std::fs::create_dir_all(path).unwrap();
+    }
+    std::fs::write(refs.join("main"), "c0ffee").unwrap();
+    write(&models.join("Tiny_SD.safetensors"), &layout("sd1"), Storage::F16);
+    std::fs::write(models.join("broken.safetensors"), "<html>").unwrap();
+    write(&snapshot.join("xl.safetensors"), &layout("sdxl"), Storage::F16);
+
+    let text = shown(work, &["models"]);
+    for says in
+        ["shipped", "Tiny_SD", "Stable Diffusion 1.x", "owner/dream", "Stable Diffusion XL", "cannot be read"]
+    {
+        assert!(text.contains(says), "{says}: {text}");
+    }
+    let value = json(work, &["models", "--json"]);
+    let names: Vec<&str> =
+        value["models"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["shipped", "Tiny_SD", "broken", "owner/dream"]);
+
+    assert!(shown(work, &["inspect", "tiny_sd"]).contains("Stable Diffusion 1.x"));
+    assert!(shown(work, &["inspect", "owner/dream"]).contains("Stable Diffusion XL"));
+    shown(work, &["convert", "tiny_sd", "half.safetensors"]);
+    let says = refused(work, &["generate", "a cat", "--model", "tinysd"], 1);
+    assert!(says.contains("near it are Tiny_SD"), "{says}");
+    let says = refused(work, &["inspect", "owner/other"], 1);
+    assert!(says.contains("owner/other is not in") && says.contains("HF_HUB_OFFLINE"), "{says}");
 }

@@ -15,7 +15,7 @@ use velatura_weights::atomic_write;
 use crate::failure::Failure;
 use crate::naming::{Pattern, check_all_writable};
 use crate::progress::Bar;
-use crate::{interrupt, parse, terminal};
+use crate::{interrupt, models, parse, terminal};
 
 /// More of a prompt than this is not read from standard input.
 const LONGEST_INPUT: u64 = 64 << 20;
@@ -37,14 +37,15 @@ pub struct Args {
     /// What it should not show
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
-    /// A model: a file, or a folder in diffusers' layout; the model that ships with velatura when not given
-    #[arg(long, value_name = "PATH")]
+    /// A model: a file, a folder in diffusers' layout, a short name that `velatura models` lists, or owner/name[@revision]
+    /// on the hub; the model that ships with velatura when not given
+    #[arg(long, value_name = "MODEL")]
     model: Option<String>,
-    /// Another autoencoder than the model's own: a file, or a folder in diffusers' layout
-    #[arg(long, value_name = "PATH")]
+    /// Another autoencoder than the model's own: a file, a folder in diffusers' layout, or a name as for --model
+    #[arg(long, value_name = "MODEL")]
     vae: Option<String>,
-    /// A model that takes over towards the end, as the refiner of Stable Diffusion XL
-    #[arg(long, value_name = "PATH")]
+    /// A model that takes over towards the end, as the refiner of Stable Diffusion XL: as for --model
+    #[arg(long, value_name = "MODEL")]
     refiner: Option<String>,
     /// Share of the way after which it does; 0.8 when not given
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
@@ -109,7 +110,7 @@ pub struct Args {
     /// One sheet of all pictures instead of a file for each
     #[arg(long)]
     grid: bool,
-    /// Take the request from a picture (`-`: from standard input); other flags change it
+    /// Take the request from a picture of velatura, A1111 or ComfyUI (`-`: from standard input); other flags change it
     #[arg(long, value_name = "PICTURE")]
     from: Option<String>,
     /// Print what was made as JSON
@@ -125,12 +126,14 @@ enum Target {
 
 /// Makes the pictures.
 pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
-    let cancel = interrupt::token();
     let from = args.from.as_deref().map(read_origin).transpose()?;
     let request = request(&args, from.as_ref().map(|(request, _)| request))?;
     request.check()?;
     check_stdout(&args, &request)?;
-    let engine = Engine::for_request(&request, EngineOptions { threads: args.threads })?;
+    // Ctrl-C ends a download at once; what arrived of it is kept.
+    let located = models::located(&request, quiet)?;
+    let cancel = interrupt::token();
+    let engine = Engine::for_request(&located, EngineOptions { threads: args.threads })?;
     let asked = request;
     let request = engine.resolve(&asked)?;
     let target = target(&args, &request)?;
@@ -274,6 +277,14 @@ fn read_origin(path: &str) -> Result<(GenerateRequest, Option<String>), Failure>
         (path, PictureInfo::open(path)?)
     };
     let hash = info.origin().map(|origin| origin.model.hash);
+    if let Some(workflow) = info.workflow() {
+        for left in &workflow.left_out {
+            terminal::remark(&format!("note: not taken over from {name}: {left}"));
+        }
+        if let Some(model) = &workflow.model {
+            terminal::remark(&format!("note: {name} was made with {model}; --model takes one"));
+        }
+    }
     Ok((info.request(name)?, hash))
 }
 

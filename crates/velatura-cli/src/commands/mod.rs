@@ -3,9 +3,11 @@
 pub mod bench;
 mod by_layer;
 pub mod completions;
+pub mod convert;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
 pub mod man;
+pub mod models;
 pub mod samplers;
 pub mod train;

@@ -23,6 +23,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .iter()
             .map(|s| {
                 json!({"name": s.name, "title": s.title, "aliases": s.aliases, "when": s.when,
+                    "comfyui": s.name, "a1111": s.title, "diffusers": diffusers(s.aliases),
                     "stochastic": s.stochastic, "evaluations_per_step": s.order})
             })
             .collect();
@@ -32,14 +33,25 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .collect();
         return terminal::print_json(&json!({"samplers": samplers, "schedules": schedules}));
     }
-    let mut text = String::from("Samplers (--sampler)\n");
+    let mut text = String::from("Samplers (--sampler): as ComfyUI, A1111 and diffusers spell them\n");
     for s in samplers() {
-        let _ = writeln!(text, "  {:<16} {:<10} {}", s.name, s.title, s.when);
+        let class = diffusers(s.aliases).unwrap_or("-");
+        let noise = if s.stochastic { " New noise in every step." } else { "" };
+        let _ = writeln!(text, "\n  {}  |  {}  |  {class}\n      {}{noise}", s.name, s.title, s.when);
     }
     text.push_str("\nSchedules (--schedule)\n");
     for s in spacings() {
-        let _ = writeln!(text, "  {:<16} {:<12} {}", s.name(), s.title, s.when);
+        let others =
+            if s.aliases.is_empty() { String::new() } else { format!("  |  {}", s.aliases.join("  |  ")) };
+        let _ = writeln!(text, "\n  {}  |  {}{others}\n      {}", s.name(), s.title, s.when);
     }
-    text.push_str("\nNames are read in the spelling of A1111, diffusers and ComfyUI; \"DPM++ 2M Karras\" is both at once.\n");
+    text.push_str(
+        "\nCapitals, spaces and punctuation do not matter, and a sampler's name may carry its schedule: \"DPM++ 2M Karras\".\n",
+    );
     terminal::print(&text)
+}
+
+/// diffusers' class among a sampler's spellings.
+fn diffusers<'a>(aliases: &[&'a str]) -> Option<&'a str> {
+    aliases.iter().copied().find(|alias| alias.ends_with("Scheduler"))
 }

@@ -50,14 +50,14 @@ pub(crate) fn write_gguf_streamed<'a>(
     let written = atomic_write(path, |out| {
         out.write_all(&head)?;
         pad(out, head.len())?;
-        for i in 0..tensors.len() {
+        for (i, tensor) in tensors.iter().enumerate() {
             let bytes = numbers(i).map_err(|e| {
                 failed = Some(e);
                 io::Error::other("a tensor could not be read")
             })?;
             out.write_all(&bytes)?;
             pad(out, bytes.len())?;
-            progress.add(tensors[i].shape.iter().product())?;
+            progress.add(tensor.shape.iter().product())?;
         }
         Ok(())
     });

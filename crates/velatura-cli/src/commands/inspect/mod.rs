@@ -1,7 +1,7 @@
 //! `velatura inspect FILE`
 
-mod checkpoint;
-mod other;
+pub mod checkpoint;
+pub mod other;
 mod own;
 mod picture;
 pub mod table;
@@ -19,6 +19,7 @@ use velatura_weights::{
 };
 
 use crate::failure::Failure;
+use crate::models;
 
 /// Shows what is in a model file or folder, or how a picture was made.
 #[derive(clap::Args)]
@@ -27,8 +28,8 @@ use crate::failure::Failure;
     velatura inspect v1-5-pruned-emaonly.ckpt\n  \
     velatura inspect stable-diffusion-v1-5 --variant fp16 --json")]
 pub struct Args {
-    /// A model file (safetensors, .ckpt, .pt, .bin, GGUF), a folder in diffusers' layout, a picture (PNG), or `shipped`
-    /// for the model that ships with velatura
+    /// A model file (safetensors, .ckpt, .pt, .bin, GGUF), a folder in diffusers' layout, a picture (PNG), a name that
+    /// `velatura models` lists, or `shipped` for the model that ships with velatura
     file: PathBuf,
     /// Which of a folder's variants to look at, for example fp16
     #[arg(long, value_name = "NAME")]
@@ -42,22 +43,26 @@ pub struct Args {
 }
 
 /// Prints what the file is.
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     if is_png(&args.file) {
         return picture::print(args);
     }
     if args.file == Path::new(SHIPPED_NAME) && !args.file.exists() {
         return own::print(args, &velatura::shipped_file()?);
     }
-    if args.file.is_file()
-        && FileFormat::of(&args.file)? == FileFormat::Safetensors
-        && let file = SafetensorsFile::open(&args.file)?
+    let path = match args.file.to_str() {
+        Some(name) => models::locate(name, quiet)?,
+        None => args.file.clone(),
+    };
+    if path.is_file()
+        && FileFormat::of(&path)? == FileFormat::Safetensors
+        && let file = SafetensorsFile::open(&path)?
         && file.metadata().contains_key(METADATA_KEY)
     {
         return own::print(args, &file);
     }
     let options = OpenOptions { variant: args.variant.clone() };
-    match Checkpoint::open(&args.file, &options) {
+    match Checkpoint::open(&path, &options) {
         Ok(checkpoint) => checkpoint::print(args, &checkpoint),
         Err(WeightsError::Unrecognised { file, .. }) if file.is_file() => {
             other::print(args, open_tensors(&file)?.as_ref())
