@@ -1,6 +1,6 @@
 //! Values of flags: each parser says in one sentence what it takes.
 
-use velatura::request::{LONGEST_SIDE, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
+use velatura::request::{LONGEST_SIDE, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS};
 use velatura::{Precision, Prediction, RngKind};
 
 fn whole(text: &str, least: u32, most: u32, hint: &str) -> Result<u32, String> {
@@ -38,6 +38,30 @@ pub fn guidance(text: &str) -> Result<f32, String> {
             "must be a number above 0 and up to {MOST_GUIDANCE} (1 is no guidance, 2 to 8 is usual)"
         )),
     }
+}
+
+/// `--strength`
+pub fn strength(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(value),
+        _ => Err(
+            "must be a number above 0 and at most 1 (0.8 keeps the rough layout, 0.3 most of the picture)"
+                .into(),
+        ),
+    }
+}
+
+/// `--image-guidance`
+pub fn image_guidance(text: &str) -> Result<f32, String> {
+    match text.trim().parse::<f32>() {
+        Ok(value) if (1.0..=MOST_GUIDANCE).contains(&value) => Ok(value),
+        _ => Err(format!("must be a number from 1 to {MOST_GUIDANCE} (1 is none, 1.2 to 1.8 is usual)")),
+    }
+}
+
+/// `--noise-level`
+pub fn noise_level(text: &str) -> Result<u32, String> {
+    whole(text, 0, MOST_NOISE_LEVEL, " (20 is usual)")
 }
 
 /// `--clip-skip`

@@ -1,6 +1,6 @@
 //! The networks of latent diffusion, each a configuration and a function that records it into a graph: the text
-//! transformer ([`TextConfig`]), the conditional U-Net ([`UNetConfig`]) and the KL autoencoder
-//! ([`AutoencoderConfig`]). Parameters carry the names and shapes that diffusers and transformers give them;
+//! transformer ([`TextConfig`]), the conditional U-Net ([`UNetConfig`]) and the autoencoders, KL
+//! ([`AutoencoderConfig`]) and tiny ([`TinyAutoencoderConfig`]). Parameters carry the names and shapes that diffusers and transformers give them;
 //! activations are channels last. This crate knows no file, device or tokenizer: it only builds graphs.
 //!
 //! ```
@@ -29,4 +29,4 @@ pub mod vae;
 pub use config::{ActFn, ConfigError, OneOrMany};
 pub use text::{TextConfig, TextInputs, TextOutput};
 pub use unet::{UNetConfig, UNetInputs};
-pub use vae::{AutoencoderConfig, Moments};
+pub use vae::{Autoencoder, AutoencoderConfig, Moments, TinyAutoencoderConfig};

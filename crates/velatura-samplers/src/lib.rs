@@ -45,7 +45,9 @@ pub use prediction::{Level, Prediction};
 pub use registry::{
     SamplerEntry, SpacingEntry, find_sampler, find_spacing, parse_sampler, sampler_named, samplers, spacings,
 };
-pub use sampler::{Answer, Call, Progress, Sampler, SamplerOptions, sample, sample_both};
+pub use sampler::{
+    Amend, Answer, Call, Progress, Sampler, SamplerOptions, Start, sample, sample_both, sample_from,
+};
 pub use schedule::{
     DiffusersSchedulerConfig, DynamicShift, NoiseSchedule, NoiseTable, ScheduleKind, TimeSampling, betas,
     rescale_zero_terminal_snr,

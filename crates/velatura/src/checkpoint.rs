@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use velatura_models::{AutoencoderConfig, ConfigError, OneOrMany, TextConfig, UNetConfig};
+use velatura_models::{Autoencoder, ConfigError, OneOrMany, TextConfig, UNetConfig};
 use velatura_samplers::{
     DiffusersSchedulerConfig, NoiseSchedule, Prediction as Predicts, Spacing, find_sampler,
 };
@@ -14,16 +14,8 @@ use velatura_weights::{Checkpoint, Family, Part, PartKind, Prediction, Task, Ten
 use crate::conditioning::Conditioning;
 use crate::manifest::{Defaults, FORMAT, TextEncoder, TrainingNote};
 use crate::request::LONGEST_SIDE;
+use crate::usual::Usual;
 use crate::{Error, ModelManifest};
-
-/// Steps where the request names none. diffusers takes 50; the sampler below needs half of them.
-const STEPS: u32 = 25;
-/// Guidance where the request names none, as in diffusers.
-const GUIDANCE: f32 = 7.5;
-/// The same for Stable Diffusion XL.
-const XL_GUIDANCE: f32 = 5.0;
-/// The sampler where the request names none.
-const SAMPLER: &str = "dpmpp_2m";
 
 /// The manifest of a checkpoint that is complete, and remarks on what was left aside or taken for granted.
 ///
@@ -34,7 +26,7 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     refuse(checkpoint)?;
     checkpoint.check_complete()?;
     let unet = config(checkpoint, PartKind::Unet, UNetConfig::from_json)?;
-    let autoencoder = config(checkpoint, PartKind::Vae, AutoencoderConfig::from_json)?;
+    let autoencoder = autoencoder(checkpoint)?;
     let family = checkpoint.family().unwrap_or(Family::Sd1);
     let xl = matches!(family, Family::Sdxl | Family::SdxlRefiner);
     let encoders = family.required().iter().filter(|kind| kind.is_text());
@@ -44,7 +36,10 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
     let schedule = schedule(checkpoint, &mut remarks)?;
     let side = autoencoder.downsampling();
     let (height, width) = usual_size(&unet, side);
-    let spacing = find_sampler(SAMPLER).map_or(Spacing::Karras, |entry| entry.default_spacing(&schedule));
+    let usual = Usual::of(checkpoint, xl);
+    let own =
+        || find_sampler(usual.sampler).map_or(Spacing::Karras, |entry| entry.default_spacing(&schedule));
+    let spacing = usual.spacing.unwrap_or_else(own);
     let manifest = ModelManifest {
         format: FORMAT,
         name: name(path),
@@ -54,12 +49,13 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
         schedule,
         conditioning: if xl { Conditioning::sdxl() } else { Conditioning::default() },
         zeros_for_empty_prompt: zeros_for_empty_prompt(checkpoint, family),
+        low_res_schedule: low_res_schedule(checkpoint)?,
         defaults: Defaults {
             width,
             height,
-            steps: STEPS,
-            guidance: if xl { XL_GUIDANCE } else { GUIDANCE },
-            sampler: SAMPLER.to_string(),
+            steps: usual.steps,
+            guidance: usual.guidance,
+            sampler: usual.sampler.to_string(),
             schedule: spacing.name().to_string(),
         },
         training: TrainingNote::default(),
@@ -71,24 +67,30 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
 /// Families and tasks that are recognised and not run.
 fn refuse(checkpoint: &Checkpoint) -> Result<(), Error> {
     let what = match (checkpoint.family(), checkpoint.task()) {
-        (Some(family @ Family::X4Upscaler), _) => format!("the {}", family.name()),
-        (_, Some(Task::Inpainting)) => "an inpainting model".to_string(),
-        (_, Some(Task::InstructPix2Pix)) => "an InstructPix2Pix model".to_string(),
-        (_, Some(Task::Upscaling)) => "an upscaler".to_string(),
         (_, Some(Task::Variation)) => "a model for variations of a picture (unCLIP)".to_string(),
         (_, Some(Task::Other(channels))) => format!("a model whose denoiser reads {channels} channels"),
         _ if checkpoint.unused().iter().any(|(name, _)| name.starts_with("edm_")) => {
             "a model that was noised as in EDM (Playground 2.5, CosXL)".to_string()
         }
-        _ if checkpoint.has_guidance_embedding() => {
-            "a latent consistency model that is told the guidance".to_string()
-        }
-        _ if checkpoint.part(PartKind::Vae).is_some_and(|vae| vae.class_name() == "AutoencoderTiny") => {
-            "a model with the tiny autoencoder (TAESD) in place of its own".to_string()
-        }
         _ => return Ok(()),
     };
     Err(Error::Unsupported { file: checkpoint.path().to_path_buf(), what })
+}
+
+/// The autoencoder; a tiny one may lack its encoder.
+fn autoencoder(checkpoint: &Checkpoint) -> Result<Autoencoder, Error> {
+    let mut autoencoder = config(checkpoint, PartKind::Vae, Autoencoder::from_json)?;
+    if let Autoencoder::Tiny(tiny) = &mut autoencoder {
+        let tensors = &part(checkpoint, PartKind::Vae)?.tensors;
+        let has = |half: &str| tensors.tensors().contains_key(&format!("{half}.layers.0.weight"));
+        tiny.has_encoder = has("encoder");
+        if !has("decoder") {
+            let reason =
+                "its VAE is the encoder of a tiny autoencoder alone; give the decoder too".to_string();
+            return Err(Error::Manifest { file: tensors.path().to_path_buf(), reason });
+        }
+    }
+    Ok(autoencoder)
 }
 
 /// A part's configuration: the folder's own, or what its tensors look like.
@@ -114,10 +116,7 @@ fn part(checkpoint: &Checkpoint, kind: PartKind) -> Result<&Part, Error> {
 /// The folder's `scheduler_config.json`; else the family's noise, with what the file's marks say of the prediction.
 fn schedule(checkpoint: &Checkpoint, remarks: &mut Vec<String>) -> Result<NoiseSchedule, Error> {
     if let Some(given) = checkpoint.scheduler() {
-        let file = checkpoint.path().join("scheduler").join("scheduler_config.json");
-        let bad = |reason: String| Error::Manifest { file: file.clone(), reason };
-        let config = DiffusersSchedulerConfig::deserialize(given).map_err(|e| bad(e.to_string()))?;
-        return config.noise_schedule().map_err(|e| bad(e.to_string()));
+        return noise_schedule(&checkpoint.path().join("scheduler").join("scheduler_config.json"), given);
     }
     let prediction = match checkpoint.prediction() {
         Some(Prediction::V) => Predicts::VPrediction,
@@ -131,7 +130,34 @@ fn schedule(checkpoint: &Checkpoint, remarks: &mut Vec<String>) -> Result<NoiseS
         }
     };
     let zero_snr = checkpoint.unused().iter().any(|(name, _)| name == "ztsnr");
-    Ok(NoiseSchedule { prediction, zero_snr, ..NoiseSchedule::stable_diffusion() })
+    let usual = match checkpoint.family() {
+        Some(Family::X4Upscaler) => upscaler_noise(),
+        _ => NoiseSchedule::stable_diffusion(),
+    };
+    Ok(NoiseSchedule { prediction, zero_snr, ..usual })
+}
+
+/// The noise of Stable Diffusion's upscaler, on latents and on the picture that it reads (its published
+/// `x4-upscaling.yaml`).
+fn upscaler_noise() -> NoiseSchedule {
+    NoiseSchedule { beta_start: 0.0001, beta_end: 0.02, ..NoiseSchedule::stable_diffusion() }
+}
+
+/// An upscaler's `low_res_scheduler/scheduler_config.json`, or what the published one was trained with.
+fn low_res_schedule(checkpoint: &Checkpoint) -> Result<Option<NoiseSchedule>, Error> {
+    if checkpoint.task() != Some(Task::Upscaling) {
+        return Ok(None);
+    }
+    let file = checkpoint.path().join("low_res_scheduler").join("scheduler_config.json");
+    let Ok(json) = std::fs::read_to_string(&file) else { return Ok(Some(upscaler_noise())) };
+    let bad = |e: serde_json::Error| Error::Manifest { file: file.clone(), reason: e.to_string() };
+    noise_schedule(&file, &serde_json::from_str(&json).map_err(bad)?).map(Some)
+}
+
+fn noise_schedule(file: &Path, given: &serde_json::Value) -> Result<NoiseSchedule, Error> {
+    let bad = |reason: String| Error::Manifest { file: file.to_path_buf(), reason };
+    let config = DiffusersSchedulerConfig::deserialize(given).map_err(|e| bad(e.to_string()))?;
+    config.noise_schedule().map_err(|e| bad(e.to_string()))
 }
 
 /// A text encoder with the folder's own tokenizer, else OpenAI's vocabulary with the padding of the encoder: OpenCLIP's
@@ -141,7 +167,7 @@ fn text_encoder(checkpoint: &Checkpoint, kind: PartKind, family: Family) -> Resu
     let folder = checkpoint.path().join(if second { "tokenizer_2" } else { "tokenizer" });
     let tokenizer = match family {
         _ if folder.is_dir() => ClipTokenizer::from_folder(&folder)?,
-        Family::Sd2 => ClipTokenizer::openai_padded(0),
+        Family::Sd2 | Family::X4Upscaler => ClipTokenizer::openai_padded(0),
         _ if second => ClipTokenizer::openai_padded(0),
         _ => ClipTokenizer::openai(),
     };

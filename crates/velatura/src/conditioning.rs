@@ -138,12 +138,25 @@ impl Conditioning {
         condition: Condition<'g>,
         mask: Var<'g>,
     ) -> Var<'g> {
+        self.denoise_with(config, p, UNetInputs::new(sample, timestep), condition, mask)
+    }
+
+    /// As [`Conditioning::denoise`], for a denoiser that reads more than latents and timesteps: a class label, or the
+    /// guidance.
+    pub fn denoise_with<'g>(
+        &self,
+        config: &UNetConfig,
+        p: &Params<'g>,
+        inputs: UNetInputs<'g>,
+        condition: Condition<'g>,
+        mask: Var<'g>,
+    ) -> Var<'g> {
         let inputs = UNetInputs {
             context: config.reads_context().then_some(condition.context),
             context_mask: (self.mask_padding && config.reads_context()).then(|| scores(mask)),
             pooled: config.reads_pooled().then_some(condition.pooled),
             time_ids: condition.time_ids,
-            ..UNetInputs::new(sample, timestep)
+            ..inputs
         };
         config.build(p, inputs)
     }

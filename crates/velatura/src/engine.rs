@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use velatura_cpu::{CancelToken, Isa, Runtime};
+use velatura_models::Autoencoder;
 use velatura_text::UnknownWord;
 use velatura_weights::SafetensorsFile;
 
 use crate::infotext::ModelRef;
+use crate::networks::Network;
 use crate::opened::{Opened, Weights};
-use crate::pipeline::{self, Job};
+use crate::pipeline::{self, Job, Work};
 use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
 use crate::prompt::Reading;
-use crate::request::{GenerateRequest, Precision, Settings};
+use crate::request::{GenerateRequest, Precision, Settings, Tiling};
 use crate::source::WeightSource;
-use crate::{Error, ModelManifest, Picture, RequestError, SHIPPED_NAME, shipped};
+use crate::source_picture::{SourcePicture, Sources};
+use crate::{Error, ModelManifest, Picture, RequestError, SHIPPED_NAME, Task, shipped};
 
 /// How an engine runs, whatever it is asked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,11 +43,11 @@ pub struct Engine {
 pub struct Generation {
     /// The pictures, in order.
     pub pictures: Vec<Picture>,
-    /// What was odd about the prompts.
+    /// What was odd about the prompts, and what came up while working.
     pub warnings: Vec<Warning>,
 }
 
-/// Something odd about a prompt that did not keep it from being served.
+/// Something odd about a request that did not keep it from being served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Warning {
     /// A word that the model never saw.
@@ -56,6 +59,11 @@ pub enum Warning {
         /// How many tokens fit.
         context: usize,
     },
+    /// The autoencoder overflowed in half precision and was run again in single precision, of which the picture is.
+    Overflow {
+        /// In which it overflowed.
+        precision: Precision,
+    },
     /// Something in the prompt's grammar that was read otherwise than it may have been meant; one sentence.
     Prompt(String),
 }
@@ -64,6 +72,11 @@ impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Warning::Prompt(text) => f.write_str(text),
+            Warning::Overflow { precision } => write!(
+                f,
+                "the VAE overflowed in {}, so it was run again in f32; ask for --precision f32 to run it once",
+                precision.name()
+            ),
             Warning::UnknownWord(UnknownWord { word, nearest }) if nearest.is_empty() => {
                 write!(f, "the model does not know the word \"{word}\"")
             }
@@ -101,6 +114,8 @@ pub enum Progress<'a> {
     },
     /// A picture is finished, and stays so whatever happens next.
     Picture(&'a Picture),
+    /// Something odd came up while working; [`Generation::warnings`] holds it too.
+    Warning(&'a Warning),
 }
 
 impl Engine {
@@ -154,13 +169,19 @@ impl Engine {
         let (own, other) = (&self.manifest, &refiner.manifest);
         let latents = |m: &ModelManifest| {
             let vae = &m.autoencoder;
-            (vae.latent_channels, vae.downsampling(), vae.scaling_factor, vae.shift_factor)
+            (vae.latent_channels(), vae.downsampling())
         };
+        // A tiny autoencoder's latents have the scale of whichever it was distilled from.
+        let scale = |m: &ModelManifest| match &m.autoencoder {
+            Autoencoder::Kl(_) => Some(m.autoencoder.shift_and_scale()),
+            Autoencoder::Tiny(_) => None,
+        };
+        let same_scale = scale(own).is_none() || scale(other).is_none() || scale(own) == scale(other);
         let noise = |m: &ModelManifest| {
             let s = &m.schedule;
             (s.kind, s.prediction, s.train_timesteps, s.beta_start, s.beta_end, s.zero_snr)
         };
-        let reason = match (latents(own) == latents(other), noise(own) == noise(other)) {
+        let reason = match (latents(own) == latents(other) && same_scale, noise(own) == noise(other)) {
             (false, _) => "its latents are of another form",
             (_, false) => "it was trained on other noise or predicts something else",
             _ => {
@@ -253,8 +274,56 @@ impl Engine {
     }
 
     /// The request with everything decided: the model's defaults filled in, names in canonical spelling, a seed drawn.
+    ///
+    /// # Errors
+    /// What the request asks for cannot be; also a picture to begin from that cannot be read.
     pub fn resolve(&self, request: &GenerateRequest) -> Result<GenerateRequest, Error> {
-        Ok(request.resolve(&self.manifest, self.default_precision())?)
+        request.check()?;
+        let sized = match &request.init {
+            Some(init) if request.width.is_none() || request.height.is_none() => {
+                let (width, height) = SourcePicture::size_of(init)?;
+                let larger = match self.manifest.task() {
+                    Some(Task::Upscaling) => self.manifest.latent_factor(),
+                    _ => 1,
+                };
+                let size = (width.saturating_mul(larger), height.saturating_mul(larger));
+                &request.sized_as(size, self.manifest.size_factor())
+            }
+            _ => request,
+        };
+        let mut resolved = sized.resolve(&self.manifest, self.default_precision())?;
+        if resolved.vae_tiling == Tiling::Auto {
+            resolved.vae_tiling = match self.needs_tiles(&resolved)? {
+                true => Tiling::On,
+                false => Tiling::Off,
+            };
+        }
+        Ok(resolved)
+    }
+
+    /// Whether the autoencoder at work on whole pictures would take more than half of the memory that is free.
+    fn needs_tiles(&self, request: &GenerateRequest) -> Result<bool, Error> {
+        let side = |asked: Option<u32>| asked.unwrap_or_default() as usize;
+        let (width, height) = (side(request.width), side(request.height));
+        if width.max(height) <= pipeline::TILE {
+            return Ok(false);
+        }
+        let factor = self.manifest.latent_factor() as usize;
+        let precision = request.precision.unwrap_or(Precision::F32);
+        let key = |network| PlanKey {
+            network,
+            batch: 1,
+            height: height / factor,
+            width: width / factor,
+            precision,
+        };
+        let networks = [Some(Network::Decode), request.init.as_ref().map(|_| Network::Encode)];
+        for network in networks.into_iter().flatten() {
+            if self.plans.exceeds_half_of_free_memory(key(network), &self.manifest)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What is odd about a prompt for this model.
@@ -293,8 +362,7 @@ impl Engine {
         observer: &mut dyn FnMut(Progress<'_>),
         cancel: &CancelToken,
     ) -> Result<Generation, Error> {
-        let (request, jobs) = self.jobs(request)?;
-        self.run(&request, jobs, observer, cancel)
+        self.run(&self.work(request)?, observer, cancel)
     }
 
     /// The final latents of a request's pictures in place of the pictures: `[height, width, channels]` each, in the
@@ -308,16 +376,20 @@ impl Engine {
         observer: &mut dyn FnMut(Progress<'_>),
         cancel: &CancelToken,
     ) -> Result<Vec<Vec<f32>>, Error> {
-        let (request, jobs) = self.jobs(request)?;
-        pipeline::latents(self, &request.settings(&self.manifest)?, &jobs, observer, cancel)
+        pipeline::latents(self, &self.work(request)?, observer, cancel)
     }
 
-    /// A request resolved, and one for each of its pictures.
-    fn jobs(&self, request: &GenerateRequest) -> Result<(GenerateRequest, Vec<Job>), Error> {
+    /// A request resolved, with what it reads and one job for each of its pictures.
+    fn work(&self, request: &GenerateRequest) -> Result<Work, Error> {
         let request = self.resolve(request)?;
         let job = |index: usize| Job { request: request.of_picture(index), index };
         let jobs = (0..request.batch as usize).map(job).collect();
-        Ok((request, jobs))
+        self.work_of(&request, jobs)
+    }
+
+    fn work_of(&self, request: &GenerateRequest, jobs: Vec<Job>) -> Result<Work, Error> {
+        let settings = request.settings(&self.manifest)?;
+        Ok(Work { settings, sources: Sources::open(request)?, jobs })
     }
 
     /// Serves many prompts with the settings of one request, several at once in the networks' batch; each picture has the
@@ -339,19 +411,18 @@ impl Engine {
             request.check().map(|()| Job { request, index })
         };
         let jobs = prompts.iter().enumerate().map(job).collect::<Result<Vec<Job>, _>>()?;
-        self.run(&request, jobs, observer, cancel)
+        self.run(&self.work_of(&request, jobs)?, observer, cancel)
     }
 
     fn run(
         &self,
-        request: &GenerateRequest,
-        jobs: Vec<Job>,
+        work: &Work,
         observer: &mut dyn FnMut(Progress<'_>),
         cancel: &CancelToken,
     ) -> Result<Generation, Error> {
-        let settings = request.settings(&self.manifest)?;
-        let warnings = self.check_prompts(&settings, &jobs)?;
-        let pictures = pipeline::text_to_image(self, &settings, &jobs, observer, cancel)?;
+        let mut warnings = self.check_prompts(&work.settings, &work.jobs)?;
+        let (pictures, more) = pipeline::pictures(self, work, observer, cancel)?;
+        warnings.extend(more);
         Ok(Generation { pictures, warnings })
     }
 

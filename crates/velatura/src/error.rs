@@ -80,6 +80,12 @@ pub enum Error {
         /// Steps of the run.
         steps: usize,
     },
+    /// The autoencoder's numbers left the finite range, in single precision too.
+    #[error(
+        "the VAE gives values that are not finite, in f32 too; its file is damaged or not for this model, so give \
+         another VAE (--vae), or get the model again"
+    )]
+    VaeNotFinite,
     /// The stored noise schedule is out of range.
     #[error(transparent)]
     Schedule(#[from] velatura_samplers::ScheduleError),
@@ -92,6 +98,14 @@ pub enum Error {
     /// A picture cannot be read.
     #[error("{} is not a PNG picture that can be read: {reason}", file.display())]
     Picture {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A picture that a request names cannot be read.
+    #[error("{} cannot be read as a picture: {reason}; give a PNG, JPEG, WebP or BMP", file.display())]
+    SourcePicture {
         /// The file.
         file: PathBuf,
         /// What is wrong.

@@ -38,6 +38,9 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
+    pairs.extend(request.strength.map(|v| ("Denoising strength", v.to_string())));
+    pairs.extend(request.image_guidance.map(|v| ("Image CFG scale", v.to_string())));
+    pairs.extend(request.noise_level.map(|v| ("Noise level", v.to_string())));
     pairs.push(("Model hash", model.hash.clone()));
     pairs.push(("Model", model.name.clone()));
     pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));

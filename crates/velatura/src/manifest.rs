@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use velatura_models::unet::AdditionEmbedding;
-use velatura_models::{AutoencoderConfig, TextConfig, UNetConfig};
+use velatura_models::unet::{AdditionEmbedding, ClassEmbedding};
+use velatura_models::{Autoencoder, TextConfig, UNetConfig};
 use velatura_samplers::{NoiseSchedule, find_sampler, find_spacing};
 use velatura_text::Tokenizer;
 use velatura_weights::SafetensorsFile;
@@ -39,9 +39,12 @@ pub struct ModelManifest {
     /// The denoiser.
     pub unet: UNetConfig,
     /// The autoencoder between pictures and latents.
-    pub autoencoder: AutoencoderConfig,
+    pub autoencoder: Autoencoder,
     /// How latents were noised and what the denoiser predicts.
     pub schedule: NoiseSchedule,
+    /// How the picture that an upscaler reads is noised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_res_schedule: Option<NoiseSchedule>,
     /// How a prompt reaches the denoiser.
     #[serde(default)]
     pub conditioning: Conditioning,
@@ -65,6 +68,19 @@ pub struct TextEncoder {
     pub config: TextConfig,
     /// Prompts to token ids.
     pub tokenizer: Tokenizer,
+}
+
+/// What a denoiser reads beside the noisy latent, told by its number of channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Nothing.
+    TextToImage,
+    /// The mask, and the latent of the picture without what is masked (Stable Diffusion: 9 channels).
+    Inpainting,
+    /// The latent of the picture to edit (8): InstructPix2Pix.
+    Edit,
+    /// The picture to enlarge, noised, and as a class label how much (7).
+    Upscaling,
 }
 
 /// What is used where a request says nothing.
@@ -165,19 +181,27 @@ impl ModelManifest {
         self.text_encoders.iter().try_for_each(|encoder| encoder.check(self.context()))?;
         self.unet.check().map_err(|e| e.to_string())?;
         self.autoencoder.check().map_err(|e| e.to_string())?;
-        let (latent, unet) = (self.autoencoder.latent_channels, self.unet.in_channels);
-        if latent != unet || latent != self.unet.out_channels {
+        let (latent, unet) = (self.autoencoder.latent_channels(), self.unet.in_channels);
+        if self.task().is_none() || latent != self.unet.out_channels {
             return Err(format!(
-                "its autoencoder has {latent} latent channels and its denoiser reads {unet}"
+                "its autoencoder has {latent} latent channels and its denoiser reads {unet} and predicts {}",
+                self.unet.out_channels
             ));
+        }
+        if (self.task() == Some(Task::Upscaling)) != self.low_res_schedule.is_some() {
+            return Err("an upscaler, and nothing else, has a noise schedule for what it reads".to_string());
         }
         let features = self.context_width();
         let read = self.unet.cross_attention_dim.iter().flat_map(|d| d.values());
         if let Some(&other) = read.filter(|_| self.unet.reads_context()).find(|&&width| width != features) {
             return Err(format!("its text has {features} features and its denoiser reads {other}"));
         }
-        if self.autoencoder.out_channels != 3 {
-            return Err(format!("its pictures have {} channels, not 3", self.autoencoder.out_channels));
+        let channels = self.autoencoder.picture_channels();
+        if channels != (3, 3) {
+            return Err(format!(
+                "its autoencoder reads {} channels and makes {}, not 3",
+                channels.0, channels.1
+            ));
         }
         if let Some(width) = self.unet.pooled_projection_dim
             && width != self.pooled_width()
@@ -206,6 +230,19 @@ impl ModelManifest {
         all.is_multiple_of(each).then(|| all / each)
     }
 
+    /// What the denoiser does; nothing for channels that no known task has.
+    pub fn task(&self) -> Option<Task> {
+        let latent = self.autoencoder.latent_channels();
+        let labelled = self.unet.class_embedding() == Some(ClassEmbedding::Embedding);
+        match self.unet.in_channels.checked_sub(latent)? {
+            0 => Some(Task::TextToImage),
+            3 if labelled => Some(Task::Upscaling),
+            more if more == latent => Some(Task::Edit),
+            more if more == latent + 1 => Some(Task::Inpainting),
+            _ => None,
+        }
+    }
+
     /// What width and height must be multiples of, in pixels.
     pub fn size_factor(&self) -> u32 {
         self.latent_factor()
@@ -218,7 +255,7 @@ impl ModelManifest {
 
     /// Channels of the latent.
     pub fn latent_channels(&self) -> usize {
-        self.autoencoder.latent_channels
+        self.autoencoder.latent_channels()
     }
 
     /// The largest clip skip: the blocks of a CLIP text transformer. A model with words of its own has none to skip.

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use velatura_graph::{Builder, DType, Graph, Init};
+use velatura_graph::{Graph, Init};
 use velatura_samplers::noise::CounterRng;
 use velatura_weights::{Storage, TensorToWrite, write_safetensors};
 
-use crate::manifest::VAE_PREFIX;
 use crate::networks::Network;
 use crate::source::{MemoryWeights, WeightSource};
 use crate::{Error, ModelManifest};
@@ -33,7 +32,9 @@ impl ModelManifest {
             .collect::<Result<Vec<_>, _>>()?;
         graphs.push(Network::Denoise { tokens: self.context() }.graph(self, 1, 1, 1)?);
         graphs.push(Network::Decode.graph(self, 1, 1, 1)?);
-        graphs.push(self.encoder()?);
+        if self.autoencoder.has_encoder() {
+            graphs.push(Network::Encode.graph(self, 1, 1, 1)?);
+        }
         let info = |graph: &Graph| -> Vec<WeightInfo> {
             let one = |p: &velatura_graph::ParameterInfo| WeightInfo {
                 name: p.name.clone(),
@@ -43,16 +44,6 @@ impl ModelManifest {
             graph.parameters().iter().map(one).collect()
         };
         Ok(graphs.iter().flat_map(info).collect())
-    }
-
-    fn encoder(&self) -> Result<Graph, Error> {
-        let builder = Builder::new();
-        let side = self.autoencoder.downsampling();
-        let picture = builder.input("picture", &[1, side, side, self.autoencoder.in_channels], DType::F32);
-        let moments = self.autoencoder.encode(&builder.params().at(VAE_PREFIX), picture);
-        builder.output("mean", moments.mean);
-        builder.output("log_variance", moments.log_variance);
-        Ok(builder.finish()?)
     }
 
     /// Freshly initialised weights, the same for the same seed: for tests, and to see that a new model runs.

@@ -2,6 +2,8 @@
 
 use velatura_cpu::{CancelToken, Data, Executor};
 use velatura_graph::{Builder, DType, Graph, GraphError};
+use velatura_models::UNetInputs;
+use velatura_models::unet::ClassEmbedding;
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
@@ -18,7 +20,12 @@ pub(crate) mod names {
     pub const TIME_IDS: &str = "time_ids";
     pub const SAMPLE: &str = "sample";
     pub const TIMESTEP: &str = "timestep";
+    pub const LABEL: &str = "label";
+    pub const GUIDANCE: &str = "guidance";
     pub const LATENT: &str = "latent";
+    pub const PICTURE: &str = "picture";
+    pub const MEAN: &str = "mean";
+    pub const DEVIATION: &str = "deviation";
     pub const OUTPUT: &str = "output";
 }
 
@@ -39,6 +46,8 @@ pub(crate) enum Network {
     },
     /// Latents in the denoiser's scale to pictures.
     Decode,
+    /// Pictures to the mean and deviation of their latents, in the denoiser's scale.
+    Encode,
 }
 
 impl Network {
@@ -72,7 +81,7 @@ impl Network {
             Network::Denoise { tokens } => {
                 let sample = builder.input(
                     names::SAMPLE,
-                    &[batch, height, width, manifest.latent_channels()],
+                    &[batch, height, width, manifest.unet.in_channels],
                     DType::F32,
                 );
                 let timestep = builder.input(names::TIMESTEP, &[batch], DType::F32);
@@ -89,17 +98,35 @@ impl Network {
                         .filter(|&count| count > 0)
                         .map(|count| builder.input(names::TIME_IDS, &[batch, count], DType::F32)),
                 };
+                let unet = &manifest.unet;
+                let labelled = unet.class_embedding() == Some(ClassEmbedding::Embedding);
+                let inputs = UNetInputs {
+                    class_labels: labelled.then(|| builder.input(names::LABEL, &[batch], DType::I32)),
+                    timestep_condition: unet
+                        .time_cond_proj_dim
+                        .map(|width| builder.input(names::GUIDANCE, &[batch, width], DType::F32)),
+                    ..UNetInputs::new(sample, timestep)
+                };
                 let p = params.at(UNET_PREFIX);
-                let output =
-                    manifest.conditioning.denoise(&manifest.unet, &p, (sample, timestep), condition, mask);
+                let output = manifest.conditioning.denoise_with(unet, &p, inputs, condition, mask);
                 builder.output(names::OUTPUT, output);
             }
             Network::Decode => {
                 let shape = [batch, height, width, manifest.latent_channels()];
                 let latent = builder.input(names::LATENT, &shape, DType::F32);
-                let latent = manifest.autoencoder.denormalize(latent);
                 let picture = manifest.autoencoder.decode(&params.at(VAE_PREFIX), latent);
                 builder.output(names::OUTPUT, picture);
+            }
+            Network::Encode => {
+                let vae = &manifest.autoencoder;
+                let side = vae.downsampling();
+                let shape = [batch, height * side, width * side, vae.picture_channels().0];
+                let picture = builder.input(names::PICTURE, &shape, DType::F32);
+                let (mean, deviation) = vae.encode(&params.at(VAE_PREFIX), picture);
+                builder.output(names::MEAN, mean);
+                if let Some(deviation) = deviation {
+                    builder.output(names::DEVIATION, deviation);
+                }
             }
         }
         builder.finish()

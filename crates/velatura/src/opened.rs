@@ -1,6 +1,6 @@
 //! Opening a model, whatever file it comes from: its manifest, and where its weights are.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
@@ -59,10 +59,13 @@ impl Opened {
 
     fn checkpoint(mut checkpoint: Checkpoint, vae: Option<&Path>) -> Result<Self, Error> {
         if let Some(file) = vae {
-            let other = Checkpoint::open(file, &OpenOptions::default())?;
+            let mut other = Checkpoint::open(file, &OpenOptions::default())?;
             if other.parts().iter().any(|part| part.kind != PartKind::Vae) {
                 let found: Vec<&str> = other.parts().iter().map(|part| part.kind.name()).collect();
                 return Err(Error::Vae { file: file.to_path_buf(), found: found.join(", ") });
+            }
+            if let Some(half) = other_half(file, &other) {
+                other.take_parts(Checkpoint::open(half, &OpenOptions::default())?);
             }
             checkpoint.take_parts(other);
         }
@@ -70,6 +73,21 @@ impl Opened {
         let (manifest, remarks) = checkpoint::describe(checkpoint)?;
         Ok(Opened { manifest, weights: Weights::Checkpoint(checkpoint.tensors()), remarks })
     }
+}
+
+/// The file of a tiny autoencoder's other half, where one was given and the other lies beside it: `taesd_decoder` and
+/// `taesd_encoder`.
+fn other_half(file: &Path, given: &Checkpoint) -> Option<PathBuf> {
+    let vae = given.part(PartKind::Vae).filter(|vae| vae.class_name() == "AutoencoderTiny")?;
+    let has = |half: &str| vae.tensors.tensors().contains_key(&format!("{half}.layers.0.weight"));
+    let (own, other) = match (has("encoder"), has("decoder")) {
+        (true, false) => ("encoder", "decoder"),
+        (false, true) => ("decoder", "encoder"),
+        _ => return None,
+    };
+    let name = file.file_name()?.to_str()?;
+    let beside = file.with_file_name(name.replacen(own, other, 1));
+    (name.contains(own) && beside.is_file()).then_some(beside)
 }
 
 impl Weights {

@@ -9,6 +9,7 @@ use velatura_weights::atomic_write;
 use crate::Error;
 use crate::infotext::{self, ModelRef};
 use crate::request::GenerateRequest;
+use crate::source_picture::SourceRef;
 use crate::workflow::{self, FromWorkflow};
 
 /// A finished picture.
@@ -37,6 +38,9 @@ pub struct Origin {
     pub model: ModelRef,
     /// The request for this picture alone, everything decided.
     pub request: GenerateRequest,
+    /// The pictures that the request names, as they were.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceRef>,
 }
 
 impl Picture {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use velatura_cpu::{CpuError, Executor, Runtime, Values, WeightStore};
-use velatura_graph::{Graph, passes};
+use velatura_graph::{Graph, GraphError, passes};
 
 use crate::networks::Network;
 use crate::request::{Precision, RequestError};
@@ -70,6 +70,18 @@ impl Plans {
         }
         list.push((key, Arc::clone(&plan)));
         Ok(plan)
+    }
+
+    /// Whether running a network like this would take more than half of the memory that is free; nothing is allocated.
+    pub fn exceeds_half_of_free_memory(
+        &self,
+        key: PlanKey,
+        manifest: &ModelManifest,
+    ) -> Result<bool, GraphError> {
+        let Some(available) = memory::available() else { return Ok(false) };
+        let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
+        let graph = passes::for_inference(graph, key.precision.of_graph());
+        Ok(velatura_cpu::plan(&self.runtime, &graph).arena_bytes as u64 > available / 2)
     }
 
     /// Packs the weights of all plans anew, after the source changed.

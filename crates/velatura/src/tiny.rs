@@ -62,10 +62,11 @@ pub fn manifest() -> Result<ModelManifest, TokenizerError> {
             tokenizer: tokenizer.into(),
         }],
         unet,
-        autoencoder,
+        autoencoder: autoencoder.into(),
         schedule: NoiseSchedule::rectified_flow(1.0),
         conditioning: Conditioning { mask_padding: true, ..Conditioning::default() },
         zeros_for_empty_prompt: false,
+        low_res_schedule: None,
         defaults: Defaults {
             width: 64,
             height: 64,

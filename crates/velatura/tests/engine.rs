@@ -163,6 +163,7 @@ fn steps_are_reported_and_add_up() {
             last = done;
         }
         Progress::Picture(picture) => pictures.push(picture.index),
+        Progress::Warning(warning) => panic!("{warning}"),
     };
     engine.generate(&request, &mut observe, &CancelToken::default()).unwrap();
     assert_eq!((total, last), (18, 18));

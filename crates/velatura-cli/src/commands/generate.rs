@@ -7,8 +7,8 @@ use std::time::Instant;
 use serde_json::json;
 use velatura::picture::{PictureInfo, grid};
 use velatura::{
-    CancelToken, Engine, EngineOptions, Error, GenerateRequest, Picture, Precision, Prediction, Progress,
-    RngKind,
+    CancelToken, Engine, EngineOptions, Error, GenerateRequest, Origin, Picture, Precision, Prediction,
+    Progress, RngKind, SourceRef, Tiling,
 };
 use velatura_weights::atomic_write;
 
@@ -27,6 +27,8 @@ const LONGEST_INPUT: u64 = 64 << 20;
     velatura generate \"a panda\" --batch 4 --seed 7 --output 'panda-{seed}.png'\n  \
     velatura generate \"a panda\" --batch 16 --grid --output pandas.png\n  \
     velatura generate --from panda-7.png --steps 50\n  \
+    velatura generate \"a panda in the snow\" --init panda-7.png --strength 0.6\n  \
+    velatura generate \"a hat\" --init panda-7.png --mask head.png --model inpainting.safetensors\n  \
     echo \"a panda\" | velatura generate - --output - | feh -\n\n\
     Placeholders of --output: {seed} {index} {number} {prompt} {width} {height} {steps}; {index:03} pads with zeros.\n\
     {number} is the lowest that is free. Without --output pictures are named velatura-{number:04}.png.")]
@@ -53,6 +55,24 @@ pub struct Args {
     /// What the model predicts, where its file does not say or says it wrongly: eps, v, sample or flow
     #[arg(long, value_name = "NAME", value_parser = parse::prediction)]
     prediction: Option<Prediction>,
+    /// Whether large pictures go through the autoencoder in tiles, which takes less memory: auto, on or off
+    #[arg(long, value_name = "WHEN")]
+    vae_tiling: Option<Tiling>,
+    /// A picture to begin from: PNG, JPEG, WebP or BMP; its size is the default
+    #[arg(long, value_name = "PICTURE")]
+    init: Option<String>,
+    /// How much of that picture may change, above 0 and up to 1
+    #[arg(long, value_name = "X", value_parser = parse::strength, allow_negative_numbers = true)]
+    strength: Option<f64>,
+    /// White where that picture is to be made anew, black where it stays; a picture of the same size
+    #[arg(long, value_name = "PICTURE")]
+    mask: Option<String>,
+    /// How closely a model that edits pictures keeps to the picture; 1 is no guidance
+    #[arg(long, value_name = "X", value_parser = parse::image_guidance, allow_negative_numbers = true)]
+    image_guidance: Option<f32>,
+    /// How much noise an upscaler lays over the picture that it reads; more lets it invent more
+    #[arg(long, value_name = "N", value_parser = parse::noise_level, allow_negative_numbers = true)]
+    noise_level: Option<u32>,
     /// Seed of the first picture; the others count up from it
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
     seed: Option<u64>,
@@ -137,14 +157,8 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let asked = request;
     let request = engine.resolve(&asked)?;
     let target = target(&args, &request)?;
-    if let Some((_, Some(hash))) = &from
-        && !hash.is_empty()
-        && *hash != engine.model_ref().hash
-    {
-        terminal::remark(&format!(
-            "warning: the picture was made with another model file (hash {hash}, this one is {}); expect another picture",
-            engine.model_ref().hash
-        ));
+    if let Some((_, Some(origin))) = &from {
+        warn_of_changes(origin, &engine, &request)?;
     }
     if !quiet {
         for remark in engine.remarks() {
@@ -160,6 +174,26 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     make(&args, &engine, &request, &target, &cancel, quiet)
 }
 
+/// Says which files are no longer what they were when a picture was made.
+fn warn_of_changes(origin: &Origin, engine: &Engine, request: &GenerateRequest) -> Result<(), Failure> {
+    let (was, is) = (&origin.model.hash, engine.model_ref().hash);
+    if !was.is_empty() && *was != is {
+        terminal::remark(&format!(
+            "warning: the picture was made with another model file (hash {was}, this one is {is}); expect another picture"
+        ));
+    }
+    let named = [&request.init, &request.mask];
+    for source in origin.sources.iter().filter(|source| named.contains(&&Some(source.file.clone()))) {
+        if SourceRef::of(&source.file)? != *source {
+            terminal::remark(&format!(
+                "warning: {} has changed since the picture was made; expect another picture",
+                source.file
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn make(
     args: &Args,
     engine: &Engine,
@@ -171,6 +205,7 @@ fn make(
     let began = Instant::now();
     let bar = Bar::new(quiet);
     let mut lost: Option<Failure> = None;
+    let mut warnings = Vec::new();
     let stop = cancel.clone();
     let result = {
         let mut observe = |progress: Progress<'_>| match progress {
@@ -185,6 +220,12 @@ fn make(
                 }
             }
             Progress::Picture(_) => {}
+            Progress::Warning(warning) => {
+                if !quiet {
+                    bar.suspend(|| terminal::remark(&format!("warning: {warning}")));
+                }
+                warnings.push(warning.to_string());
+            }
         };
         engine.generate(request, &mut observe, cancel)
     };
@@ -202,7 +243,9 @@ fn make(
     }
     let seconds = began.elapsed().as_secs_f64();
     if args.json {
-        report(args, engine, request, target, &pictures, seconds)?;
+        let before = engine.request_warnings(request);
+        warnings.splice(0..0, before.iter().map(ToString::to_string));
+        report(args, engine, request, target, &pictures, (seconds, warnings))?;
     }
     tracing::info!(seconds, pictures = pictures.len(), "done");
     match asked {
@@ -248,6 +291,12 @@ fn request(args: &Args, from: Option<&GenerateRequest>) -> Result<GenerateReques
     set_some(&mut request.sizes.target_size, &args.target_size);
     set_some(&mut request.sizes.aesthetic_score, &args.aesthetic_score);
     set_some(&mut request.sizes.negative_aesthetic_score, &args.negative_aesthetic_score);
+    set(&mut request.vae_tiling, &args.vae_tiling);
+    set_some(&mut request.init, &args.init);
+    set_some(&mut request.strength, &args.strength);
+    set_some(&mut request.mask, &args.mask);
+    set_some(&mut request.image_guidance, &args.image_guidance);
+    set_some(&mut request.noise_level, &args.noise_level);
     set_some(&mut request.seed, &args.seed);
     set_some(&mut request.steps, &args.steps);
     set_some(&mut request.guidance, &args.guidance);
@@ -267,8 +316,8 @@ fn request(args: &Args, from: Option<&GenerateRequest>) -> Result<GenerateReques
     Ok(request)
 }
 
-/// The request that a picture carries, and the hash of the model that made it where Velatura did.
-fn read_origin(path: &str) -> Result<(GenerateRequest, Option<String>), Failure> {
+/// The request that a picture carries, and how it was made where Velatura made it.
+fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>), Failure> {
     let (name, info) = if path == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;
@@ -276,7 +325,6 @@ fn read_origin(path: &str) -> Result<(GenerateRequest, Option<String>), Failure>
     } else {
         (path, PictureInfo::open(path)?)
     };
-    let hash = info.origin().map(|origin| origin.model.hash);
     if let Some(workflow) = info.workflow() {
         for left in &workflow.left_out {
             terminal::remark(&format!("note: not taken over from {name}: {left}"));
@@ -285,7 +333,7 @@ fn read_origin(path: &str) -> Result<(GenerateRequest, Option<String>), Failure>
             terminal::remark(&format!("note: {name} was made with {model}; --model takes one"));
         }
     }
-    Ok((info.request(name)?, hash))
+    Ok((info.request(name)?, info.origin()))
 }
 
 fn read_prompt() -> Result<String, Failure> {
@@ -387,7 +435,7 @@ fn report(
     request: &GenerateRequest,
     target: &Target,
     pictures: &[Picture],
-    seconds: f64,
+    (seconds, warnings): (f64, Vec<String>),
 ) -> Result<(), Failure> {
     let name = |index: usize| match target {
         Target::Files(names) => names.get(index).map(|n| n.display().to_string()),
@@ -400,7 +448,6 @@ fn report(
             json!({"file": file, "seed": p.seed(), "width": p.width, "height": p.height})
         })
         .collect();
-    let warnings: Vec<String> = engine.request_warnings(request).iter().map(ToString::to_string).collect();
     terminal::print_json(&json!({
         "pictures": list,
         "request": request,

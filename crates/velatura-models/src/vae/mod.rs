@@ -1,9 +1,13 @@
 //! The KL autoencoder (Rombach et al. 2022, section 3.1), as diffusers' `AutoencoderKL` has it: pictures to latents
 //! of a half, quarter, eighth or sixteenth of the size, and back.
 
+mod any;
 mod config;
+mod tiny;
 
+pub use any::Autoencoder;
 pub use config::AutoencoderConfig;
+pub use tiny::{TinyAutoencoderConfig, TinyClass};
 
 use velatura_graph::{Params, Var};
 

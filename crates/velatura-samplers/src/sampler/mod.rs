@@ -48,7 +48,7 @@ pub use lms::{Ipndm, Lms};
 pub use pndm::Pndm;
 pub use res_multistep::ResMultistep;
 pub use restart::Restart;
-pub use run::{Answer, Call, Denoised, Halt, Progress, Run, sample, sample_both};
+pub use run::{Amend, Answer, Call, Denoised, Halt, Progress, Run, Start, sample, sample_both, sample_from};
 pub use sa_solver::SaSolver;
 pub use unipc::UniPc;
 

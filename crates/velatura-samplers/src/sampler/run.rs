@@ -80,6 +80,20 @@ enum Reason {
 }
 
 type Model<'a> = dyn FnMut(&[f32], Call) -> Result<Answer, Halt> + 'a;
+/// Changes the latent after each step: to hold a part of it fast. It is told the latent and its level, which after the
+/// last step is [`Level::CLEAN`].
+pub type Amend<'a> = dyn FnMut(&mut [f32], Level) + 'a;
+
+/// Where a run begins, and what is held fast in it.
+pub struct Start<'a> {
+    /// `[images, ...]` flattened, in the model's own space.
+    pub latent: Vec<f32>,
+    /// How many images.
+    pub images: usize,
+    /// What becomes of the latent after each step, before the observer sees it.
+    pub amend: Option<&'a mut Amend<'a>>,
+}
+
 type Observer<'a> = dyn FnMut(&Progress<'_>) -> ControlFlow<()> + 'a;
 
 /// A sampler's view of its run.
@@ -87,6 +101,7 @@ pub struct Run<'a> {
     plan: &'a Plan,
     latent: Vec<f32>,
     images: usize,
+    amend: &'a mut Amend<'a>,
     model: &'a mut Model<'a>,
     noise: &'a mut dyn NoiseSource,
     observer: &'a mut Observer<'a>,
@@ -287,6 +302,7 @@ impl Run<'_> {
     /// As [`advance`](Self::advance).
     pub fn advance_to(&mut self, done: usize, level: Level, next: Vec<f32>, x0: &[f32]) -> Result<(), Halt> {
         self.latent = next;
+        (self.amend)(&mut self.latent, if done == self.plan.len() { Level::CLEAN } else { level });
         if !self.latent.iter().all(|v| v.is_finite()) {
             return Err(self.not_finite(done.saturating_sub(1)));
         }
@@ -358,13 +374,34 @@ pub fn sample_both<E>(
     latent: Vec<f32>,
     images: usize,
     noise: &mut dyn NoiseSource,
+    denoise: impl FnMut(&[f32], Call) -> Result<Answer, E>,
+    observe: impl FnMut(&Progress<'_>) -> ControlFlow<()>,
+) -> Result<Vec<f32>, RunError<E>> {
+    sample_from(sampler, plan, Start { latent, images, amend: None }, noise, denoise, observe)
+}
+
+/// As [`sample_both`], with a part of the latent held fast.
+///
+/// # Errors
+/// As [`sample`].
+pub fn sample_from<E>(
+    sampler: &dyn Sampler,
+    plan: &Plan,
+    start: Start<'_>,
+    noise: &mut dyn NoiseSource,
     mut denoise: impl FnMut(&[f32], Call) -> Result<Answer, E>,
     mut observe: impl FnMut(&Progress<'_>) -> ControlFlow<()>,
 ) -> Result<Vec<f32>, RunError<E>> {
+    let Start { latent, images, mut amend } = start;
     let expected = latent.len();
     if images == 0 || !expected.is_multiple_of(images) {
         return Err(RunError::Batch { len: expected, batch: images });
     }
+    let mut hold = |latent: &mut [f32], level: Level| {
+        if let Some(amend) = &mut amend {
+            amend(latent, level);
+        }
+    };
     let mut error = None;
     let mut model = |x: &[f32], call: Call| {
         denoise(x, call).map_err(|e| {
@@ -376,6 +413,7 @@ pub fn sample_both<E>(
         plan,
         latent,
         images,
+        amend: &mut hold,
         model: &mut model,
         noise,
         observer: &mut observe,

@@ -46,10 +46,11 @@ impl Exporter {
                 tokenizer: self.tokenizer.clone(),
             }],
             unet: self.networks.unet.clone(),
-            autoencoder: note.config.clone(),
+            autoencoder: note.config.clone().into(),
             schedule: recipe.noise.schedule.clone(),
             conditioning: recipe.conditioning,
             zeros_for_empty_prompt: false,
+            low_res_schedule: None,
             defaults: Defaults {
                 width: size,
                 height: size,

@@ -21,6 +21,7 @@ use std::time::Instant;
 use velatura::{Engine, EngineOptions, GenerateRequest, Precision, Progress};
 use velatura_cpu::{CancelToken, Runtime};
 use velatura_graph::passes;
+use velatura_models::Autoencoder;
 use velatura_scenes::{DEFAULT_FONT, Glyphs, Intent, Mix, RgbImage, SceneError, Scenes, Split};
 
 use crate::TrainError;
@@ -262,7 +263,8 @@ impl<'o> Evaluation<'o> {
     ) -> Result<Seen, TrainError> {
         let mut seen = Seen::default();
         let encoder_there = |name: &String| name.starts_with("vae.encoder.");
-        let Some(file) = self.engine.file().filter(|file| file.names().iter().any(encoder_there)) else {
+        let file = self.engine.file().filter(|file| file.names().iter().any(encoder_there));
+        let (Some(file), Autoencoder::Kl(config)) = (file, &self.engine.manifest().autoencoder) else {
             notes.push("the model has no encoder: reconstructions were left out".into());
             return Ok(seen);
         };
@@ -270,7 +272,7 @@ impl<'o> Evaluation<'o> {
             Precision::F32 => passes::Precision::F32,
             Precision::Bf16 => passes::Precision::Bf16,
         };
-        let (config, size) = (&self.engine.manifest().autoencoder, self.scenes.size());
+        let size = self.scenes.size();
         let find = |name: &str| file.f32(name).ok();
         let coder = |graph| Coder::new(&self.runtime, graph, precision, TOGETHER, &find);
         let mut encoder = coder(encoder_graph(config, TOGETHER, size, true)?)?;

@@ -17,6 +17,20 @@ pub(crate) struct Denoiser<'a> {
     pub shape: LatentShape,
     pub precision: Precision,
     pub cancel: &'a CancelToken,
+    pub told: Told,
+}
+
+/// What a denoiser is told beside noisy latents, timesteps and texts; the same at every step.
+#[derive(Clone, Default)]
+pub(crate) struct Told {
+    /// Channels beside the latent, `[h, w, extra]` for each image; empty where the latent is all.
+    pub beside: Vec<Vec<f32>>,
+    /// Scale of the guidance by what is beside the latent (Brooks et al. 2022, "InstructPix2Pix", equation 3). 1 is none.
+    pub beside_guidance: f32,
+    /// Class label.
+    pub label: Option<i32>,
+    /// The guidance that a latent consistency model is told, embedded.
+    pub guidance: Option<Vec<f32>>,
 }
 
 /// What a picture is and is not to show.
@@ -29,6 +43,8 @@ pub(crate) struct Guide {
 struct Question<'a> {
     image: usize,
     text: &'a Encoded,
+    /// Whether zeros stand in place of what is beside the latent.
+    blind: bool,
 }
 
 impl Denoiser<'_> {
@@ -44,25 +60,35 @@ impl Denoiser<'_> {
     ) -> Result<Vec<f32>, Error> {
         let plain = Guidance { scale: 1.0, ..*guidance };
         let guidance = if guided { guidance } else { &plain };
-        let sides: Vec<Side<'_>> = guides.iter().map(|guide| Side::new(guide, call, guided)).collect();
-        // First every image without its prompt, then every one with it, so that one plan serves all steps.
-        let without = sides
-            .iter()
-            .enumerate()
-            .filter_map(|(image, side)| Some(Question { image, text: side.without? }));
-        let with = sides
-            .iter()
-            .enumerate()
-            .flat_map(|(image, side)| side.with.iter().map(move |&(_, text)| Question { image, text }));
+        let twice = !self.told.beside.is_empty() && self.told.beside_guidance != 1.0;
+        let sides: Vec<Side<'_>> =
+            guides.iter().map(|guide| Side::new(guide, call, guided || twice)).collect();
+        // First every image without anything, then without its prompt, then with it, so that one plan serves all steps.
+        let unguided: Vec<(usize, &Encoded)> =
+            sides.iter().enumerate().filter_map(|(image, side)| Some((image, side.without?))).collect();
+        let of = |blind: bool| unguided.iter().map(move |&(image, text)| Question { image, text, blind });
+        let without = of(true).filter(|_| twice).chain(of(false));
+        let with = sides.iter().enumerate().flat_map(|(image, side)| {
+            side.with.iter().map(move |&(_, text)| Question { image, text, blind: false })
+        });
         let questions: Vec<Question<'_>> = without.chain(with).collect();
         let answers = self.ask(latents, timestep, &questions, guides.len())?;
-        let unguided = sides.iter().filter(|side| side.without.is_some()).count();
-        let (mut without, mut with) = (answers[..unguided].iter(), answers[unguided..].iter());
+        let (blind, rest) = answers.split_at(if twice { unguided.len() } else { 0 });
+        let (without, with) = rest.split_at(unguided.len());
+        let (mut blind, mut without, mut with) = (blind.iter(), without.iter(), with.iter());
         let mut out = Vec::with_capacity(latents.len());
         for side in &sides {
             let unguided = side.without.and_then(|_| without.next());
             let answers = with.by_ref().take(side.with.len());
-            out.extend(side.combine(guidance, unguided, answers)?);
+            let mut answer = side.combine(guidance, unguided, answers)?;
+            if let (Some(unguided), Some(blind)) = (unguided, blind.next()) {
+                // blind + s_image (unguided - blind) + s_text (guided - unguided)
+                let more = self.told.beside_guidance - 1.0;
+                for ((answer, unguided), blind) in answer.iter_mut().zip(unguided).zip(blind) {
+                    *answer += more * (unguided - blind);
+                }
+            }
+            out.extend(answer);
         }
         Ok(out)
     }
@@ -88,10 +114,11 @@ impl Denoiser<'_> {
                 (0..questions.len()).filter(|&i| questions[i].text.tokens == tokens).collect();
             // Prompts of several parts must not need more memory than those of one.
             for group in alike.chunks(2 * images) {
-                let mut sample = Vec::with_capacity(group.len() * length);
+                let mut sample = Vec::new();
                 let mut texts = Encoded::default();
-                for Question { image, text } in group.iter().map(|&i| &questions[i]) {
-                    sample.extend(&latents[image * length..(image + 1) * length]);
+                for Question { image, text, blind } in group.iter().map(|&i| &questions[i]) {
+                    let latent = &latents[image * length..(image + 1) * length];
+                    self.told.join(&mut sample, latent, *image, *blind, self.shape.channels);
                     texts.append(text);
                     texts.pooled.extend(&text.pooled);
                     texts.time_ids.extend(&text.time_ids);
@@ -122,6 +149,8 @@ impl Denoiser<'_> {
         })?;
         let mut plan = lock(&plan);
         let timesteps = vec![timestep; batch];
+        let labels = vec![self.told.label.unwrap_or_default(); batch];
+        let guidance = self.told.guidance.as_deref().unwrap_or_default().repeat(batch);
         let inputs = [
             (names::SAMPLE, Data::F32(sample)),
             (names::TIMESTEP, Data::F32(&timesteps)),
@@ -129,10 +158,40 @@ impl Denoiser<'_> {
             (names::POOLED, Data::F32(&texts.pooled)),
             (names::TIME_IDS, Data::F32(&texts.time_ids)),
             (names::MASK, Data::F32(&texts.mask)),
+            (names::LABEL, Data::I32(&labels)),
+            (names::GUIDANCE, Data::F32(&guidance)),
         ];
         plan.run(&inputs, self.cancel)?;
         Ok(plan.output(names::OUTPUT)?.to_vec())
     }
+}
+
+impl Told {
+    /// Appends what the denoiser reads of an image: each pixel of the latent, and what is beside it.
+    fn join(&self, sample: &mut Vec<f32>, latent: &[f32], image: usize, blind: bool, channels: usize) {
+        let Some(beside) = self.beside.get(image) else {
+            sample.extend(latent);
+            return;
+        };
+        let extra = beside.len() * channels / latent.len().max(1);
+        for (latent, beside) in latent.chunks_exact(channels).zip(beside.chunks_exact(extra.max(1))) {
+            sample.extend(latent);
+            sample.extend(beside.iter().map(|&v| if blind { 0.0 } else { v }));
+        }
+    }
+}
+
+/// The guidance as a latent consistency model is told it: sinusoids of a thousand times what is above 1 (diffusers'
+/// `get_guidance_scale_embedding`).
+pub(crate) fn guidance_embedding(scale: f32, width: usize) -> Vec<f32> {
+    let half = width / 2;
+    let angle = |i: usize| {
+        let exponent = -(10_000f64.ln()) / (half.max(2) - 1) as f64 * i as f64;
+        1000.0 * (f64::from(scale) - 1.0) * exponent.exp()
+    };
+    let sines = (0..half).map(|i| angle(i).sin());
+    let waves = sines.chain((0..half).map(|i| angle(i).cos())).map(|v| v as f32);
+    waves.chain(std::iter::repeat(0.0)).take(width).collect()
 }
 
 /// The texts of one image at one call.

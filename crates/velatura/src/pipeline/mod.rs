@@ -1,11 +1,15 @@
 //! Pipelines: what the engine does with its networks to serve a request. One file for each, and for each thing that
 //! several need.
 
+mod autoencoder;
 mod denoise;
 mod encode;
+mod pictures;
 mod single;
 mod stage;
-mod text_to_image;
+mod start;
+mod tiles;
 
+pub(crate) use autoencoder::TILE;
+pub(crate) use pictures::{Job, Work, latents, pictures};
 pub use single::TextVectors;
-pub(crate) use text_to_image::{Job, latents, text_to_image};

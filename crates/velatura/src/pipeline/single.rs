@@ -3,11 +3,12 @@
 use velatura_cpu::CancelToken;
 use velatura_samplers::noise::LatentShape;
 
-use super::denoise::Denoiser;
+use super::autoencoder::Autoencoder;
+use super::denoise::{Denoiser, Told, guidance_embedding};
 use super::encode::Conditions;
 use crate::engine::Engine;
 use crate::networks::Encoded;
-use crate::request::Precision;
+use crate::request::{Precision, Tiling};
 use crate::{Error, GenerateRequest};
 
 /// A prompt as the denoiser reads it.
@@ -58,7 +59,65 @@ impl Engine {
         precision: Precision,
     ) -> Result<Vec<f32>, Error> {
         let shape = LatentShape { channels: self.manifest().latent_channels(), height, width };
-        let denoiser = Denoiser { engine: self, shape, precision, cancel: &CancelToken::default() };
+        // A latent consistency model is told that there is no guidance.
+        let width = self.manifest().unet.time_cond_proj_dim;
+        let told = Told { guidance: width.map(|width| guidance_embedding(1.0, width)), ..Told::default() };
+        let denoiser = Denoiser { engine: self, shape, precision, cancel: &CancelToken::default(), told };
         denoiser.run(latent, timestep, &text.0, 1)
+    }
+
+    /// The mean and the deviation, `[height, width, channels]` in the denoiser's scale, that the encoder gives for a
+    /// picture `[H, W, 3]` from -1 to 1; `height` and `width` are the latent's. [`Tiling::Auto`] is off.
+    ///
+    /// # Errors
+    /// A picture of another length than the size says, and whatever keeps the network from running.
+    pub fn encode(
+        &self,
+        picture: &[f32],
+        size: [usize; 2],
+        tiling: Tiling,
+        precision: Precision,
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        let pixels = size[0] * size[1] * (self.manifest().latent_factor() as usize).pow(2);
+        if picture.len() != 3 * pixels {
+            return Err(Error::Internal(format!(
+                "a picture of {} values for {pixels} pixels",
+                picture.len()
+            )));
+        }
+        let cancel = CancelToken::default();
+        let (moments, _) = self.autoencoder(size, tiling, precision, &cancel).encode(picture)?;
+        Ok((moments.mean, moments.deviation))
+    }
+
+    fn autoencoder<'a>(
+        &'a self,
+        [height, width]: [usize; 2],
+        tiling: Tiling,
+        precision: Precision,
+        cancel: &'a CancelToken,
+    ) -> Autoencoder<'a> {
+        let shape = LatentShape { channels: self.manifest().latent_channels(), height, width };
+        Autoencoder { engine: self, shape, precision, tiled: tiling == Tiling::On, cancel }
+    }
+
+    /// The picture `[H, W, 3]`, around -1 to 1, of one latent `[height, width, channels]` in the denoiser's scale.
+    /// [`Tiling::Auto`] is off.
+    ///
+    /// # Errors
+    /// A latent of another length than its size says, and whatever keeps the network from running.
+    pub fn decode(
+        &self,
+        latent: &[f32],
+        size: [usize; 2],
+        tiling: Tiling,
+        precision: Precision,
+    ) -> Result<Vec<f32>, Error> {
+        let cancel = CancelToken::default();
+        let vae = self.autoencoder(size, tiling, precision, &cancel);
+        if latent.len() != vae.shape.len() {
+            return Err(Error::Internal(format!("a latent of {} values for {:?}", latent.len(), vae.shape)));
+        }
+        vae.decode(latent).map(|(picture, _)| picture)
     }
 }

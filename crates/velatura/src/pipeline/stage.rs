@@ -6,9 +6,9 @@ use std::sync::Arc;
 use velatura_cpu::CancelToken;
 use velatura_samplers::noise::LatentShape;
 
-use super::denoise::{Denoiser, Guide};
+use super::denoise::{Denoiser, Guide, Told};
 use super::encode::Conditions;
-use super::text_to_image::Job;
+use super::pictures::Job;
 use crate::Error;
 use crate::engine::Engine;
 use crate::request::Settings;
@@ -35,7 +35,7 @@ impl<'a> Stage<'a> {
             Ok(Guide { negative, prompt: self.encode(&job.request.prompt, false)? })
         };
         let guides = jobs.iter().map(guide).collect::<Result<_, _>>()?;
-        Ok((Denoiser { engine, shape, precision: settings.precision, cancel }, guides))
+        Ok((Denoiser { engine, shape, precision: settings.precision, cancel, told: Told::default() }, guides))
     }
 
     fn encode(&mut self, text: &str, negative: bool) -> Result<Arc<Conditions>, Error> {

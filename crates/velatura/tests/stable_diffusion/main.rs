@@ -2,4 +2,5 @@
 
 mod opening;
 mod parity;
+mod pictures;
 mod pipelines;

@@ -8,7 +8,7 @@ use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, Picture, Pre
 use velatura_weights::{Checkpoint, OpenOptions, SaveOptions};
 
 /// The largest difference over the root mean square of what is expected.
-fn error(found: &[f32], expected: &[f32]) -> f32 {
+pub fn error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let square: f32 = expected.iter().map(|v| v * v).sum();
     let worst = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);

@@ -22,13 +22,23 @@ impl Expected {
         Self::open("stable_diffusion_xl")
     }
 
+    /// Models that read pictures, and distilled ones.
+    pub fn pictures() -> Self {
+        Self::open("stable_diffusion_pictures")
+    }
+
     fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())
     }
 
+    /// An entry of the metadata, which is JSON.
+    pub fn json(&self, key: &str) -> Value {
+        serde_json::from_str(&self.0.metadata()[key]).unwrap()
+    }
+
     pub fn case(&self, name: &str) -> Case {
-        let cases: Vec<Case> = serde_json::from_str(&self.0.metadata()["cases"]).unwrap();
+        let cases: Vec<Case> = serde_json::from_value(self.json("cases")).unwrap();
         cases.into_iter().find(|case| case.name == name).unwrap()
     }
 
@@ -53,9 +63,14 @@ pub struct Case {
     pub configs: BTreeMap<String, Value>,
     /// `scheduler_config.json`.
     pub scheduler: Value,
+    /// An upscaler's, of the noise on the picture that it reads.
+    #[serde(default)]
+    low_res_scheduler: Option<Value>,
     /// `model_index.json`, as far as it says how prompts are treated.
+    #[serde(default)]
     index: Value,
     /// What diffusers was asked for, by the name of the run.
+    #[serde(default)]
     pub runs: BTreeMap<String, GenerateRequest>,
 }
 
@@ -82,9 +97,16 @@ impl Case {
             let config = self.configs[part].to_string();
             std::fs::write(folder.join(part).join("config.json"), config).unwrap();
         }
-        std::fs::write(folder.join("model_index.json"), self.index.to_string()).unwrap();
-        std::fs::create_dir_all(folder.join("scheduler")).unwrap();
-        std::fs::write(folder.join("scheduler/scheduler_config.json"), self.scheduler.to_string()).unwrap();
+        if !self.index.is_null() {
+            std::fs::write(folder.join("model_index.json"), self.index.to_string()).unwrap();
+        }
+        let schedulers =
+            [("scheduler", Some(&self.scheduler)), ("low_res_scheduler", self.low_res_scheduler.as_ref())];
+        for (name, config) in schedulers {
+            let Some(config) = config else { continue };
+            std::fs::create_dir_all(folder.join(name)).unwrap();
+            std::fs::write(folder.join(name).join("scheduler_config.json"), config.to_string()).unwrap();
+        }
     }
 }
 

@@ -1,14 +1,17 @@
 //! The request: everything that decides a picture, in one serialisable struct that the command line, files and the
 //! metadata of pictures share.
 
+mod error;
+
+pub use error::RequestError;
+
 use serde::{Deserialize, Serialize};
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{
-    Guidance, Plan, PlanRequest, Prediction, Sampler, SamplerOptions, Spacing, UnknownName, find_spacing,
-    parse_sampler,
+    Guidance, Plan, PlanRequest, Prediction, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
 };
 
-use crate::manifest::ModelManifest;
+use crate::manifest::{ModelManifest, Task};
 use crate::sizes::SizeConditions;
 
 /// Most steps of a run: what models are trained on.
@@ -21,6 +24,16 @@ pub const MOST_GUIDANCE: f32 = 100.0;
 pub const LONGEST_SIDE: u32 = 8192;
 /// Where the refiner takes over unless the request says otherwise, as diffusers and A1111 recommend.
 const REFINER_SWITCH: f32 = 0.8;
+/// Strength where a request with a picture names none, as in diffusers: 1 where there is a mask.
+pub const STRENGTH: f64 = 0.8;
+/// The same for Stable Diffusion XL.
+pub const XL_STRENGTH: f64 = 0.3;
+/// Guidance by the picture where a request to a model that edits pictures names none, as in diffusers.
+pub const IMAGE_GUIDANCE: f32 = 1.5;
+/// Noise over the picture where a request to an upscaler names none, as in diffusers.
+pub const NOISE_LEVEL: u32 = 20;
+/// Most noise over the picture that upscalers were trained with.
+pub const MOST_NOISE_LEVEL: u32 = 350;
 /// Longest prompt in bytes.
 pub const LONGEST_PROMPT: usize = 1 << 20;
 /// Most chunks of tokens (75 for CLIP) of a prompt: the denoiser looks at all of them in every attention.
@@ -61,6 +74,39 @@ impl std::str::FromStr for Precision {
             "f32" | "fp32" | "float32" => Ok(Precision::F32),
             "bf16" | "bfloat16" => Ok(Precision::Bf16),
             _ => Err(RequestError::Precision(text.chars().take(40).collect())),
+        }
+    }
+}
+
+/// Whether the autoencoder treats pictures larger than 512 pixels in tiles: overlapping squares of that side that are
+/// blended smoothly. That takes less memory, and changes the picture a little.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tiling {
+    /// Where whole pictures would take more than half of the memory that is free.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Tiling {
+    fn is_auto(&self) -> bool {
+        *self == Tiling::Auto
+    }
+}
+
+impl std::str::FromStr for Tiling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Ok(Tiling::Auto),
+            "on" => Ok(Tiling::On),
+            "off" => Ok(Tiling::Off),
+            _ => Err("must be auto, on or off".to_string()),
         }
     }
 }
@@ -116,6 +162,28 @@ pub struct GenerateRequest {
     /// `None` is 0.8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refiner_switch: Option<f32>,
+    /// Whether the autoencoder works in tiles. Metadata holds what was decided.
+    #[serde(skip_serializing_if = "Tiling::is_auto")]
+    pub vae_tiling: Tiling,
+    /// A picture to begin from: the path of a PNG, JPEG, WebP or BMP. It is brought to the size asked for; where none is,
+    /// its own size, made a multiple of the model's factor, is the picture's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<String>,
+    /// How much of that picture is noised away, above 0 and up to 1: as in diffusers the last `steps * strength` steps are
+    /// taken. `None` is the model's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// A picture of that picture's size that is white where it is to be made anew, and black where it stays. What is
+    /// transparent counts as white.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// For a model that edits pictures: how closely to keep to the picture, 1 to [`MOST_GUIDANCE`]; 1 is no guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_guidance: Option<f32>,
+    /// For an upscaler: how much noise is laid over the picture that it reads, 0 to [`MOST_NOISE_LEVEL`]. More lets it
+    /// invent more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub noise_level: Option<u32>,
 }
 
 impl Default for GenerateRequest {
@@ -140,135 +208,14 @@ impl Default for GenerateRequest {
             sizes: SizeConditions::default(),
             refiner: None,
             refiner_switch: None,
+            vae_tiling: Tiling::Auto,
+            init: None,
+            strength: None,
+            mask: None,
+            image_guidance: None,
+            noise_level: None,
         }
     }
-}
-
-/// A request that cannot be served. Each message is one sentence that names the field and the remedy.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum RequestError {
-    /// Steps out of range.
-    #[error("steps is {0}, but must be from 1 to {MOST_STEPS} (20 to 30 is usual)")]
-    Steps(u32),
-    /// Guidance not a number, not positive, or absurd.
-    #[error(
-        "guidance is {0}, but must be a number above 0 and up to {MOST_GUIDANCE} (1 is no guidance, 2 to 8 is usual)"
-    )]
-    Guidance(f32),
-    /// A side of zero or too long.
-    #[error("{side} is {given}, but must be from {least} to {LONGEST_SIDE} pixels")]
-    SizeRange {
-        /// `width` or `height`.
-        side: &'static str,
-        /// What was asked for.
-        given: u32,
-        /// The smallest that the model can make.
-        least: u32,
-    },
-    /// A side that the model's layers do not divide.
-    #[error(
-        "{side} is {given}, but must be a multiple of {factor} for this model; the nearest are {below} and {above}"
-    )]
-    SizeFactor {
-        /// `width` or `height`.
-        side: &'static str,
-        /// What was asked for.
-        given: u32,
-        /// What it must be a multiple of.
-        factor: u32,
-        /// Nearest valid size below.
-        below: u32,
-        /// Nearest valid size above.
-        above: u32,
-    },
-    /// Number of pictures out of range.
-    #[error("batch is {0}, but must be from 1 to {MOST_PICTURES} pictures")]
-    Batch(u32),
-    /// A name that is not known.
-    #[error(transparent)]
-    Name(#[from] UnknownName),
-    /// A precision that is not known.
-    #[error("precision is {0:?}, but must be f32 or bf16")]
-    Precision(String),
-    /// A prompt of more than [`LONGEST_PROMPT`] bytes.
-    #[error("the {which} is {bytes} bytes long; at most {LONGEST_PROMPT} are read")]
-    PromptLength {
-        /// `prompt` or `negative prompt`.
-        which: &'static str,
-        /// Its length.
-        bytes: usize,
-    },
-    /// A prompt of more than [`MOST_CHUNKS`] chunks.
-    #[error("the {which} has {tokens} tokens; at most {most} are read")]
-    PromptTokens {
-        /// `prompt` or `negative prompt`.
-        which: &'static str,
-        /// Its tokens.
-        tokens: usize,
-        /// How many are read.
-        most: usize,
-    },
-    /// An autoencoder for a model of Velatura's own, whose latents no other autoencoder has.
-    #[error(
-        "{model} has an autoencoder of its own that no other can replace; leave the VAE out, or choose a Stable Diffusion model"
-    )]
-    Vae {
-        /// The model.
-        model: String,
-    },
-    /// More blocks to skip than the text transformer has, or none to count from.
-    #[error("clip skip is {given}, but must be {} for this model", if *most == 1 { "1".to_string() } else { format!("from 1 to {most}") })]
-    ClipSkip {
-        /// What was asked for.
-        given: u32,
-        /// The first block, counted from the end.
-        most: u32,
-    },
-    /// A size or crop out of range.
-    #[error("{field} is {given}, but must be from {least} to {most} pixels")]
-    SizeCondition {
-        /// Which.
-        field: &'static str,
-        /// What was asked for.
-        given: u32,
-        /// The smallest.
-        least: u32,
-        /// The largest.
-        most: u32,
-    },
-    /// An aesthetic score out of range.
-    #[error("aesthetic score is {0}, but must be a number from -100 to 100 (1 to 10 is usual)")]
-    Score(f32),
-    /// A switch to the refiner out of range.
-    #[error("refiner switch is {0}, but must be above 0 and below 1 (0.8 is usual)")]
-    RefinerSwitch(f32),
-    /// A switch to a refiner that is not given.
-    #[error("refiner switch is for a refiner; name one (--refiner), or leave it out")]
-    NoRefiner,
-    /// Steps and schedule do not go together.
-    #[error(transparent)]
-    Plan(#[from] velatura_samplers::PlanError),
-    /// The pictures cannot fit into memory.
-    #[error(
-        "{width}x{height} needs about {needed_mib} MiB of memory and {available_mib} MiB are free; \
-         ask for a smaller picture{}",
-        if *together > 1 { " or a smaller batch" } else { "" }
-    )]
-    Memory {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-        /// Pictures made at once.
-        together: usize,
-        /// What the planner says, in MiB.
-        needed_mib: u64,
-        /// What the system says, in MiB.
-        available_mib: u64,
-    },
-    /// JSON that is no request.
-    #[error("this is not a request of this version of Velatura: {0}")]
-    Json(String),
 }
 
 /// A request checked against a model, with everything decided.
@@ -283,6 +230,13 @@ pub(crate) struct Settings {
     pub sizes: SizeConditions,
     /// The timestep below which the refiner takes over.
     pub refine_below: f32,
+    pub tiled: bool,
+    pub task: Task,
+    pub strength: f64,
+    pub image_guidance: f32,
+    pub noise_level: u32,
+    /// What a latent consistency model is told.
+    pub told_guidance: f32,
     pub sampler: Box<dyn Sampler>,
     pub plan: Plan,
 }
@@ -316,6 +270,30 @@ impl GenerateRequest {
             && !(guidance > 0.0 && guidance <= MOST_GUIDANCE)
         {
             return Err(RequestError::Guidance(guidance));
+        }
+        if let Some(strength) = self.strength
+            && !(strength > 0.0 && strength <= 1.0)
+        {
+            return Err(RequestError::Strength(strength));
+        }
+        let of_a_picture = [
+            ("strength", self.strength.is_some()),
+            ("mask", self.mask.is_some()),
+            ("image guidance", self.image_guidance.is_some()),
+            ("noise level", self.noise_level.is_some()),
+        ];
+        if let Some(&(field, _)) = of_a_picture.iter().find(|(_, given)| *given && self.init.is_none()) {
+            return Err(RequestError::NoInit { field });
+        }
+        if let Some(guidance) = self.image_guidance
+            && !(1.0..=MOST_GUIDANCE).contains(&guidance)
+        {
+            return Err(RequestError::ImageGuidance(guidance));
+        }
+        if let Some(given) = self.noise_level
+            && given > MOST_NOISE_LEVEL
+        {
+            return Err(RequestError::NoiseLevel { given, most: MOST_NOISE_LEVEL });
         }
         if !(1..=MOST_PICTURES).contains(&self.batch) {
             return Err(RequestError::Batch(self.batch));
@@ -382,8 +360,75 @@ impl GenerateRequest {
             schedule: Some(schedule.name().to_string()),
             precision: Some(self.precision.unwrap_or(precision)),
             refiner_switch: self.refiner.as_ref().map(|_| self.refiner_switch.unwrap_or(REFINER_SWITCH)),
-            ..self.clone()
+            ..self.for_task(manifest)?
         })
+    }
+
+    /// With everything about pictures decided for what the model does.
+    fn for_task(&self, manifest: &ModelManifest) -> Result<Self, RequestError> {
+        let task = manifest.task().unwrap_or(Task::TextToImage);
+        let does = match task {
+            Task::TextToImage => "makes pictures",
+            Task::Inpainting => "repaints parts of pictures",
+            Task::Edit => "edits a picture by instruction",
+            Task::Upscaling => "enlarges a picture",
+        };
+        let begins = matches!(task, Task::TextToImage | Task::Inpainting);
+        let fields = [
+            ("strength", self.strength.is_some(), begins, "that begins from a picture"),
+            ("mask", self.mask.is_some(), begins, "that repaints parts of pictures"),
+            ("image guidance", self.image_guidance.is_some(), task == Task::Edit, "that edits pictures"),
+            ("noise level", self.noise_level.is_some(), task == Task::Upscaling, "that enlarges pictures"),
+        ];
+        if let Some(&(field, .., of)) = fields.iter().find(|(_, given, taken, _)| *given && !*taken) {
+            return Err(RequestError::NotTaken { field, does, of });
+        }
+        if self.init.is_none() && !begins {
+            return Err(RequestError::NeedsInit { does });
+        }
+        if self.init.is_some() && task != Task::Upscaling && !manifest.autoencoder.has_encoder() {
+            return Err(RequestError::NoEncoder);
+        }
+        let mut request = self.clone();
+        match task {
+            Task::TextToImage | Task::Inpainting => {
+                let xl = manifest.unet.addition_embed_type.is_some();
+                let usual = match (&self.mask, xl) {
+                    (Some(_), _) => 1.0,
+                    (None, true) => XL_STRENGTH,
+                    (None, false) => STRENGTH,
+                };
+                request.strength = self.init.as_ref().map(|_| self.strength.unwrap_or(usual));
+            }
+            Task::Edit => request.image_guidance = Some(self.image_guidance.unwrap_or(IMAGE_GUIDANCE)),
+            Task::Upscaling => {
+                let labels = manifest.unet.num_class_embeds.unwrap_or(1) as u32;
+                let most = MOST_NOISE_LEVEL.min(labels.saturating_sub(1));
+                let given = self.noise_level.unwrap_or(NOISE_LEVEL.min(most));
+                if given > most {
+                    return Err(RequestError::NoiseLevel { given, most });
+                }
+                request.noise_level = Some(given);
+            }
+        }
+        Ok(request)
+    }
+
+    /// With the size of a picture where none is asked for, rounded down to a multiple of `factor` as diffusers does; with
+    /// the picture's proportions where one side is.
+    pub(crate) fn sized_as(&self, (width, height): (u32, u32), factor: u32) -> Self {
+        let down = |side: u32| (side / factor * factor).max(factor);
+        let in_proportion = |given: u32, of: u32, other: u32| {
+            let side = f64::from(given) * f64::from(other) / f64::from(of.max(1));
+            ((side / f64::from(factor)).round() as u32).saturating_mul(factor).max(factor)
+        };
+        let (width, height) = match (self.width, self.height) {
+            (None, None) => (down(width), down(height)),
+            (Some(given), None) => (given, in_proportion(given, width, height)),
+            (None, Some(given)) => (in_proportion(given, height, width), given),
+            (Some(width), Some(height)) => (width, height),
+        };
+        GenerateRequest { width: Some(width), height: Some(height), ..self.clone() }
     }
 
     /// The request that makes picture `index` of this one by itself.
@@ -415,18 +460,28 @@ impl GenerateRequest {
         };
         let table = schedule.table()?;
         let steps = self.steps.unwrap_or(defaults.steps) as usize;
-        let plan = Plan::new(&table, sampler.grid(), &PlanRequest::new(steps, spacing))
-            .map_err(RequestError::from)?;
+        let strength = self.strength.unwrap_or(1.0);
+        let layout = PlanRequest { strength, ..PlanRequest::new(steps, spacing) };
+        let plan = Plan::new(&table, sampler.grid(), &layout).map_err(RequestError::from)?;
+        let guidance = self.guidance.unwrap_or(defaults.guidance);
+        // A model that is told the guidance answers once.
+        let is_told = manifest.unet.time_cond_proj_dim.is_some();
         Ok(Settings {
             seed: self.seed.unwrap_or_default(),
             width: self.width.unwrap_or(defaults.width) as usize,
             height: self.height.unwrap_or(defaults.height) as usize,
-            guidance: Guidance::new(self.guidance.unwrap_or(defaults.guidance)),
+            guidance: Guidance::new(if is_told { 1.0 } else { guidance }),
             precision: self.precision.unwrap_or(Precision::F32),
             rng: self.rng,
             clip_skip: self.clip_skip.unwrap_or(1),
             sizes: self.sizes,
             refine_below: self.refine_below(table.train_timesteps()),
+            tiled: self.vae_tiling == Tiling::On,
+            task: manifest.task().unwrap_or(Task::TextToImage),
+            strength,
+            image_guidance: self.image_guidance.unwrap_or(1.0),
+            noise_level: self.noise_level.unwrap_or_default(),
+            told_guidance: guidance,
             sampler,
             plan,
         })

@@ -1,18 +1,27 @@
-//! From prompts to pictures: text encoded once, latents denoised in groups, pictures decoded one by one.
+//! From a request to pictures: text encoded once, latents denoised in groups, pictures decoded one by one.
 
 use std::ops::ControlFlow;
 
-use velatura_cpu::{CancelToken, CpuError, Data};
+use velatura_cpu::{CancelToken, CpuError};
 use velatura_samplers::noise::LatentShape;
-use velatura_samplers::{Call, PerImage, RunError, sample};
+use velatura_samplers::{Answer, Call, Level, PerImage, RunError, Start, sample_from};
 
+use super::autoencoder::{Autoencoder, Moments};
+use super::denoise::{Told, guidance_embedding};
 use super::stage::Stage;
-use crate::Error;
-use crate::engine::{Engine, Progress};
-use crate::networks::{Network, names};
+use super::start::{Given, begin};
+use crate::engine::{Engine, Progress, Warning};
 use crate::picture::{Origin, Picture};
-use crate::plans::{PlanKey, lock};
 use crate::request::{GenerateRequest, Settings};
+use crate::source_picture::Sources;
+use crate::{Error, ModelManifest, Task};
+
+/// Everything that a request asks for.
+pub(crate) struct Work {
+    pub settings: Settings,
+    pub sources: Sources,
+    pub jobs: Vec<Job>,
+}
 
 /// One picture to make.
 pub(crate) struct Job {
@@ -29,24 +38,24 @@ const MOST_TOGETHER: usize = 8;
 const PIXELS_TOGETHER: usize = 1 << 20;
 
 /// Makes the pictures, group by group; each is handed to the observer as soon as it is finished.
-pub(crate) fn text_to_image(
+pub(crate) fn pictures(
     engine: &Engine,
-    settings: &Settings,
-    jobs: &[Job],
+    work: &Work,
     observer: &mut dyn FnMut(Progress<'_>),
     cancel: &CancelToken,
-) -> Result<Vec<Picture>, Error> {
-    let mut finished = Vec::with_capacity(jobs.len());
-    let mut run = Run::new(engine, settings, jobs, observer, cancel);
-    let result = run.groups(jobs, &mut |run, job, latent| {
+) -> Result<(Vec<Picture>, Vec<Warning>), Error> {
+    let asked = work.jobs.len();
+    let mut finished = Vec::with_capacity(asked);
+    let mut run = Run::new(engine, work, observer, cancel);
+    let result = run.groups(&mut |run, job, latent| {
         let picture = run.finish(job, latent)?;
         (run.observer)(Progress::Picture(&picture));
         finished.push(picture);
         Ok(())
     });
     match result {
-        Ok(()) => Ok(finished),
-        Err(Error::Run(CpuError::Cancelled)) => Err(Error::Cancelled { finished, asked: jobs.len() }),
+        Ok(()) => Ok((finished, run.warnings)),
+        Err(Error::Run(CpuError::Cancelled)) => Err(Error::Cancelled { finished, asked }),
         Err(error) => Err(error),
     }
 }
@@ -54,14 +63,13 @@ pub(crate) fn text_to_image(
 /// The final latents of all pictures, `[h, w, C]` each, in the denoiser's scale.
 pub(crate) fn latents(
     engine: &Engine,
-    settings: &Settings,
-    jobs: &[Job],
+    work: &Work,
     observer: &mut dyn FnMut(Progress<'_>),
     cancel: &CancelToken,
 ) -> Result<Vec<Vec<f32>>, Error> {
-    let mut latents = Vec::with_capacity(jobs.len());
-    let mut run = Run::new(engine, settings, jobs, observer, cancel);
-    run.groups(jobs, &mut |_, _, latent| {
+    let mut latents = Vec::with_capacity(work.jobs.len());
+    let mut run = Run::new(engine, work, observer, cancel);
+    run.groups(&mut |_, _, latent| {
         latents.push(latent.to_vec());
         Ok(())
     })?;
@@ -71,6 +79,8 @@ pub(crate) fn latents(
 struct Run<'a> {
     engine: &'a Engine,
     settings: &'a Settings,
+    sources: &'a Sources,
+    jobs: &'a [Job],
     cancel: &'a CancelToken,
     observer: &'a mut dyn FnMut(Progress<'_>),
     /// Sampling steps over all pictures, and those done.
@@ -79,6 +89,8 @@ struct Run<'a> {
     model: Stage<'a>,
     /// Takes over where less noise is left than at a timestep.
     refiner: Option<(f32, Stage<'a>)>,
+    given: Given,
+    warnings: Vec<Warning>,
 }
 
 /// What becomes of a picture's final latent.
@@ -87,20 +99,35 @@ type Finish<'f, 'a> = dyn FnMut(&mut Run<'a>, &Job, &[f32]) -> Result<(), Error>
 impl<'a> Run<'a> {
     fn new(
         engine: &'a Engine,
-        settings: &'a Settings,
-        jobs: &[Job],
+        work: &'a Work,
         observer: &'a mut dyn FnMut(Progress<'_>),
         cancel: &'a CancelToken,
     ) -> Self {
+        let Work { settings, sources, jobs } = work;
         let steps = jobs.len() * settings.plan.len();
         observer(Progress::Started { pictures: jobs.len(), steps });
         let model = Stage::new(engine, settings, cancel);
         let stage = |refiner| (settings.refine_below, Stage::new(refiner, settings, cancel));
         let refiner = engine.refiner().map(stage);
-        Run { engine, settings, cancel, observer, steps, done: 0, model, refiner }
+        Run {
+            engine,
+            settings,
+            sources,
+            jobs,
+            cancel,
+            observer,
+            steps,
+            done: 0,
+            model,
+            refiner,
+            given: Given::default(),
+            warnings: Vec::new(),
+        }
     }
 
-    fn groups(&mut self, jobs: &[Job], finish: &mut Finish<'_, 'a>) -> Result<(), Error> {
+    fn groups(&mut self, finish: &mut Finish<'_, 'a>) -> Result<(), Error> {
+        self.given = self.read_sources()?;
+        let jobs = self.jobs;
         let pixels = (self.settings.width * self.settings.height).max(1);
         let together = (PIXELS_TOGETHER / pixels).clamp(1, MOST_TOGETHER);
         // Groups of equal size, give or take one, so that few plans serve them all.
@@ -120,16 +147,19 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn finish(&self, job: &Job, latent: &[f32]) -> Result<Picture, Error> {
+    fn finish(&mut self, job: &Job, latent: &[f32]) -> Result<Picture, Error> {
         if self.cancel.is_cancelled() {
             return Err(CpuError::Cancelled.into());
         }
-        let rgb = self.decode(latent)?;
+        let (pixels, warning) = self.autoencoder().decode(latent)?;
+        self.warn(warning);
+        let rgb = pixels.into_iter().map(to_byte).collect();
         let origin = Origin {
             version: env!("CARGO_PKG_VERSION").to_string(),
             instructions: self.engine.isa().name().to_string(),
             model: self.engine.model_ref(),
             request: job.request.clone(),
+            sources: self.sources.refs(),
         };
         let (width, height) = (self.settings.width, self.settings.height);
         Ok(Picture { width, height, rgb, index: job.index, origin })
@@ -149,16 +179,22 @@ impl<'a> Run<'a> {
     fn denoise(&mut self, jobs: &[Job]) -> Result<Vec<f32>, Error> {
         let images = jobs.len();
         let shape = self.shape();
-        let model = self.model.team(jobs, shape)?;
-        let refiner = match &mut self.refiner {
+        let mut model = self.model.team(jobs, shape)?;
+        let mut refiner = match &mut self.refiner {
             Some((below, stage)) => Some((*below, stage.team(jobs, shape)?)),
             None => None,
         };
         let seeds: Vec<u64> = jobs.iter().map(|job| job.request.seed.unwrap_or(self.settings.seed)).collect();
         let mut noise = PerImage::seeded(self.settings.rng, &seeds, shape);
-        let start = self.settings.plan.start(&noise.initial(shape));
+        let manifest = self.engine.manifest();
+        let beginning = begin(self.settings, manifest, &self.given, &mut noise, shape)?;
         let (settings, cancel) = (self.settings, self.cancel);
-        let denoise = |latents: &[f32], call: Call| -> Result<Vec<f32>, Error> {
+        // Only the model that the request names reads what is beside the latent.
+        model.0.told = self.told(manifest, beginning.beside);
+        if let Some((_, (denoiser, _))) = &mut refiner {
+            denoiser.told = self.told(denoiser.engine.manifest(), Vec::new());
+        }
+        let denoise = |latents: &[f32], call: Call| -> Result<Answer, Error> {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled.into());
             }
@@ -167,7 +203,7 @@ impl<'a> Run<'a> {
                 Some((below, team)) if call.timestep < *below => team,
                 _ => &model,
             };
-            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation)
+            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation).map(Answer::from)
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;
@@ -177,32 +213,80 @@ impl<'a> Run<'a> {
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let sampler = settings.sampler.as_ref();
-        let latents = sample(sampler, &settings.plan, start, images, &mut noise, denoise, observe)
-            .map_err(run_error)?;
+        let kept = beginning.kept;
+        let mut hold = |latents: &mut [f32], level: Level| {
+            if let Some(kept) = &kept {
+                kept.hold(latents, level);
+            }
+        };
+        let start = Start { latent: beginning.latents, images, amend: Some(&mut hold) };
+        let latents =
+            sample_from(sampler, &settings.plan, start, &mut noise, denoise, observe).map_err(run_error)?;
         tracing::debug!("denoised");
         self.done = before + settings.plan.len() * images;
         Ok(latents)
     }
 
-    /// 8-bit RGB from one latent in the denoiser's scale.
-    fn decode(&self, latent: &[f32]) -> Result<Vec<u8>, Error> {
-        let shape = self.shape();
-        let key = PlanKey {
-            network: Network::Decode,
-            batch: 1,
-            height: shape.height,
-            width: shape.width,
-            precision: self.settings.precision,
-        };
-        let plan = self.engine.plan(key)?;
-        let mut plan = lock(&plan);
-        plan.run(&[(names::LATENT, Data::F32(latent))], self.cancel)?;
-        let pixels = plan.output(names::OUTPUT)?;
-        if !pixels.iter().all(|v| v.is_finite()) {
-            let steps = self.settings.plan.len();
-            return Err(Error::NotFinite { step: steps, steps });
+    fn told(&self, manifest: &ModelManifest, beside: Vec<Vec<f32>>) -> Told {
+        let Settings { task, image_guidance, noise_level, told_guidance, .. } = *self.settings;
+        Told {
+            beside,
+            beside_guidance: image_guidance,
+            label: (task == Task::Upscaling).then_some(noise_level as i32),
+            guidance: manifest.unet.time_cond_proj_dim.map(|width| guidance_embedding(told_guidance, width)),
         }
-        Ok(pixels.iter().map(|&v| to_byte(v)).collect())
+    }
+
+    /// What the networks are to know of the request's pictures.
+    fn read_sources(&mut self) -> Result<Given, Error> {
+        let Settings { width, height, task, .. } = *self.settings;
+        let mut given = Given::default();
+        if let (Task::Upscaling, Some(picture)) = (task, &self.sources.init) {
+            let shape = self.shape();
+            given.low = Some(picture.pixels(shape.width, shape.height));
+            return Ok(given);
+        }
+        let pixels = self.sources.init.as_ref().map(|picture| picture.pixels(width, height));
+        let mask = self.sources.mask.as_ref().map(|mask| mask.mask(width, height));
+        if task == Task::Inpainting {
+            // Without a mask all is made anew, and grey is what is left of the picture.
+            let masked = match (&pixels, &mask) {
+                (Some(pixels), Some(mask)) => {
+                    let kept = pixels.chunks_exact(3).zip(mask);
+                    kept.flat_map(|(rgb, &anew)| rgb.iter().map(move |&v| if anew { 0.0 } else { v }))
+                        .collect()
+                }
+                _ => vec![0.0; width * height * 3],
+            };
+            given.masked = Some(self.encode_picture(&masked)?);
+        }
+        given.init = pixels.map(|pixels| self.encode_picture(&pixels)).transpose()?;
+        // One pixel of the mask stands for each of the latent, as in diffusers.
+        let factor = self.engine.manifest().latent_factor() as usize;
+        given.mask = mask.map(|mask| {
+            let rows = mask.chunks_exact(width).step_by(factor);
+            rows.flat_map(|row| row.iter().step_by(factor)).map(|&anew| f32::from(u8::from(anew))).collect()
+        });
+        Ok(given)
+    }
+
+    fn encode_picture(&mut self, pixels: &[f32]) -> Result<Moments, Error> {
+        let (moments, warning) = self.autoencoder().encode(pixels)?;
+        self.warn(warning);
+        Ok(moments)
+    }
+
+    fn autoencoder(&self) -> Autoencoder<'a> {
+        let Settings { precision, tiled, .. } = *self.settings;
+        Autoencoder { engine: self.engine, shape: self.shape(), precision, tiled, cancel: self.cancel }
+    }
+
+    /// Says what came up, once.
+    fn warn(&mut self, warning: Option<Warning>) {
+        if let Some(warning) = warning.filter(|w| !self.warnings.contains(w)) {
+            (self.observer)(Progress::Warning(&warning));
+            self.warnings.push(warning);
+        }
     }
 }
 
