@@ -191,7 +191,7 @@ impl Scenes {
     /// Example number `index`, rendered.
     pub fn get(&self, index: u64) -> Example {
         let Prompt { caption, intent, scene } = self.prompt(index);
-        let layout = scene.layout(&mut self.stream(index, 2));
+        let layout = self.layout(index, &scene);
         let image = self.glyphs.render(&scene, &layout, self.size);
         Example { image, caption, scene, intent, layout }
     }
@@ -206,6 +206,11 @@ impl Scenes {
         intent.background = intent.background.filter(|_| mention);
         debug_assert_eq!(caption::parse(&caption).map(Intent::canonical), Ok(intent.clone().canonical()));
         Prompt { caption, intent, scene }
+    }
+
+    /// Where the objects of `scene`, which is that of example number `index`, stand in its picture.
+    pub fn layout(&self, index: u64, scene: &Scene) -> Layout {
+        scene.layout(&mut self.stream(index, 2))
     }
 
     fn stream(&self, index: u64, purpose: u64) -> Rng {

@@ -29,7 +29,8 @@ pub struct Note {
     pub step: u64,
     /// The recipe, all defaults filled in.
     pub recipe: Value,
-    /// Hash of what the run reads beside its recipe (the frozen autoencoder); empty when nothing.
+    /// Hash of what the run reads beside its recipe (the frozen autoencoder, then the model that it goes on from); empty
+    /// when nothing.
     #[serde(default)]
     pub inputs: String,
 }
@@ -103,6 +104,14 @@ pub fn load_newest(folder: &Path, table: &Table, expected: &Note) -> Result<Rest
     Err(damaged.into_iter().next().unwrap_or_else(nothing))
 }
 
+/// The key of the recipe that names the file whose hash differs; the autoencoder's comes first.
+fn changed_input(was: &str, now: &str) -> &'static str {
+    match (was.split_once(' '), now.split_once(' ')) {
+        (Some((was, _)), Some((now, _))) if was == now => "start.model",
+        _ => "autoencoder",
+    }
+}
+
 fn load(path: &Path, table: &Table, expected: &Note) -> Result<State, TrainError> {
     let file = SafetensorsFile::open(path)?;
     let json = file.metadata().get(METADATA_KEY);
@@ -119,7 +128,7 @@ fn load(path: &Path, table: &Table, expected: &Note) -> Result<State, TrainError
     }
     if note.inputs != expected.inputs {
         let (was, now) = (format!("a file of hash {}", note.inputs), format!("hash {}", expected.inputs));
-        return Err(changed("autoencoder".into(), was, now));
+        return Err(changed(changed_input(&note.inputs, &expected.inputs).into(), was, now));
     }
     let zeros = vec![0.0; table.len()];
     let mut state =

@@ -68,8 +68,7 @@ impl Codec {
         for name in file.names() {
             weights.insert(name.clone(), (file.info(&name)?.shape, file.f32(&name)?.into_owned()));
         }
-        let hash = Sha256::digest(file.raw()).iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Ok(Codec { note, weights, hash })
+        Ok(Codec { note, weights, hash: hash(&file) })
     }
 
     /// Whether a weight belongs to the way from pictures to latents.
@@ -120,6 +119,11 @@ impl Codec {
     fn find(&self, name: &str) -> Option<Cow<'_, [f32]>> {
         self.weights.get(name).map(|(_, values)| Cow::Borrowed(values.as_slice()))
     }
+}
+
+/// The first 16 hexadecimal digits of the SHA-256 of a file: by them a resumed run knows what it began with.
+pub(crate) fn hash(file: &SafetensorsFile) -> String {
+    Sha256::digest(file.raw()).iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// Writes an autoencoder's file: its weights, and its description.

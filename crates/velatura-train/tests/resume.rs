@@ -7,7 +7,8 @@ use velatura_train::{TrainError, TrainOptions, export_checkpoint};
 
 const STEPS: u64 = 7;
 const AUTOENCODER: &str = "steps = 7\nbatch = 3\naccumulation = 2\nlr = 2e-3";
-const DIFFUSION: &str = "steps = 7\nbatch = 3\nlr = 2e-3\noptimizer = \"muon\"\nprecision = \"bf16\"";
+const DIFFUSION: &str =
+    "steps = 7\nbatch = 3\nlr = 2e-3\noptimizer = \"muon\"\nprecision = \"bf16\"\n[layout]\nweight = 0.5";
 
 /// Runs straight through on one thread; stopped after steps 1, 3 and 4 on changing numbers of threads. Everything that
 /// is kept must have the same bits.

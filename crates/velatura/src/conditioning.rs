@@ -162,7 +162,7 @@ impl Conditioning {
     }
 }
 
-/// What a mask of 1 and 0 adds to scores.
-fn scores(mask: Var<'_>) -> Var<'_> {
+/// What a mask `[N, T]` of 1 and 0, as in [`TokenBatch::mask`], adds to attention scores.
+pub fn scores(mask: Var<'_>) -> Var<'_> {
     mask.affine(-HIDDEN, HIDDEN)
 }

@@ -10,12 +10,12 @@ use velatura_samplers::noise::CounterRng;
 use velatura_text::{Tokenizer, WordTokenizer};
 
 use super::source::{Complete, noise_table};
-use super::{Networks, names, tokenizer};
+use super::{Networks, layout, names, tokenizer};
 use crate::TrainError;
 use crate::optimize::Optimization;
 use crate::parameters::State;
 use crate::recipe::{DiffusionRecipe, load};
-use crate::step::{Batch, Step};
+use crate::step::Batch;
 
 /// The stream of random numbers for latents, noise and tokens.
 const STREAM: u32 = 0xbe4c;
@@ -96,8 +96,7 @@ pub fn diffusion_step(
     let tokenizer = tokenizer(recipe.context)?;
     let runtime = Runtime::new(recipe.training.threads);
     let networks = Networks::new(&recipe, &tokenizer);
-    let forward = networks.forward_graph(&recipe, options.side)?;
-    let mut step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
+    let mut step = networks.step(&recipe, &runtime, options.side)?;
     let mut state = State::initial(step.table(), recipe.training.seed);
     step.load(&state.weights)?;
 
@@ -189,7 +188,7 @@ fn random_batch(
     ids.chunks_mut(context).for_each(|prompt| prompt[context - 1] = WordTokenizer::END);
     let end_rows = (1..=n).map(|i| (i * context - 1) as i32).collect();
     let tokens = TokenBatch { prompts: n, mask: vec![1.0; ids.len()], ids, end_rows };
-    vec![
+    let mut batch: Batch = vec![
         (names::LATENT, latents.to_vec().into()),
         (names::NOISE, noise.into()),
         (names::TIMESTEP, times.into()),
@@ -197,5 +196,9 @@ fn random_batch(
         (names::IDS, tokens.ids.into()),
         (names::MASK, tokens.mask.into()),
         (names::END_ROWS, tokens.end_rows.into()),
-    ]
+    ];
+    if recipe.layout.weight > 0.0 {
+        batch.push((names::PLACES, vec![0; n * layout::PLACES].into()));
+    }
+    batch
 }

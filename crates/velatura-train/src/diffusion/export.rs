@@ -10,7 +10,7 @@ use velatura::{Defaults, ModelManifest, TrainingNote};
 use velatura_text::Tokenizer;
 use velatura_weights::{TensorToWrite, write_safetensors};
 
-use super::Networks;
+use super::{Networks, layout};
 use crate::TrainError;
 use crate::codec::Codec;
 use crate::parameters::{State, Table};
@@ -69,10 +69,11 @@ impl Exporter {
         }
     }
 
-    /// The model's weights: the running average of the trained ones, and the autoencoder's.
+    /// The model's weights: the running average of the trained ones, and the autoencoder's. What only training needs is
+    /// left out.
     pub fn weights(&self, table: &Table, state: &State) -> MemoryWeights {
-        let trained =
-            table.entries().iter().map(|e| (e.name.clone(), (e.shape.clone(), e.of(&state.ema).to_vec())));
+        let kept = table.entries().iter().filter(|e| !layout::is_part(&e.name));
+        let trained = kept.map(|e| (e.name.clone(), (e.shape.clone(), e.of(&state.ema).to_vec())));
         let mut weights: HashMap<_, _> = trained.collect();
         weights.extend(self.codec.weights.clone());
         weights

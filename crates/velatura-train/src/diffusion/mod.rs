@@ -3,8 +3,10 @@
 pub mod bench;
 mod export;
 mod latents;
+mod layout;
 mod samples;
 mod source;
+mod start;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +30,7 @@ use export::Exporter;
 use latents::Latents;
 use samples::Sampling;
 use source::{Complete, Source};
+use start::Start;
 
 /// Name of the finished model in its output folder.
 pub const MODEL_FILE: &str = "model.safetensors";
@@ -46,6 +49,8 @@ mod names {
     /// Pictures, before they are encoded.
     pub const PICTURE: &str = "picture";
     pub const NOISE: &str = "noise";
+    /// What stands in each place, where the layout is asked for.
+    pub const PLACES: &str = "places";
 }
 
 /// Trains the denoiser of a recipe on the latents of a finished autoencoder. The finished file is `model.safetensors`
@@ -68,9 +73,13 @@ pub fn train_diffusion(
     let tokenizer = tokenizer(recipe.context)?;
     let runtime = Runtime::new(recipe.training.threads);
     let networks = Networks::new(&recipe, &tokenizer);
-    let forward = networks.forward_graph(&recipe, recipe.data.size as usize / codec.factor())?;
-    let step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
-    let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, codec.hash.clone(), options.resume)?;
+    let step = networks.step(&recipe, &runtime, recipe.data.size as usize / codec.factor())?;
+    let start = recipe.start.as_ref().map(Start::open).transpose()?;
+    let inputs = inputs(&codec, start.as_ref());
+    let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, inputs, options.resume)?;
+    if let Some(start) = start.filter(|_| trainer.state.step == 0) {
+        start.fill(trainer.step.table(), &mut trainer.state)?;
+    }
     trainer.announce("diffusion", observer);
 
     let latents = Latents::prepare(&recipe, &codec, &scenes, &runtime, observer, cancel)?;
@@ -108,12 +117,17 @@ pub fn export_checkpoint(
     let tokenizer = tokenizer(recipe.context)?;
     let runtime = Runtime::new(recipe.training.threads);
     let networks = Networks::new(&recipe, &tokenizer);
-    let forward = networks.forward_graph(&recipe, recipe.data.size as usize / codec.factor())?;
-    let step = Step::new(&runtime, forward, recipe.training.precision.into(), &[], Default::default())?;
-    let trainer = Trainer::new(runtime, &recipe, step, codec.hash.clone(), true)?;
+    let step = networks.step(&recipe, &runtime, recipe.data.size as usize / codec.factor())?;
+    let start = recipe.start.as_ref().map(Start::open).transpose()?;
+    let trainer = Trainer::new(runtime, &recipe, step, inputs(&codec, start.as_ref()), true)?;
     let codec = decoder.map_or(Ok(Arc::clone(&codec)), |path| with_decoder(&codec, path))?;
     let exporter = Exporter { recipe, text, networks, codec, tokenizer };
     exporter.write(output, trainer.step.table(), &trainer.state)
+}
+
+/// What a resumed run must begin with: the autoencoder, and the model that it goes on from.
+fn inputs(codec: &Codec, start: Option<&Start>) -> String {
+    start.map_or_else(|| codec.hash.clone(), |start| format!("{} {}", codec.hash, start.hash()))
 }
 
 /// The autoencoder in a file, which must have the same encoder.
@@ -174,6 +188,18 @@ impl Networks {
         }
     }
 
+    /// The step that is trained with, on latents `side` high and wide.
+    fn step(
+        &self,
+        recipe: &DiffusionRecipe,
+        runtime: &Arc<Runtime>,
+        side: usize,
+    ) -> Result<Step, TrainError> {
+        let metrics: &[&'static str] = if recipe.layout.weight > 0.0 { &[layout::LAYOUT] } else { &[] };
+        let forward = self.forward_graph(recipe, side)?;
+        Step::new(runtime, forward, recipe.training.precision.into(), metrics, Default::default())
+    }
+
     /// The loss of a batch of latents, `side` high and wide.
     fn forward_graph(&self, recipe: &DiffusionRecipe, side: usize) -> Result<Graph, TrainError> {
         let (n, tokens) = (recipe.training.batch, recipe.context);
@@ -192,7 +218,14 @@ impl Networks {
         let condition = recipe.conditioning.encode(&self.text, &p.at(TEXT_PREFIX), vars);
         let at = (sample, timestep);
         let output = recipe.conditioning.denoise(&self.unet, &p.at(UNET_PREFIX), at, condition, vars.mask);
-        b.output(LOSS, loss::weighted_mse(output, target, weight));
+        let mut loss = loss::weighted_mse(output, target, weight);
+        if recipe.layout.weight > 0.0 {
+            let places = b.input(names::PLACES, &[n * layout::PLACES], DType::I32);
+            let layout = layout::loss(&p.at(layout::LAYOUT), condition.context, vars.mask, places);
+            b.output(layout::LAYOUT, layout);
+            loss = loss + layout * recipe.layout.weight;
+        }
+        b.output(LOSS, loss);
         Ok(b.finish()?)
     }
 }

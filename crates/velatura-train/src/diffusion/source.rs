@@ -6,11 +6,11 @@ use velatura::conditioning::TokenBatch;
 use velatura_cpu::{CancelToken, Runtime};
 use velatura_samplers::noise::CounterRng;
 use velatura_samplers::{NoiseTable, TimeSampling};
-use velatura_scenes::{Rng, Scenes, caption};
+use velatura_scenes::{Rng, Scene, Scenes, caption};
 use velatura_text::Tokenizer;
 
 use super::latents::Latents;
-use super::names;
+use super::{layout, names};
 use crate::TrainError;
 use crate::codec::{Codec, Coder};
 use crate::picture::push_picture;
@@ -34,6 +34,8 @@ pub(super) struct Source {
     min_snr: Option<f64>,
     dropout: f64,
     unsaid: f32,
+    /// Whether the layout is asked for.
+    layout: bool,
     seed: u64,
     batch: usize,
     /// Numbers of one latent.
@@ -58,6 +60,7 @@ impl Source {
             min_snr: recipe.noise.min_snr,
             dropout: recipe.noise.caption_dropout,
             unsaid: recipe.data.mix.unsaid_background,
+            layout: recipe.layout.weight > 0.0,
             seed: recipe.training.seed,
             batch: recipe.training.batch,
             each: side * side * codec.note.config.latent_channels,
@@ -83,14 +86,14 @@ impl Source {
         ((u128::from(place) * u128::from(stride) + u128::from(offset)) % u128::from(count)) as u64
     }
 
-    /// A caption of a scene: another wording each time that the scene comes up.
-    fn caption(&self, scene: u64, sample: u64) -> String {
+    /// A caption of a scene: another wording each time that the scene comes up, or none.
+    fn caption(&self, scene: &Scene, sample: u64) -> Option<String> {
         let mut rng = Rng::new(&[self.seed, u64::from(CAPTION_STREAM), sample]);
         if rng.chance(self.dropout as f32) {
-            return String::new();
+            return None;
         }
         let mention = !rng.chance(self.unsaid);
-        caption::write(&self.scenes.prompt(scene).scene, mention, &mut rng)
+        Some(caption::write(scene, mention, &mut rng))
     }
 }
 
@@ -106,15 +109,21 @@ pub(super) fn noise_table(recipe: &DiffusionRecipe) -> Result<NoiseTable, TrainE
 impl BatchSource for Source {
     fn batch(&self, index: u64) -> Result<Batch, TrainError> {
         let (mut values, mut tokens) = (Vec::new(), TokenBatch::default());
-        let (mut timesteps, mut weights) = (Vec::new(), Vec::new());
+        let (mut timesteps, mut weights, mut places) = (Vec::new(), Vec::new(), Vec::new());
         for i in 0..self.batch as u64 {
             let sample = index * self.batch as u64 + i;
-            let scene = self.scene_of(sample);
+            let index = self.scene_of(sample);
             match &self.latents {
-                Some(latents) => latents.push(scene, &mut values)?,
-                None => push_picture(&self.scenes.get(scene).image, &mut values),
+                Some(latents) => latents.push(index, &mut values)?,
+                None => push_picture(&self.scenes.get(index).image, &mut values),
             }
-            tokens.push(&self.tokenizer.encode(&self.caption(scene, sample)));
+            let scene = self.scenes.prompt(index).scene;
+            let caption = self.caption(&scene, sample);
+            if self.layout {
+                let shown = caption.as_ref().map(|_| self.scenes.layout(index, &scene));
+                places.extend(layout::classes(shown.as_ref()));
+            }
+            tokens.push(&self.tokenizer.encode(&caption.unwrap_or_default()));
             let time = self.table.draw_timestep(self.times, &mut self.stream(TIME_STREAM).at(sample));
             let weight = self.min_snr.map_or(Ok(1.0), |gamma| self.table.min_snr_weight(time, gamma));
             weights.push(weight.map_err(|e| TrainError::Internal(e.to_string()))? as f32);
@@ -125,7 +134,7 @@ impl BatchSource for Source {
             self.stream(NOISE_STREAM).at(index * self.batch as u64 + i as u64).fill_normal(part);
         }
         let kind = if self.latents.is_some() { names::LATENT } else { names::PICTURE };
-        Ok(vec![
+        let mut batch: Batch = vec![
             (kind, values.into()),
             (names::NOISE, noise.into()),
             (names::TIMESTEP, timesteps.into()),
@@ -133,7 +142,11 @@ impl BatchSource for Source {
             (names::IDS, tokens.ids.into()),
             (names::MASK, tokens.mask.into()),
             (names::END_ROWS, tokens.end_rows.into()),
-        ])
+        ];
+        if self.layout {
+            batch.push((names::PLACES, places.into()));
+        }
+        Ok(batch)
     }
 }
 

@@ -37,6 +37,12 @@ pub struct DiffusionRecipe {
     /// How a prompt reaches the denoiser.
     #[serde(default)]
     pub conditioning: Conditioning,
+    /// Where weights come from; all are drawn when not given.
+    #[serde(default)]
+    pub start: Option<ModelStart>,
+    /// What the text transformer learns beside the denoiser.
+    #[serde(default)]
+    pub layout: LayoutSettings,
     /// How latents are noised.
     #[serde(default)]
     pub noise: NoiseSettings,
@@ -64,6 +70,24 @@ fn default_context() -> usize {
 pub struct LatentSettings {
     /// Scenes that are encoded once and kept; 0 renders and encodes fresh ones in every step.
     pub cache: u64,
+}
+
+/// Training that goes on from a finished model: `[start]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelStart {
+    /// The finished model, of the same networks.
+    pub model: PathBuf,
+}
+
+/// Reading the layout off the caption: `[layout]`. The denoising loss alone teaches a text transformer words long before
+/// relations: as long as "left of" and "right of" change the tokens of the objects in no way, the denoiser learns to
+/// ignore them, and nothing tells the text transformer to change that. So the tokens are also asked directly which object
+/// stands in each of nine places; the small head that asks is no part of the finished model.
+#[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LayoutSettings {
+    /// Weight of its cross-entropy beside the denoising loss; 0 leaves it out.
+    pub weight: f32,
 }
 
 /// How latents are noised: `[noise]`.
@@ -170,6 +194,8 @@ impl Recipe for DiffusionRecipe {
             self.unet.addition_embed_type.is_none(),
             "it must be left out",
         );
+        let weight = self.layout.weight;
+        checks.require("layout.weight", weight.is_finite() && weight >= 0.0, "it must be a number from 0");
         let noise = &self.noise;
         checks.network("noise.schedule", noise.schedule.validate());
         checks.require(

@@ -152,7 +152,10 @@ fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
 /// Keys that may change between a checkpoint and its continuation.
 fn may_change(key: &str) -> bool {
     let without_effect = ["log.", "samples.", "export."];
+    // What these name is known by its hash, wherever it lies.
+    let files = ["autoencoder", "start.autoencoder", "start.model"];
     matches!(key, "name" | "output" | "training.steps" | "training.threads")
+        || files.contains(&key)
         || without_effect.iter().any(|section| key.starts_with(section))
 }
 

@@ -10,5 +10,8 @@ mod load;
 pub use autoencoder::{AutoencoderRecipe, ReconstructionLoss, StartSettings};
 pub use classifier::ClassifierRecipe;
 pub use common::{DataSettings, LogSettings, OptimizerName, PrecisionName, TrainingSettings};
-pub use diffusion::{DiffusionRecipe, ExportSettings, LatentSettings, NoiseSettings, SampleSettings};
+pub use diffusion::{
+    DiffusionRecipe, ExportSettings, LatentSettings, LayoutSettings, ModelStart, NoiseSettings,
+    SampleSettings,
+};
 pub use load::{Loaded, Recipe, first_difference, load, parse};

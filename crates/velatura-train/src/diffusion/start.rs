@@ -1,0 +1,46 @@
+//! Training that goes on from a finished model.
+
+use velatura::source::WeightSource;
+use velatura_weights::SafetensorsFile;
+
+use super::layout;
+use crate::TrainError;
+use crate::codec;
+use crate::parameters::{State, Table};
+use crate::recipe::ModelStart;
+
+/// A finished model, whose weights take the place of drawn ones.
+pub(super) struct Start {
+    file: SafetensorsFile,
+}
+
+impl Start {
+    /// Opens the file.
+    pub fn open(settings: &ModelStart) -> Result<Self, TrainError> {
+        Ok(Start { file: SafetensorsFile::open(&settings.model)? })
+    }
+
+    /// Hash of the file, by which a resumed run knows that it began with it.
+    pub fn hash(&self) -> String {
+        codec::hash(&self.file)
+    }
+
+    /// Puts the model's weights in the place of drawn ones. The head that asks for the layout is in no finished model and
+    /// begins anew.
+    ///
+    /// # Errors
+    /// A file that lacks a weight of the recipe's networks, or has it in another shape.
+    pub fn fill(&self, table: &Table, state: &mut State) -> Result<(), TrainError> {
+        for entry in table.entries().iter().filter(|entry| !layout::is_part(&entry.name)) {
+            let fits = self.file.shape(&entry.name).is_some_and(|shape| shape == entry.shape);
+            let Some(values) = self.file.values(&entry.name).filter(|_| fits) else {
+                let reason = format!("the recipe's networks have {} of shape {:?}", entry.name, entry.shape);
+                return Err(TrainError::bad_file(self.file.path(), reason));
+            };
+            for buffer in [&mut state.weights, &mut state.ema] {
+                buffer[entry.offset..entry.offset + entry.len].copy_from_slice(&values);
+            }
+        }
+        Ok(())
+    }
+}
