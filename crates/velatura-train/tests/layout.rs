@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{Kind, Place, Watch, options, tensors, train};
 use velatura_train::{StepReport, TrainError};
+use velatura_weights::SafetensorsFile;
 
 fn with_autoencoder() -> Place {
     let place = Place::new();
@@ -56,6 +57,8 @@ fn training_goes_on_from_a_finished_model() {
     let recipe = place.diffusion("on.toml", &start);
     let (second, _) = run(&recipe, &place.path("on")).unwrap();
     assert_eq!(tensors(&first), tensors(&second));
+    let metadata = SafetensorsFile::open(&second).unwrap().metadata()["velatura"].clone();
+    assert!(metadata.contains("\"start_steps\":\"3\""), "{metadata}");
 
     // A run that began with another file is another run.
     let recipe = place.diffusion("longer.toml", &start.replace("steps = 1", "steps = 2"));

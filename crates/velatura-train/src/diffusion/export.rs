@@ -24,6 +24,8 @@ pub(super) struct Exporter {
     pub networks: Networks,
     pub codec: Arc<Codec>,
     pub tokenizer: Tokenizer,
+    /// How the model was trained that the run went on from.
+    pub start: Option<TrainingNote>,
 }
 
 impl Exporter {
@@ -31,12 +33,19 @@ impl Exporter {
     pub fn manifest(&self, steps: u64) -> ModelManifest {
         let (recipe, size) = (&self.recipe, self.recipe.data.size);
         let note = &self.codec.note;
-        let notes = BTreeMap::from([
+        let mut notes = BTreeMap::from([
             ("autoencoder_recipe".to_string(), note.recipe.clone()),
             ("autoencoder_steps".to_string(), note.steps.to_string()),
             ("autoencoder_samples".to_string(), note.samples.to_string()),
             ("autoencoder_psnr".to_string(), format!("{:.2}", note.psnr)),
         ]);
+        if let Some(start) = &self.start {
+            notes.extend([
+                ("start_recipe".to_string(), start.recipe.clone()),
+                ("start_steps".to_string(), start.steps.to_string()),
+                ("start_samples".to_string(), start.samples.to_string()),
+            ]);
+        }
         ModelManifest {
             format: FORMAT,
             name: recipe.name.clone(),

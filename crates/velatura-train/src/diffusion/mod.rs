@@ -77,13 +77,15 @@ pub fn train_diffusion(
     let start = recipe.start.as_ref().map(Start::open).transpose()?;
     let inputs = inputs(&codec, start.as_ref());
     let mut trainer = Trainer::new(Arc::clone(&runtime), &recipe, step, inputs, options.resume)?;
-    if let Some(start) = start.filter(|_| trainer.state.step == 0) {
+    if let Some(start) = start.as_ref().filter(|_| trainer.state.step == 0) {
         start.fill(trainer.step.table(), &mut trainer.state)?;
     }
     trainer.announce("diffusion", observer);
 
     let latents = Latents::prepare(&recipe, &codec, &scenes, &runtime, observer, cancel)?;
-    let exporter = Exporter { recipe: recipe.clone(), text, networks, codec: Arc::clone(&codec), tokenizer };
+    let start = start.map(|start| start.training);
+    let exporter =
+        Exporter { recipe: recipe.clone(), text, networks, codec: Arc::clone(&codec), tokenizer, start };
     let source = Source::new(&recipe, scenes, latents, exporter.tokenizer.clone(), &codec)?;
     let sampling = Sampling::new(&recipe, &glyphs, &runtime)?;
     let mut hooks = Both { complete: Complete::new(&recipe, &codec, &runtime)?, sampling, exporter };
@@ -121,7 +123,8 @@ pub fn export_checkpoint(
     let start = recipe.start.as_ref().map(Start::open).transpose()?;
     let trainer = Trainer::new(runtime, &recipe, step, inputs(&codec, start.as_ref()), true)?;
     let codec = decoder.map_or(Ok(Arc::clone(&codec)), |path| with_decoder(&codec, path))?;
-    let exporter = Exporter { recipe, text, networks, codec, tokenizer };
+    let start = start.map(|start| start.training);
+    let exporter = Exporter { recipe, text, networks, codec, tokenizer, start };
     exporter.write(output, trainer.step.table(), &trainer.state)
 }
 

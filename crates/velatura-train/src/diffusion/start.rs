@@ -1,6 +1,7 @@
 //! Training that goes on from a finished model.
 
 use velatura::source::WeightSource;
+use velatura::{ModelManifest, TrainingNote};
 use velatura_weights::SafetensorsFile;
 
 use super::layout;
@@ -12,12 +13,19 @@ use crate::recipe::ModelStart;
 /// A finished model, whose weights take the place of drawn ones.
 pub(super) struct Start {
     file: SafetensorsFile,
+    /// How it was trained.
+    pub training: TrainingNote,
 }
 
 impl Start {
     /// Opens the file.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or holds no model of Velatura's.
     pub fn open(settings: &ModelStart) -> Result<Self, TrainError> {
-        Ok(Start { file: SafetensorsFile::open(&settings.model)? })
+        let file = SafetensorsFile::open(&settings.model)?;
+        let training = ModelManifest::of(&file)?.training;
+        Ok(Start { file, training })
     }
 
     /// Hash of the file, by which a resumed run knows that it began with it.
