@@ -282,7 +282,7 @@ simd! {
         if b.column_stride == 1 {
             for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
                 let from = &data[k * b.depth_stride..][..b.columns];
-                fill_row(row, b.columns, |i| from[i].single().to_bits());
+                fill_singles(row, from);
             }
         } else {
             for n in 0..b.columns {
@@ -305,6 +305,19 @@ fn fill_row(row: &mut [u32], count: usize, cell: impl Fn(usize) -> u32) {
     } else {
         for (i, to) in row.iter_mut().take(count).enumerate() {
             *to = cell(i);
+        }
+    }
+}
+
+/// Makes one row of single-precision numbers.
+#[inline(always)]
+fn fill_singles<T: Number>(row: &mut [u32], from: &[T]) {
+    if from.len() == ROWS {
+        fill_row(row, ROWS, |i| from[i].single().to_bits());
+    } else {
+        // As below.
+        for (to, from) in row.iter_mut().zip(from) {
+            *to = from.single().to_bits();
         }
     }
 }
