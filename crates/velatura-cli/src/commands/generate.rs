@@ -39,8 +39,8 @@ pub struct Args {
     /// What it should not show
     #[arg(long, value_name = "PROMPT")]
     negative: Option<String>,
-    /// A model: a file, a folder in diffusers' layout, a short name that `velatura models` lists, or owner/name[@revision]
-    /// on the hub; the model that ships with velatura when not given
+    /// A model: a file, a folder in diffusers' layout, a short name that `velatura models` lists, or a hub's owner/name,
+    /// perhaps with @revision; the model that ships with velatura when not given
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// Another autoencoder than the model's own: a file, a folder in diffusers' layout, or a name as for --model
