@@ -15,7 +15,7 @@ use velatura_scenes::{RgbImage, Scenes};
 use crate::TrainError;
 use crate::codec::{self, AutoencoderNote, Codec, Coder, decoder_graph, encoder_graph};
 use crate::observer::{Finished, Observer};
-use crate::parameters::{State, Table};
+use crate::parameters::{Entry, State, Table};
 use crate::picture::{grid, psnr, push_picture, save};
 use crate::recipe::{AutoencoderRecipe, StartSettings};
 use crate::step::{Batch, Frozen, LOSS, Step};
@@ -158,17 +158,11 @@ impl Start {
 
     /// Puts its weights in the place of drawn ones.
     fn fill(&self, table: &Table, state: &mut State) -> Result<(), TrainError> {
-        for entry in table.entries() {
+        let find = |entry: &Entry| {
             let found = self.codec.weights.get(&entry.name).filter(|(shape, _)| *shape == entry.shape);
-            let Some((_, values)) = found else {
-                let reason = format!("the recipe's network has {} of shape {:?}", entry.name, entry.shape);
-                return Err(TrainError::bad_file(&self.path, reason));
-            };
-            for buffer in [&mut state.weights, &mut state.ema] {
-                buffer[entry.offset..entry.offset + entry.len].copy_from_slice(values);
-            }
-        }
-        Ok(())
+            found.map(|(_, values)| Cow::Borrowed(values.as_slice()))
+        };
+        state.fill(table, |_| true, find).map_err(|entry| TrainError::does_not_fit(&self.path, entry))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::parameters::Entry;
 use velatura_cpu::CpuError;
 use velatura_graph::GraphError;
 use velatura_scenes::SceneError;
@@ -155,6 +156,12 @@ impl TrainError {
 
     pub(crate) fn bad_file(file: impl AsRef<Path>, reason: impl ToString) -> TrainError {
         TrainError::BadFile { file: file.as_ref().to_path_buf(), reason: reason.to_string() }
+    }
+
+    /// A file that training is to go on from and that lacks a weight, or has it in another shape.
+    pub(crate) fn does_not_fit(file: impl AsRef<Path>, entry: &Entry) -> TrainError {
+        let reason = format!("the recipe's networks have {} of shape {:?}", entry.name, entry.shape);
+        Self::bad_file(file, reason)
     }
 
     /// Whether this only says that the caller asked to stop.

@@ -1,6 +1,7 @@
 //! The weights that are trained: flat f32 buffers for weights, moments, running average and gradients, and one table
 //! that says where each named weight lies in all of them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use velatura_cpu::kernels::optimizer::{Matrix, Segment};
@@ -155,6 +156,25 @@ impl State {
         let weights = table.initial(seed);
         let zeros = vec![0.0; weights.len()];
         State { step: 0, ema: weights.clone(), weights, m: zeros.clone(), v: zeros }
+    }
+
+    /// Puts known values in the place of drawn weights, for those entries that are `wanted`.
+    ///
+    /// # Errors
+    /// The first of them that `find` does not know.
+    pub fn fill<'t, 'v>(
+        &mut self,
+        table: &'t Table,
+        wanted: impl Fn(&Entry) -> bool,
+        find: impl Fn(&Entry) -> Option<Cow<'v, [f32]>>,
+    ) -> Result<(), &'t Entry> {
+        for entry in table.entries().iter().filter(|&entry| wanted(entry)) {
+            let values = find(entry).ok_or(entry)?;
+            for buffer in [&mut self.weights, &mut self.ema] {
+                buffer[entry.offset..entry.offset + entry.len].copy_from_slice(&values);
+            }
+        }
+        Ok(())
     }
 
     /// Whether every number of it is one.

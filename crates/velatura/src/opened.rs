@@ -123,6 +123,8 @@ impl Weights {
                     Ok(bytes) => {
                         sha.update(name);
                         sha.update(bytes);
+                        // The packed weights are what is kept in memory, not the files.
+                        TensorSource::forget(tensors, name);
                         true
                     }
                     Err(_) => false,

@@ -45,6 +45,9 @@ impl Exporter {
                 ("start_steps".to_string(), start.steps.to_string()),
                 ("start_samples".to_string(), start.samples.to_string()),
             ]);
+            // What that run went on from in its turn.
+            let earlier = start.notes.iter().filter(|(name, _)| name.starts_with("start_"));
+            notes.extend(earlier.map(|(name, text)| (format!("start_{name}"), text.clone())));
         }
         ModelManifest {
             format: FORMAT,

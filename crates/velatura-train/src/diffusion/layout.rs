@@ -10,8 +10,6 @@ pub(super) const LAYOUT: &str = "layout";
 
 /// Places where an object can stand.
 pub(super) const PLACES: usize = Cell::ALL.len();
-/// Attention heads of the head that asks.
-const HEADS: usize = 4;
 
 /// Whether a weight belongs to it, and so to no finished model.
 pub(super) fn is_part(name: &str) -> bool {
@@ -29,14 +27,20 @@ pub(super) fn classes(layout: Option<&Layout>) -> [i32; PLACES] {
 
 /// Cross-entropy of what the tokens `[N, T, C]` say of each place. A learned query for each place looks at the tokens as a
 /// pixel of the denoiser does, so what answers it is of use there. `mask` `[N, T]` is 0 for padding, which is
-/// hidden; `classes` is i32 `[N * places]`.
-pub(super) fn loss<'g>(p: &Params<'g>, tokens: Var<'g>, mask: Var<'g>, classes: Var<'g>) -> Var<'g> {
+/// hidden; `classes` is i32 `[N * places]`; `heads` must divide `C`.
+pub(super) fn loss<'g>(
+    p: &Params<'g>,
+    tokens: Var<'g>,
+    mask: Var<'g>,
+    classes: Var<'g>,
+    heads: usize,
+) -> Var<'g> {
     let [n, length, width] = tokens.dims();
     let objects = GlyphId::all().count() + 1;
     let query = p.get("places", &[PLACES, width], Init::Normal((width as f32).powf(-0.5)));
     let query = query.reshape(&[1, PLACES, width]).broadcast_to(&[n, PLACES, width]);
     let [k, v] = ["to_k", "to_v"].map(|name| p.at(name).linear_no_bias(tokens, width));
     let hidden = conditioning::scores(mask).reshape(&[n, 1, 1, length]);
-    let read = query.attention(k, v, Some(hidden), HEADS, None, false);
+    let read = query.attention(k, v, Some(hidden), heads, None, false);
     p.at("objects").linear(read, objects).reshape(&[n * PLACES, objects]).cross_entropy(classes).mean_all()
 }

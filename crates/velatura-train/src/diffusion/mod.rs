@@ -224,7 +224,8 @@ impl Networks {
         let mut loss = loss::weighted_mse(output, target, weight);
         if recipe.layout.weight > 0.0 {
             let places = b.input(names::PLACES, &[n * layout::PLACES], DType::I32);
-            let layout = layout::loss(&p.at(layout::LAYOUT), condition.context, vars.mask, places);
+            let p = p.at(layout::LAYOUT);
+            let layout = layout::loss(&p, condition.context, vars.mask, places, self.text.heads);
             b.output(layout::LAYOUT, layout);
             loss = loss + layout * recipe.layout.weight;
         }

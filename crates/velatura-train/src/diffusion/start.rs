@@ -7,7 +7,7 @@ use velatura_weights::SafetensorsFile;
 use super::layout;
 use crate::TrainError;
 use crate::codec;
-use crate::parameters::{State, Table};
+use crate::parameters::{Entry, State, Table};
 use crate::recipe::ModelStart;
 
 /// A finished model, whose weights take the place of drawn ones.
@@ -39,16 +39,11 @@ impl Start {
     /// # Errors
     /// A file that lacks a weight of the recipe's networks, or has it in another shape.
     pub fn fill(&self, table: &Table, state: &mut State) -> Result<(), TrainError> {
-        for entry in table.entries().iter().filter(|entry| !layout::is_part(&entry.name)) {
+        let find = |entry: &Entry| {
             let fits = self.file.shape(&entry.name).is_some_and(|shape| shape == entry.shape);
-            let Some(values) = self.file.values(&entry.name).filter(|_| fits) else {
-                let reason = format!("the recipe's networks have {} of shape {:?}", entry.name, entry.shape);
-                return Err(TrainError::bad_file(self.file.path(), reason));
-            };
-            for buffer in [&mut state.weights, &mut state.ema] {
-                buffer[entry.offset..entry.offset + entry.len].copy_from_slice(&values);
-            }
-        }
-        Ok(())
+            self.file.values(&entry.name).filter(|_| fits)
+        };
+        let filled = state.fill(table, |entry| !layout::is_part(&entry.name), find);
+        filled.map_err(|entry| TrainError::does_not_fit(self.file.path(), entry))
     }
 }

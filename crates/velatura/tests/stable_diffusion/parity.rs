@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use crate::pipelines::{Case, Expected, numbers};
-use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, Picture, Precision, SizeConditions};
+use velatura::{
+    CancelToken, Engine, EngineOptions, GenerateRequest, Picture, Precision, SizeConditions, Tiling,
+};
 use velatura_weights::{Checkpoint, OpenOptions, SaveOptions};
 
 /// The largest difference over the root mean square of what is expected.
@@ -115,6 +117,12 @@ fn networks(engine: &Engine, case: &Case, expected: &Expected) {
     let size = [base.height.unwrap() as usize / 8, base.width.unwrap() as usize / 8];
     let latent: Vec<f32> = numbers("latent", size[0] * size[1] * 4).collect();
     close(&engine.predict(&latent, size, 501.0, &vectors, Precision::F32).unwrap(), "answer");
+    let picture: Vec<f32> = numbers("picture", size[0] * size[1] * 64 * 3).collect();
+    let (mean, deviation) = engine.encode(&picture, size, Tiling::Off, Precision::F32).unwrap();
+    close(&mean, "encoded");
+    close(&deviation, "deviation");
+    let small: Vec<f32> = numbers("small", 3 * 5 * 4).collect();
+    close(&engine.decode(&small, [3, 5], Tiling::Off, Precision::F32).unwrap(), "decoded");
 }
 
 /// A run's final latents and pictures, one after another.

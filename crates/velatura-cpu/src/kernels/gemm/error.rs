@@ -56,6 +56,15 @@ pub enum GemmError {
     },
 }
 
+impl GemmError {
+    /// The two operands of a weight gradient, which must be stored alike, are not, or are no numbers.
+    pub(super) fn mixed(operation: &'static str, x: DType, dy: DType) -> Self {
+        let (operand, found) = if x == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
+        let expected = "the same floating-point type as the other operand";
+        GemmError::Storage { operation, operand, expected, found }
+    }
+}
+
 /// Holds an operand's length against the shapes.
 pub(super) fn check_len(
     operation: &'static str,

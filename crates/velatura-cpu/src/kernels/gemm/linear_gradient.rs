@@ -107,12 +107,7 @@ pub fn linear_weight_gradient(
     match (x, dy) {
         (Data::F32(x), Data::F32(dy)) => multiply(pool, &plan, x, dy, sums),
         (Data::Bf16(x), Data::Bf16(dy)) => multiply(pool, &plan, x, dy, sums),
-        (x, dy) => {
-            let (operand, found) =
-                if x.dtype() == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
-            let expected = "the same floating-point type as the other operand";
-            return Err(GemmError::Storage { operation, operand, expected, found: found.dtype() });
-        }
+        (x, dy) => return Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
     }
     if !plan.is_direct() {
         collect(pool, &plan, partial, out);

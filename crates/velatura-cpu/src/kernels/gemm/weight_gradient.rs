@@ -229,12 +229,7 @@ pub fn conv2d_weight_gradient(
     match (x, dy) {
         (Data::F32(x), Data::F32(dy)) => multiply(pool, &plan, x, dy, sums),
         (Data::Bf16(x), Data::Bf16(dy)) => multiply(pool, &plan, x, dy, sums),
-        (x, dy) => {
-            let (operand, found) =
-                if x.dtype() == DType::I32 { ("the input", x) } else { ("the gradient", dy) };
-            let expected = "the same floating-point type as the other operand";
-            return Err(GemmError::Storage { operation, operand, expected, found: found.dtype() });
-        }
+        (x, dy) => return Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
     }
     // SAFETY: the memory was cut for it, aligned to 64, and every task has written its part.
     let sums = unsafe { std::slice::from_raw_parts(memory.cast::<f32>(), plan.bytes() / size_of::<f32>()) };
