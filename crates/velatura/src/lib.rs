@@ -12,6 +12,7 @@
 //! # Ok::<(), velatura::Error>(())
 //! ```
 
+pub mod bench;
 mod checkpoint;
 pub mod conditioning;
 mod engine;

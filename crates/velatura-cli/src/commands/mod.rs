@@ -1,7 +1,6 @@
 //! The subcommands, one file for each.
 
 pub mod bench;
-mod by_layer;
 pub mod completions;
 pub mod convert;
 pub mod eval;

@@ -1,4 +1,7 @@
-//! `velatura bench kernels|train|generate`
+//! `velatura bench kernels|unet|vae|text|train|generate`
+
+mod by_layer;
+mod network;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -6,11 +9,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
+use velatura::bench::Part;
 use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest};
 use velatura_cpu::{Runtime, bench};
 use velatura_train::bench::{StepOptions, diffusion_step};
 
-use super::by_layer;
 use crate::failure::Failure;
 use crate::{parse, terminal};
 
@@ -25,6 +28,12 @@ pub struct Args {
 enum What {
     /// The kernels on the shapes of Stable Diffusion 1.5, as a share of the peak that is measured beside them
     Kernels(KernelArgs),
+    /// One prediction of a denoiser
+    Unet(network::Args),
+    /// An autoencoder: latents to pictures
+    Vae(network::VaeArgs),
+    /// A text encoder, the larger one where there are two
+    Text(network::Args),
     /// A whole training step of a diffusion recipe, on random latents and prompts
     Train(TrainArgs),
     /// One picture and four of the shipped model, 30 guided steps each
@@ -89,6 +98,9 @@ struct KernelArgs {
 pub fn run(args: &Args) -> Result<(), Failure> {
     match &args.what {
         What::Kernels(args) => kernels(args),
+        What::Unet(args) => network::run(args, Part::Unet),
+        What::Vae(args) => network::vae(args),
+        What::Text(args) => network::run(args, Part::Text),
         What::Train(args) => train(args),
         What::Generate(args) => generate(args),
     }

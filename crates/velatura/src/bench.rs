@@ -1,0 +1,300 @@
+//! How long a network of a published architecture, or of the model that ships, takes on this machine.
+//!
+//! Weights and inputs are random: the time does not depend on them, and no file is needed.
+
+use std::borrow::Cow;
+use std::time::Instant;
+
+use velatura_cpu::{CancelToken, Data, Executor, Profile, Runtime, Values, WeightStore};
+use velatura_graph::{Builder, DType, Graph, GraphError, Init, ParameterInfo, passes};
+use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
+use velatura_samplers::noise::CounterRng;
+
+use crate::networks::Network;
+use crate::{Error, ModelManifest, Precision, shipped};
+
+/// Whose networks are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arch {
+    /// Stable Diffusion 1.5.
+    Sd15,
+    /// Stable Diffusion 2.1.
+    Sd21,
+    /// Stable Diffusion XL.
+    Sdxl,
+    /// The model that ships with the program.
+    Shipped,
+}
+
+impl Arch {
+    /// Width and height of the pictures that it was trained for.
+    pub fn side(self) -> usize {
+        match self {
+            Arch::Sd15 => 512,
+            Arch::Sd21 => 768,
+            Arch::Sdxl => 1024,
+            Arch::Shipped => 128,
+        }
+    }
+}
+
+/// Which network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The denoiser: one prediction.
+    Unet,
+    /// The autoencoder: latents to pictures.
+    Decoder,
+    /// The autoencoder: pictures to latents.
+    Encoder,
+    /// The text encoder, or the larger one where there are two.
+    Text,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NetworkOptions {
+    /// Whose.
+    pub arch: Arch,
+    /// Which.
+    pub part: Part,
+    /// Images or prompts at once; a guided step is a batch of 2.
+    pub batch: usize,
+    /// Width and height of the pictures in pixels, a multiple of 8; [`Arch::side`] when `None`.
+    pub side: Option<usize>,
+    /// In which precision.
+    pub precision: Precision,
+    /// Threads; all processors when `None`.
+    pub threads: Option<usize>,
+    /// Runs that are timed, after one that is not.
+    pub runs: usize,
+    /// Whether to note where the time goes.
+    pub by_layer: bool,
+    /// Whether to compare the result with that of single precision.
+    pub error: bool,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NetworkTimes {
+    /// Seconds of each run, in order.
+    pub seconds: Vec<f64>,
+    /// Arithmetic of a run, as direct convolutions count it ([`Graph::flops`]).
+    pub flops: f64,
+    /// Bytes of packed weights.
+    pub weight_bytes: usize,
+    /// Bytes of activations and scratch memory.
+    pub arena_bytes: usize,
+    /// Threads in use.
+    pub threads: usize,
+    /// With [`NetworkOptions::error`]: root mean square of the difference from single precision, over that of the result.
+    pub error: Option<f64>,
+    /// With [`NetworkOptions::by_layer`]: over all timed runs.
+    pub profile: Option<Profile>,
+}
+
+impl NetworkTimes {
+    /// Median seconds of a run.
+    pub fn median_s(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    }
+}
+
+/// Times a network.
+///
+/// # Errors
+/// Sizes that the network does not take, too little memory, or when the caller stops it.
+pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<NetworkTimes, Error> {
+    let runtime = Runtime::new(options.threads);
+    let mut plan = prepare(options, options.precision, &runtime)?;
+    let inputs = random_inputs(plan.graph());
+    let given: Vec<(&str, Data<'_>)> =
+        inputs.iter().map(|(name, data)| (name.as_str(), data.data())).collect();
+    plan.run(&given, cancel)?;
+    let mut profile = options.by_layer.then(Profile::default);
+    let mut seconds = Vec::new();
+    for _ in 0..options.runs.max(1) {
+        let start = Instant::now();
+        match &mut profile {
+            Some(profile) => {
+                plan.run_observed(&given, cancel, |graph, node, took| profile.add(graph, node, took))?;
+            }
+            None => plan.run(&given, cancel)?,
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let flops = (0..plan.graph().nodes().len()).map(|i| plan.graph().flops(&plan.graph().nodes()[i])).sum();
+    let error = match options.error {
+        true => {
+            let result = result(&plan)?.to_vec();
+            let mut reference = prepare(options, Precision::F32, &runtime)?;
+            reference.run(&given, cancel)?;
+            Some(relative_error(&result, self::result(&reference)?))
+        }
+        false => None,
+    };
+    Ok(NetworkTimes {
+        seconds,
+        flops,
+        weight_bytes: plan.weight_bytes(),
+        arena_bytes: plan.arena_bytes(),
+        threads: runtime.pool.threads(),
+        error,
+        profile,
+    })
+}
+
+/// Root mean square of the difference, over that of the reference.
+fn relative_error(found: &[f32], reference: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let difference: f64 =
+        found.iter().zip(reference).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let size: f64 = reference.iter().map(|b| square(f64::from(*b))).sum();
+    (difference / size).sqrt()
+}
+
+/// The network's first result.
+fn result(plan: &Executor) -> Result<&[f32], Error> {
+    let name = plan.graph().outputs().first().map_or("", |(name, _)| name);
+    Ok(plan.output(name)?)
+}
+
+/// Records, lowers and plans the network, and packs random weights.
+fn prepare(
+    options: &NetworkOptions,
+    precision: Precision,
+    runtime: &std::sync::Arc<Runtime>,
+) -> Result<Executor, Error> {
+    let graph = graph(options)?;
+    let parameters: Vec<(ParameterInfo, Vec<usize>)> =
+        graph.parameters().iter().map(|p| (p.clone(), graph.ty(p.value).shape.clone())).collect();
+    let graph = passes::for_inference(graph, precision.of_graph());
+    let store = WeightStore::new(runtime);
+    let plan = Executor::new(runtime, graph, &store)?;
+    let mut numbers = vec![0.0; NUMBERS];
+    CounterRng::new(1, 0).at(0).fill_normal(&mut numbers);
+    store.load(&|name: &str| {
+        let (parameter, shape) = parameters.iter().find(|(p, _)| p.name == name)?;
+        Some(Values::F32(Cow::Owned(random_weight(parameter, shape.iter().product(), &numbers))))
+    })?;
+    Ok(plan)
+}
+
+/// Different random numbers; weights repeat them, each beginning elsewhere.
+const NUMBERS: usize = (1 << 20) - 3;
+
+fn random_weight(parameter: &ParameterInfo, len: usize, numbers: &[f32]) -> Vec<f32> {
+    // Biases that begin as zeros have something to show, too.
+    let (mean, deviation) = match parameter.init {
+        Init::Zeros => (0.0, 0.02),
+        Init::Ones => (1.0, 0.02),
+        Init::Normal(deviation) => (0.0, deviation),
+        Init::Uniform(bound) => (0.0, bound / 3.0f32.sqrt()),
+    };
+    let start = parameter.name.bytes().fold(7usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
+    let endless = numbers.iter().cycle().skip(start % numbers.len());
+    endless.take(len).map(|x| mean + deviation * x).collect()
+}
+
+fn graph(options: &NetworkOptions) -> Result<Graph, Error> {
+    let side = options.side.unwrap_or(options.arch.side());
+    let (unet, vae, text) = match options.arch {
+        Arch::Sd15 => (UNetConfig::sd15(), AutoencoderConfig::sd(), TextConfig::clip_l()),
+        Arch::Sd21 => (UNetConfig::sd21(), AutoencoderConfig::sd(), TextConfig::openclip_h()),
+        Arch::Sdxl => (UNetConfig::sdxl(), AutoencoderConfig::sdxl(), TextConfig::openclip_g()),
+        Arch::Shipped => return shipped_graph(options, side),
+    };
+    let builder = Builder::new();
+    record(&builder, options, side / 8, &unet, &vae, &text);
+    Ok(builder.finish()?)
+}
+
+fn record(
+    builder: &Builder,
+    options: &NetworkOptions,
+    latent: usize,
+    unet: &UNetConfig,
+    vae: &AutoencoderConfig,
+    text: &TextConfig,
+) {
+    let (batch, params) = (options.batch, builder.params());
+    let image = |name: &str, side: usize, channels: usize| {
+        builder.input(name, &[batch, side, side, channels], DType::F32)
+    };
+    let output = match options.part {
+        Part::Unet => {
+            let sample = image("sample", latent, unet.in_channels);
+            let timestep = builder.input("timestep", &[batch], DType::F32);
+            let width = unet.cross_attention_dim.as_ref().and_then(|d| d.get(0)).copied().unwrap_or(0);
+            let xl = unet.reads_pooled();
+            unet.build(
+                &params,
+                UNetInputs {
+                    context: Some(builder.input("context", &[batch, CONTEXT, width], DType::F32)),
+                    pooled: xl.then(|| builder.input("pooled", &[batch, POOLED], DType::F32)),
+                    time_ids: xl.then(|| builder.input("time_ids", &[batch, 6], DType::F32)),
+                    ..UNetInputs::new(sample, timestep)
+                },
+            )
+        }
+        Part::Decoder => vae.decode(&params, image("latent", latent, vae.latent_channels)),
+        Part::Encoder => vae.encode(&params, image("picture", latent * 8, 3)).mean,
+        Part::Text => {
+            text.build(&params, TextInputs::new(builder.input("ids", &[batch, CONTEXT], DType::I32))).hidden
+        }
+    };
+    builder.output("output", output);
+}
+
+/// Tokens of a prompt.
+const CONTEXT: usize = 77;
+/// Width of XL's pooled text.
+const POOLED: usize = 1280;
+
+fn shipped_graph(options: &NetworkOptions, side: usize) -> Result<Graph, Error> {
+    let manifest: ModelManifest = ModelManifest::of(&shipped::file()?)?;
+    let network = match options.part {
+        Part::Unet => Network::Denoise { tokens: manifest.context() },
+        Part::Decoder => Network::Decode,
+        Part::Encoder => Network::Encode,
+        Part::Text => Network::Text { encoder: manifest.text_encoders.len() - 1, clip_skip: 1 },
+    };
+    let latent = side / manifest.autoencoder.downsampling();
+    let graph: Result<Graph, GraphError> = network.graph(&manifest, options.batch, latent, latent);
+    Ok(graph?)
+}
+
+enum Numbers {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl Numbers {
+    fn data(&self) -> Data<'_> {
+        match self {
+            Numbers::F32(x) => Data::F32(x),
+            Numbers::I32(x) => Data::I32(x),
+        }
+    }
+}
+
+/// Noise for latents and texts; what has a meaning gets one.
+fn random_inputs(graph: &Graph) -> Vec<(String, Numbers)> {
+    let input = |(at, (name, value)): (usize, &(String, velatura_graph::ValueId))| {
+        let ty = graph.ty(*value);
+        let mut x = vec![0.0; ty.elements()];
+        CounterRng::new(2, 0).at(at as u64).fill_normal(&mut x);
+        let numbers = match (name.as_str(), ty.dtype) {
+            ("end_rows", _) => Numbers::I32(vec![0; x.len()]),
+            (_, DType::I32) => Numbers::I32(x.iter().map(|x| (x.abs() * 100.0) as i32 % 64).collect()),
+            ("timestep", _) => Numbers::F32(vec![500.0; x.len()]),
+            ("time_ids", _) => Numbers::F32(vec![1024.0; x.len()]),
+            ("mask", _) => Numbers::F32(vec![1.0; x.len()]),
+            _ => Numbers::F32(x),
+        };
+        (name.clone(), numbers)
+    };
+    graph.inputs().iter().enumerate().map(input).collect()
+}
