@@ -1,0 +1,109 @@
+//! The arguments, by subject. Each group changes a request by what was given.
+
+mod guidance;
+mod model;
+mod output;
+mod sampling;
+mod size;
+mod start;
+
+use std::io::Read;
+
+use velatura::GenerateRequest;
+
+use self::guidance::GuidanceArgs;
+use self::model::ModelArgs;
+pub use self::output::OutputArgs;
+use self::sampling::SamplingArgs;
+use self::size::{SizeArgs, XlArgs};
+use self::start::StartArgs;
+use super::LONGEST_INPUT;
+use crate::failure::Failure;
+use crate::parse;
+
+/// Makes pictures from a prompt.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    velatura generate \"two red apples above a cat on a sky blue background\"\n  \
+    velatura generate \"a panda\" --batch 4 --seed 7 --output 'panda-{seed}.png'\n  \
+    velatura generate \"a panda\" --batch 16 --grid --output pandas.png\n  \
+    velatura generate --from panda-7.png --steps 50\n  \
+    velatura generate \"a panda in the snow\" --init panda-7.png --strength 0.6\n  \
+    velatura generate \"a hat\" --init panda-7.png --mask head.png --model inpainting.safetensors\n  \
+    echo \"a panda\" | velatura generate - --output - | feh -\n\n\
+    Placeholders of --output: {seed} {index} {number} {prompt} {width} {height} {steps}; {index:03} pads with zeros.\n\
+    {number} is the lowest that is free. Without --output pictures are named velatura-{number:04}.png.")]
+pub struct Args {
+    /// What the picture shows; `-` reads it from standard input
+    #[arg(required_unless_present = "from")]
+    prompt: Option<String>,
+    /// What it should not show
+    #[arg(long, value_name = "PROMPT")]
+    negative: Option<String>,
+    /// Take the request from a picture of velatura, A1111 or ComfyUI (`-`: from standard input); other flags change it
+    #[arg(long, value_name = "PICTURE")]
+    pub from: Option<String>,
+    /// Threads; all processors when not given. The picture does not depend on it
+    #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, env = "VELATURA_THREADS")]
+    pub threads: Option<usize>,
+    #[command(flatten)]
+    size: SizeArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    guidance: GuidanceArgs,
+    #[command(flatten)]
+    start: StartArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    xl: XlArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl Args {
+    /// The request: that of the picture or a new one, changed by the flags.
+    pub fn request(&self, from: Option<&GenerateRequest>) -> Result<GenerateRequest, Failure> {
+        let mut request = from.cloned().unwrap_or_default();
+        match self.prompt.as_deref() {
+            Some("-") if self.from.as_deref() == Some("-") => {
+                return Err(Failure::Usage(
+                    "standard input cannot be both the prompt and the picture".into(),
+                ));
+            }
+            Some("-") => request.prompt = read_prompt()?,
+            Some(prompt) => request.prompt = prompt.to_string(),
+            None => {}
+        }
+        set(&mut request.negative, &self.negative);
+        self.size.apply(&mut request);
+        self.sampling.apply(&mut request, from.is_some());
+        self.guidance.apply(&mut request);
+        self.start.apply(&mut request);
+        self.model.apply(&mut request);
+        self.xl.apply(&mut request);
+        Ok(request)
+    }
+}
+
+fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
+    if let Some(value) = flag {
+        *field = value.clone();
+    }
+}
+
+fn set_some<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
+    if flag.is_some() {
+        field.clone_from(flag);
+    }
+}
+
+fn read_prompt() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_string()),
+        Err(_) => Err(Failure::Usage("the prompt on standard input is not UTF-8 text".into())),
+    }
+}

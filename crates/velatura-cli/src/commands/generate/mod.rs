@@ -1,0 +1,165 @@
+//! `velatura generate PROMPT`
+
+mod args;
+mod output;
+
+use std::io::Read;
+use std::time::Instant;
+
+use velatura::picture::PictureInfo;
+use velatura::{CancelToken, Engine, EngineOptions, Error, GenerateRequest, Origin, Progress, SourceRef};
+
+pub use self::args::Args;
+use self::args::OutputArgs;
+use self::output::{Target, check_stdout, keep, keep_grid, report, target};
+use crate::failure::Failure;
+use crate::progress::Bar;
+use crate::{interrupt, models, terminal};
+
+/// More of a prompt than this is not read from standard input.
+const LONGEST_INPUT: u64 = 64 << 20;
+
+/// Makes the pictures.
+pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
+    let from = args.from.as_deref().map(read_origin).transpose()?;
+    let request = args.request(from.as_ref().map(|(request, _)| request))?;
+    request.check()?;
+    check_stdout(&args.output, &request)?;
+    // Ctrl-C ends a download at once; what arrived of it is kept.
+    let located = models::located(&request, quiet)?;
+    let cancel = interrupt::token();
+    let engine = Engine::for_request(&located, EngineOptions { threads: args.threads })?;
+    let asked = request;
+    let request = engine.resolve(&asked)?;
+    let target = target(&args.output, &request)?;
+    if let Some((_, Some(origin))) = &from {
+        warn_of_changes(origin, &engine, &request)?;
+    }
+    if !quiet {
+        for remark in engine.remarks() {
+            terminal::remark(&format!("note: {remark}"));
+        }
+        if let Some(chosen) = chosen(&engine, &asked, &request) {
+            terminal::remark(&format!("note: {chosen}"));
+        }
+        for warning in engine.request_warnings(&request) {
+            terminal::remark(&format!("warning: {warning}"));
+        }
+    }
+    make(&args.output, &engine, &request, &target, &cancel, quiet)
+}
+
+/// Says which files are no longer what they were when a picture was made.
+fn warn_of_changes(origin: &Origin, engine: &Engine, request: &GenerateRequest) -> Result<(), Failure> {
+    let (was, is) = (&origin.model.hash, engine.model_ref().hash);
+    if !was.is_empty() && *was != is {
+        terminal::remark(&format!(
+            "warning: the picture was made with another model file (hash {was}, this one is {is}); expect another picture"
+        ));
+    }
+    let named = [&request.init, &request.mask];
+    for source in origin.sources.iter().filter(|source| named.contains(&&Some(source.file.clone()))) {
+        if SourceRef::of(&source.file)? != *source {
+            terminal::remark(&format!(
+                "warning: {} has changed since the picture was made; expect another picture",
+                source.file
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn make(
+    args: &OutputArgs,
+    engine: &Engine,
+    request: &GenerateRequest,
+    target: &Target,
+    cancel: &CancelToken,
+    quiet: bool,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    let bar = Bar::new(quiet);
+    let mut lost: Option<Failure> = None;
+    let mut warnings = Vec::new();
+    let stop = cancel.clone();
+    let result = {
+        let mut observe = |progress: Progress<'_>| match progress {
+            Progress::Started { steps, .. } => bar.start(steps),
+            Progress::Step { done, .. } => bar.set(done),
+            Progress::Picture(picture) if !args.grid => {
+                // Written at once, so that nothing that is finished can be lost any more.
+                let kept = bar.suspend(|| keep(args, target, picture, quiet));
+                if let Err(failure) = kept {
+                    lost.get_or_insert(failure);
+                    stop.cancel();
+                }
+            }
+            Progress::Picture(_) => {}
+            Progress::Warning(warning) => {
+                if !quiet {
+                    bar.suspend(|| terminal::remark(&format!("warning: {warning}")));
+                }
+                warnings.push(warning.to_string());
+            }
+        };
+        engine.generate(request, &mut observe, cancel)
+    };
+    bar.finish();
+    if let Some(failure) = lost {
+        return Err(failure);
+    }
+    let (pictures, asked) = match result {
+        Ok(made) => (made.pictures, None),
+        Err(Error::Cancelled { finished, asked }) => (finished, Some(asked)),
+        Err(error) => return Err(error.into()),
+    };
+    if args.grid && !pictures.is_empty() {
+        keep_grid(args, target, request, &pictures, quiet)?;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    if args.json {
+        let before = engine.request_warnings(request);
+        warnings.splice(0..0, before.iter().map(ToString::to_string));
+        report(args, engine, request, target, &pictures, (seconds, warnings))?;
+    }
+    tracing::info!(seconds, pictures = pictures.len(), "done");
+    match asked {
+        None => Ok(()),
+        Some(asked) => Err(Failure::Interrupted(match pictures.len() {
+            0 => "interrupted; no picture was finished and nothing was written".to_string(),
+            n => format!("interrupted; {n} of {asked} pictures were finished and are kept"),
+        })),
+    }
+}
+
+/// The request that a picture carries, and how it was made where Velatura made it.
+fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>), Failure> {
+    let (name, info) = if path == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;
+        ("standard input", PictureInfo::from_bytes("standard input", &bytes)?)
+    } else {
+        (path, PictureInfo::open(path)?)
+    };
+    if let Some(workflow) = info.workflow() {
+        for left in &workflow.left_out {
+            terminal::remark(&format!("note: not taken over from {name}: {left}"));
+        }
+        if let Some(model) = &workflow.model {
+            terminal::remark(&format!("note: {name} was made with {model}; --model takes one"));
+        }
+    }
+    Ok((info.request(name)?, info.origin()))
+}
+
+/// What the program chose for a model that has no defaults of its own.
+fn chosen(engine: &Engine, asked: &GenerateRequest, resolved: &GenerateRequest) -> Option<String> {
+    let own = engine.file().is_some();
+    let all = asked.steps.is_some() && asked.guidance.is_some() && asked.sampler.is_some();
+    if own || all {
+        return None;
+    }
+    let (sampler, schedule) = (resolved.sampler.as_deref()?, resolved.schedule.as_deref()?);
+    let (steps, guidance) = (resolved.steps?, resolved.guidance?);
+    Some(format!("{steps} steps of {sampler}, {schedule}, guidance {guidance}"))
+}

@@ -1,0 +1,126 @@
+//! Where pictures go.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde_json::json;
+use velatura::picture::grid;
+use velatura::{Engine, GenerateRequest, Picture};
+use velatura_weights::atomic_write;
+
+use super::args::OutputArgs;
+use crate::failure::Failure;
+use crate::naming::{Pattern, check_all_writable};
+use crate::terminal;
+
+/// Where pictures go.
+pub enum Target {
+    Stdout,
+    Files(Vec<PathBuf>),
+}
+
+pub fn check_stdout(args: &OutputArgs, request: &GenerateRequest) -> Result<(), Failure> {
+    if args.output.as_deref() != Some("-") {
+        return Ok(());
+    }
+    if args.json {
+        return Err(Failure::Usage("--json and --output - both want standard output; name a file".into()));
+    }
+    if request.batch > 1 && !args.grid {
+        return Err(Failure::Usage(
+            "standard output takes one picture; add --grid for one sheet, or name files".into(),
+        ));
+    }
+    if std::io::stdout().is_terminal() {
+        return Err(Failure::Usage(
+            "--output - would write a PNG to the terminal; pipe it or name a file".into(),
+        ));
+    }
+    Ok(())
+}
+
+pub fn target(args: &OutputArgs, request: &GenerateRequest) -> Result<Target, Failure> {
+    if args.output.as_deref() == Some("-") {
+        return Ok(Target::Stdout);
+    }
+    let files = if args.grid { 1 } else { request.batch as usize };
+    let names = Pattern::new(args.output.as_deref(), files)?.names(request, files)?;
+    check_all_writable(&names)?;
+    Ok(Target::Files(names))
+}
+
+/// Writes a finished picture and says its name.
+pub fn keep(args: &OutputArgs, target: &Target, picture: &Picture, quiet: bool) -> Result<(), Failure> {
+    let png = picture.png()?;
+    write(args, target, picture.index, &png, quiet)
+}
+
+pub fn keep_grid(
+    args: &OutputArgs,
+    target: &Target,
+    request: &GenerateRequest,
+    pictures: &[Picture],
+    quiet: bool,
+) -> Result<(), Failure> {
+    let mut pictures = pictures.to_vec();
+    if let Some(first) = pictures.first_mut() {
+        // The sheet is made again by the whole request.
+        first.origin.request = request.clone();
+    }
+    write(args, target, 0, &grid(&pictures, 0)?, quiet)
+}
+
+pub fn write(
+    args: &OutputArgs,
+    target: &Target,
+    index: usize,
+    png: &[u8],
+    quiet: bool,
+) -> Result<(), Failure> {
+    match target {
+        Target::Stdout => {
+            let mut out = std::io::stdout().lock();
+            out.write_all(png)?;
+            Ok(out.flush()?)
+        }
+        Target::Files(names) => {
+            let Some(name) = names.get(index) else {
+                return Err(Failure::Failed(format!("picture {index} has no name")));
+            };
+            let replaced = name.is_file();
+            atomic_write(name, |out| out.write_all(png))?;
+            if replaced && !quiet {
+                terminal::remark(&format!("note: {} was there already and is replaced", name.display()));
+            }
+            if args.json { Ok(()) } else { terminal::print_line(&name.display().to_string()) }
+        }
+    }
+}
+
+pub fn report(
+    args: &OutputArgs,
+    engine: &Engine,
+    request: &GenerateRequest,
+    target: &Target,
+    pictures: &[Picture],
+    (seconds, warnings): (f64, Vec<String>),
+) -> Result<(), Failure> {
+    let name = |index: usize| match target {
+        Target::Files(names) => names.get(index).map(|n| n.display().to_string()),
+        Target::Stdout => None,
+    };
+    let list: Vec<_> = pictures
+        .iter()
+        .map(|p| {
+            let file = name(if args.grid { 0 } else { p.index });
+            json!({"file": file, "seed": p.seed(), "width": p.width, "height": p.height})
+        })
+        .collect();
+    terminal::print_json(&json!({
+        "pictures": list,
+        "request": request,
+        "model": engine.model_ref(),
+        "warnings": warnings,
+        "seconds": seconds,
+    }))
+}

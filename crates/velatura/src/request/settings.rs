@@ -1,0 +1,93 @@
+//! What the pipeline runs on.
+
+use velatura_samplers::noise::RngKind;
+use velatura_samplers::{
+    Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
+};
+
+use super::resolve::REFINER_SWITCH;
+use super::{GenerateRequest, Precision, RequestError, Tiling};
+use crate::manifest::{ModelManifest, Task};
+use crate::sizes::SizeConditions;
+
+/// A request checked against a model, with everything decided.
+pub(crate) struct Settings {
+    pub seed: u64,
+    pub width: usize,
+    pub height: usize,
+    pub guidance: Guidance,
+    pub precision: Precision,
+    pub rng: RngKind,
+    pub clip_skip: u32,
+    pub sizes: SizeConditions,
+    /// The timestep below which the refiner takes over.
+    pub refine_below: f32,
+    pub tiled: bool,
+    pub task: Task,
+    pub strength: f64,
+    pub image_guidance: f32,
+    pub noise_level: u32,
+    /// What a latent consistency model is told.
+    pub told_guidance: f32,
+    pub sampler: Box<dyn Sampler>,
+    pub plan: Plan,
+}
+
+impl Settings {
+    /// How often the denoiser is called for each picture.
+    pub fn calls(&self) -> usize {
+        self.sampler.evaluations(&self.plan)
+    }
+}
+
+impl GenerateRequest {
+    /// The timestep below which the refiner takes over: diffusers' `discrete_timestep_cutoff`.
+    fn refine_below(&self, train_timesteps: usize) -> f32 {
+        let (all, switch) =
+            (train_timesteps as f64, f64::from(self.refiner_switch.unwrap_or(REFINER_SWITCH)));
+        (all - switch * all).round_ties_even() as f32
+    }
+
+    /// What the pipeline runs on, from a request that went through [`GenerateRequest::resolve`].
+    pub(crate) fn settings(&self, manifest: &ModelManifest) -> Result<Settings, crate::Error> {
+        let defaults = &manifest.defaults;
+        let (entry, carried) = parse_sampler(self.sampler.as_deref().unwrap_or(&defaults.sampler))
+            .map_err(RequestError::from)?;
+        let spacing: Spacing = match &self.schedule {
+            Some(name) => find_spacing(name).map_err(RequestError::from)?.spacing,
+            None => carried.unwrap_or_default(),
+        };
+        let sampler = entry.build(&SamplerOptions::default())?;
+        let schedule = match self.prediction {
+            Some(prediction) => manifest.schedule.predicting(prediction),
+            None => manifest.schedule.clone(),
+        };
+        let table = schedule.table()?;
+        let steps = self.steps.unwrap_or(defaults.steps) as usize;
+        let strength = self.strength.unwrap_or(1.0);
+        let layout = PlanRequest { strength, ..PlanRequest::new(steps, spacing) };
+        let plan = Plan::new(&table, sampler.grid(), &layout).map_err(RequestError::from)?;
+        let guidance = self.guidance.unwrap_or(defaults.guidance);
+        // A model that is told the guidance answers once.
+        let is_told = manifest.unet.time_cond_proj_dim.is_some();
+        Ok(Settings {
+            seed: self.seed.unwrap_or_default(),
+            width: self.width.unwrap_or(defaults.width) as usize,
+            height: self.height.unwrap_or(defaults.height) as usize,
+            guidance: Guidance::new(if is_told { 1.0 } else { guidance }),
+            precision: self.precision.unwrap_or(Precision::F32),
+            rng: self.rng,
+            clip_skip: self.clip_skip.unwrap_or(1),
+            sizes: self.sizes,
+            refine_below: self.refine_below(table.train_timesteps()),
+            tiled: self.vae_tiling == Tiling::On,
+            task: manifest.task().unwrap_or(Task::TextToImage),
+            strength,
+            image_guidance: self.image_guidance.unwrap_or(1.0),
+            noise_level: self.noise_level.unwrap_or_default(),
+            told_guidance: guidance,
+            sampler,
+            plan,
+        })
+    }
+}
