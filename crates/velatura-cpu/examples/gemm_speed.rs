@@ -118,7 +118,7 @@ impl Bench {
         let mut dy = Tensor::new(dtype, g.out_pixels() * g.out_channels);
         if self.wanted(&name) {
             let weight = PackedMatrix::conv2d(pool, isa, dtype, &w, shape, 1).expect("shapes fit");
-            let mut memory = vec![0; conv2d_scratch_bytes(isa, dtype, &g)];
+            let mut memory = vec![0; conv2d_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct)];
             let epilogue = Epilogue { bias: Some(&w[..channels[1]]), ..Epilogue::default() };
             self.report(&name, dtype, peak, g.flops(), || {
                 conv2d(pool, isa, &g, x.data(), &weight, &epilogue, dy.data_mut(), &mut memory)

@@ -144,7 +144,7 @@ fn conv(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError> 
     let (x, mut y) = (Tensor::new(PIXELS * 320, 1, dtype), Tensor::new(PIXELS * 320, 2, dtype));
     let weight = Tensor::new(320 * 320 * 9, 3, DType::F32);
     let packed = PackedMatrix::conv2d(pool, isa, dtype, &weight.f32, WEIGHT, 1)?;
-    let mut memory = scratch(gemm::conv2d_scratch_bytes(isa, dtype, &CONV));
+    let mut memory = scratch(gemm::conv2d_scratch_bytes(isa, dtype, &CONV, gemm::ConvAlgorithm::Direct));
     let bias = vec![0.1; 320];
     let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
     median(runs, || {

@@ -21,6 +21,8 @@ pub enum Form {
     LinearGradient(DType),
     /// Packed for a convolution in this many groups.
     Conv(DType, usize),
+    /// Packed for a convolution by Winograd's algorithm.
+    Winograd(DType),
     /// Packed for the input gradient of a convolution in this many groups with this stride.
     ConvGradient(DType, usize, [usize; 2]),
 }
@@ -171,6 +173,7 @@ impl Entry {
             Form::Linear(dtype) => (dtype, 1, [1; 2], Purpose::Linear),
             Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
             Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
+            Form::Winograd(dtype) => (dtype, 1, [1; 2], Purpose::ConvWinograd),
             Form::ConvGradient(dtype, groups, stride) => (dtype, groups, stride, Purpose::ConvInputGradient),
             Form::Raw => unreachable!("raw weights are not packed"),
         };

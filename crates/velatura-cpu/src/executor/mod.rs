@@ -49,7 +49,7 @@ impl Executor {
         let mut raw = vec![None; graph.values().len()];
         let mut packed = vec![None; graph.nodes().len()];
         for (i, node) in graph.nodes().iter().enumerate() {
-            let form = products::packed_weight(&graph, i, runtime);
+            let form = products::packed_weight(&graph, i);
             for (place, &value) in node.inputs.iter().enumerate() {
                 let Some((name, shape)) = parameter(&graph, value) else { continue };
                 match &form {

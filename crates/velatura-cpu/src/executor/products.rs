@@ -7,7 +7,7 @@ use super::dispatch::Frame;
 use crate::Data;
 use crate::error::CpuError;
 use crate::kernels::attention::{self, AttentionShape, Gradients, Mask, Rows};
-use crate::kernels::gemm::{self, ConvGeometry, GemmError, MatmulGeometry, PackedMatrix};
+use crate::kernels::gemm::{self, ConvAlgorithm, ConvGeometry, GemmError, MatmulGeometry, PackedMatrix};
 use crate::runtime::Runtime;
 use crate::weights::Form;
 use crate::{Isa, ThreadPool};
@@ -16,17 +16,30 @@ use crate::{Isa, ThreadPool};
 type PackLinear = fn(&ThreadPool, Isa, DType, &[f32], [usize; 2]) -> Result<PackedMatrix, GemmError>;
 
 /// Which input of a node is a weight that its kernel wants packed, and how.
-pub(super) fn packed_weight(graph: &Graph, node: usize, _runtime: &Runtime) -> Option<(usize, Form)> {
+pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)> {
     let node = &graph.nodes()[node];
     let dtype = || graph.ty(node.inputs[0]).dtype;
     match &node.op {
         Op::Linear(_) => Some((1, Form::Linear(dtype()))),
         Op::LinearInputGradient(_) => Some((1, Form::LinearGradient(dtype()))),
-        Op::Conv2d(conv) => Some((1, Form::Conv(dtype(), conv.window.groups))),
+        Op::Conv2d(conv) => Some(match conv_algorithm(graph, node) {
+            ConvAlgorithm::Direct => (1, Form::Conv(dtype(), conv.window.groups)),
+            ConvAlgorithm::Winograd => (1, Form::Winograd(dtype())),
+        }),
         Op::Conv2dInputGradient(op) => {
             Some((1, Form::ConvGradient(dtype(), op.window.groups, op.window.stride)))
         }
         _ => None,
+    }
+}
+
+/// How a convolution is computed: in a graph that is trained its weights are packed anew at every step, and the
+/// transform of them would take what it saves.
+pub(super) fn conv_algorithm(graph: &Graph, node: &Node) -> ConvAlgorithm {
+    let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
+    match geometry(graph, node) {
+        Some(g) if gemm::winograd_pays(&g) && !trained() => ConvAlgorithm::Winograd,
+        _ => ConvAlgorithm::Direct,
     }
 }
 
@@ -50,14 +63,15 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
                 padding: [0; 4],
                 groups: 1,
             };
-            gemm::conv2d_scratch_bytes(isa, storage, &g)
+            gemm::conv2d_scratch_bytes(isa, storage, &g, ConvAlgorithm::Direct)
         }
         Op::LinearWeightGradient(_) => {
             let [m, inputs, outputs] = linear_sizes(graph, node);
             gemm::linear_weight_gradient_scratch_bytes(isa, storage, m, inputs, outputs)
         }
         Op::MatMul(op) => gemm::matmul_scratch_bytes(isa, storage, &matmul_geometry(graph, node, op)),
-        Op::Conv2d(_) => geometry(graph, node).map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g)),
+        Op::Conv2d(_) => geometry(graph, node)
+            .map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g, conv_algorithm(graph, node))),
         Op::Conv2dInputGradient(_) => {
             geometry(graph, node).map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g))
         }

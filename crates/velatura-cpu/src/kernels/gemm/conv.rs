@@ -7,7 +7,7 @@ use super::finish::Finish;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
 use super::tile::{ROWS, STEP};
-use super::{linear, scratch};
+use super::{linear, scratch, winograd};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
@@ -113,6 +113,15 @@ impl ConvGeometry {
             found: weight.description(),
         })
     }
+}
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConvAlgorithm {
+    /// Every product that is written.
+    Direct,
+    /// Winograd's F(2x2, 3x3): 16 products for 36; see [`winograd_pays`](super::winograd_pays).
+    Winograd,
 }
 
 /// One axis of a gather: output position `i` of `count` is written to `i * to_step + to_start`, and reads
@@ -238,9 +247,17 @@ impl Gather {
 }
 
 /// Bytes of scratch memory that [`conv2d`] needs for an image stored as `storage`; often zero.
-pub fn conv2d_scratch_bytes(isa: Isa, storage: DType, geometry: &ConvGeometry) -> usize {
+pub fn conv2d_scratch_bytes(
+    isa: Isa,
+    storage: DType,
+    geometry: &ConvGeometry,
+    algorithm: ConvAlgorithm,
+) -> usize {
     let g = geometry;
     let kernels = linear::kernels_for(isa, storage);
+    if algorithm == ConvAlgorithm::Winograd {
+        return scratch::total(&[winograd::bytes(kernels, g)]);
+    }
     let depth = g.in_channels / g.groups.max(1);
     scratch::total(&[rows_bytes(kernels, storage, g.in_pixels(), g.groups, depth)])
 }
@@ -253,7 +270,8 @@ pub fn conv2d_input_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: &
     scratch::total(&[rows_bytes(kernels, storage, g.out_pixels(), g.groups, depth)])
 }
 
-/// `out = epilogue(conv(x))`: x `[N, H, W, in]`, out `[N, H', W', out]`, weight from [`PackedMatrix::conv2d`].
+/// `out = epilogue(conv(x))`: x `[N, H, W, in]`, out `[N, H', W', out]`, weight from [`PackedMatrix::conv2d`], or from
+/// [`PackedMatrix::conv2d_winograd`] where the window is 3x3 of stride 1 and the channels a multiple of 16.
 ///
 /// `x` must be stored as the weight was packed for; `out` and the epilogue's operands in either
 /// floating-point type.
@@ -271,9 +289,18 @@ pub fn conv2d(
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let (operation, g) = ("conv2d", geometry);
-    g.check_weight(operation, isa, weight, Purpose::Conv)?;
+    let winograd = weight.purpose == Purpose::ConvWinograd;
+    g.check_weight(operation, isa, weight, if winograd { Purpose::ConvWinograd } else { Purpose::Conv })?;
     check_len(operation, "the input", g.in_pixels() * g.in_channels, x.len())?;
     let finish = epilogue.bind(operation, g.out_pixels(), g.out_channels, &mut out)?;
+    if winograd {
+        if g.stride != [1, 1] || !g.in_channels.is_multiple_of(16) {
+            return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
+        }
+        let [memory] = scratch::cut(operation, scratch, [winograd::bytes(weight.kernels, g)])?;
+        // SAFETY: lengths were checked, and the scratch memory was cut for it.
+        return unsafe { winograd::conv2d(pool, g, x, weight, &finish, memory) };
+    }
     let bytes = rows_bytes(weight.kernels, x.dtype(), g.in_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.

@@ -34,6 +34,9 @@ pub(super) struct Finish {
     pub activation: Option<Activation>,
 }
 
+// SAFETY: the matrices outlive the operation; tasks write disjoint parts of the output and only read the others.
+unsafe impl Sync for Finish {}
+
 /// The sums of a tile and their place in the output.
 pub(super) struct Sums<'a> {
     /// Rows of `width` elements, one after another; may be overwritten.

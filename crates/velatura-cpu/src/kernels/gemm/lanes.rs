@@ -18,6 +18,7 @@ pub(super) trait Lanes: Copy {
     /// Stores brain floating-point numbers, rounded to nearest even.
     unsafe fn store_bf16(self, to: *mut u16);
     unsafe fn add(self, b: Self) -> Self;
+    unsafe fn sub(self, b: Self) -> Self;
     /// `self + a * b`
     unsafe fn multiply_add(self, a: Self, b: Self) -> Self;
     /// `self + a0 * b0 + a1 * b1` where the lanes of `a` and `b` hold pairs of brain floating-point numbers.
@@ -105,6 +106,13 @@ impl Lanes for Plain {
     unsafe fn add(mut self, b: Self) -> Self {
         for i in 0..8 {
             self.0[i] += b.0[i];
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn sub(mut self, b: Self) -> Self {
+        for i in 0..8 {
+            self.0[i] -= b.0[i];
         }
         self
     }

@@ -51,6 +51,10 @@ impl Lanes for __m256 {
         unsafe { _mm256_add_ps(self, b) }
     }
     #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        unsafe { _mm256_sub_ps(self, b) }
+    }
+    #[inline(always)]
     unsafe fn multiply_add(self, a: Self, b: Self) -> Self {
         unsafe { _mm256_fmadd_ps(a, b, self) }
     }
@@ -102,6 +106,10 @@ impl Lanes for __m512 {
     #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
         unsafe { _mm512_add_ps(self, b) }
+    }
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        unsafe { _mm512_sub_ps(self, b) }
     }
     #[inline(always)]
     unsafe fn multiply_add(self, a: Self, b: Self) -> Self {

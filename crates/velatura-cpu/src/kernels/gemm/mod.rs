@@ -35,9 +35,11 @@ mod sums;
 mod tests;
 mod tile;
 mod weight_gradient;
+mod winograd;
 
 pub use conv::{
-    ConvGeometry, conv2d, conv2d_input_gradient, conv2d_input_gradient_scratch_bytes, conv2d_scratch_bytes,
+    ConvAlgorithm, ConvGeometry, conv2d, conv2d_input_gradient, conv2d_input_gradient_scratch_bytes,
+    conv2d_scratch_bytes,
 };
 pub use epilogue::Epilogue;
 pub use error::GemmError;
@@ -49,3 +51,4 @@ pub use packed::{PackedMatrix, compute_dtype};
 pub use peak::fma_peak;
 pub use sums::{column_sums, column_sums_scratch_bytes};
 pub use weight_gradient::{conv2d_weight_gradient, conv2d_weight_gradient_scratch_bytes};
+pub use winograd::winograd_pays;

@@ -5,6 +5,7 @@ use velatura_graph::DType;
 use super::error::{GemmError, check_len};
 use super::pack::{Layout, Number, Source, pack};
 use super::tile::Kernels;
+use super::winograd;
 use crate::{AlignedBytes, Isa, ThreadPool, Values};
 
 /// The type in which products of operands stored as `storage` are computed: brain floating point only where
@@ -19,6 +20,8 @@ pub(crate) enum Purpose {
     Linear,
     LinearInputGradient,
     Conv,
+    /// A convolution by Winograd's algorithm.
+    ConvWinograd,
     ConvInputGradient,
 }
 
@@ -105,6 +108,17 @@ impl PackedMatrix {
         Self::new(pool, isa, storage, &Values::of(weight), shape, groups, [1, 1], Purpose::Conv)
     }
 
+    /// The weight `[out, in, 3, 3]` of a convolution, for [`conv2d`](super::conv2d) by Winograd's algorithm.
+    pub fn conv2d_winograd(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        shape: [usize; 4],
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], Purpose::ConvWinograd)
+    }
+
     /// The weight `[out, in / groups, kh, kw]` of a convolution with this stride (down, right), for
     /// [`conv2d_input_gradient`](super::conv2d_input_gradient).
     pub fn conv2d_input_gradient(
@@ -141,13 +155,26 @@ impl PackedMatrix {
         let kernels = Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16);
         let (area, out_per_group) = (kh * kw, out / groups);
         let (depth, depth_stride, columns, column_stride) = match purpose {
-            Purpose::Linear | Purpose::Conv => (inputs, area, out_per_group, inputs * area),
+            Purpose::Linear | Purpose::Conv | Purpose::ConvWinograd => {
+                (inputs, area, out_per_group, inputs * area)
+            }
             _ => (out_per_group, inputs * area, inputs, area),
         };
         let mut parts = Vec::new();
         let mut start = 0;
-        for phase_y in 0..stride[0] {
-            for phase_x in 0..stride[1] {
+        if purpose == Purpose::ConvWinograd {
+            if [kh, kw, groups] != [3, 3, 1] {
+                return Err(GemmError::Geometry(format!(
+                    "a weight {shape:?} in {groups} groups, for Winograd"
+                )));
+            }
+            let taps: Vec<usize> = (0..winograd::POINTS).collect();
+            start = Layout::right(kernels, columns, taps.len() * depth.div_ceil(kernels.depth())).cells();
+            parts.push(Part { start: 0, taps });
+        }
+        let phases = if parts.is_empty() { stride } else { [0, 0] };
+        for phase_y in 0..phases[0] {
+            for phase_x in 0..phases[1] {
                 let taps: Vec<usize> = (phase_y..kh)
                     .step_by(stride[0])
                     .flat_map(|y| (phase_x..kw).step_by(stride[1]).map(move |x| y * kw + x))
@@ -192,6 +219,14 @@ impl PackedMatrix {
     }
 
     fn fill_from<T: Number>(&mut self, pool: &ThreadPool, weight: &[T]) {
+        if self.purpose == Purpose::ConvWinograd {
+            let (layout, to) = (self.layout(0), self.cells.as_mut_ptr().cast::<u32>());
+            // SAFETY: `new` reserved the layout's cells, of sixteen segments.
+            unsafe {
+                winograd::pack(pool, self.kernels.isa, self.kernels.pairs, weight, self.depth, &layout, to);
+            }
+            return;
+        }
         for part in 0..self.parts.len() {
             let layout = self.layout(part);
             let Part { start, taps } = &self.parts[part];

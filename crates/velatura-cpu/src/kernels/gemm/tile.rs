@@ -14,6 +14,7 @@
 
 use super::finish::{self, FinishFn};
 use super::lanes::{Lanes, Plain};
+use super::winograd;
 use crate::Isa;
 
 /// Rows of a full tile. Six rows of four 512-bit vectors are 24 accumulators and leave room for four
@@ -66,6 +67,8 @@ pub(super) struct Kernels {
     pub tiles: &'static [[TileFn; ROWS]],
     /// Writes finished sums to the output.
     pub finish: FinishFn,
+    /// Transforms of Winograd's convolution: of the input, of the products.
+    pub winograd: (winograd::InputFn, winograd::OutputFn),
 }
 
 impl Kernels {
@@ -175,13 +178,14 @@ static PORTABLE_F32: Kernels = Kernels {
     pairs: false,
     tiles: &[row_counts!(portable, 1)],
     finish: finish::portable,
+    winograd: (winograd::portable::input, winograd::portable::output),
 };
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{Kernels, Tile, finish, tile};
+    use super::{Kernels, Tile, finish, tile, winograd};
     use crate::Isa;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -209,6 +213,7 @@ mod x86 {
         pairs: false,
         tiles: &[row_counts!(avx2, 1), row_counts!(avx2, 2)],
         finish: finish::x86::avx2,
+        winograd: (winograd::avx2::input, winograd::avx2::output),
     };
 
     pub(super) static AVX512_F32: Kernels = Kernels {
@@ -223,6 +228,7 @@ mod x86 {
             row_counts!(avx512, 4),
         ],
         finish: finish::x86::avx512,
+        winograd: (winograd::avx512::input, winograd::avx512::output),
     };
 
     pub(super) static AVX512_BF16: Kernels = Kernels {
@@ -237,5 +243,6 @@ mod x86 {
             row_counts!(avx512_bf16, 4),
         ],
         finish: finish::x86::avx512,
+        winograd: (winograd::avx512::input_bf16, winograd::avx512::output),
     };
 }

@@ -54,7 +54,7 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
     let got = on_any_threads(&what, |pool| {
         let weight = PackedMatrix::conv2d(pool, isa, dtype, &w, shape, g.groups).unwrap();
         let mut out = Store::nan(dtype, dy.len());
-        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, &g));
+        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct));
         let epilogue = finish.epilogue();
         conv2d(pool, isa, &g, x_store.data(), &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
         out
@@ -163,4 +163,73 @@ proptest! {
             everywhere(|isa, dtype| case(isa, dtype, g, bits));
         }
     }
+}
+
+/// Root mean square of the difference over that of the exact result.
+fn relative_error(got: &Store, want: &[Exact]) -> f64 {
+    let got = got.values();
+    let difference: f64 = got.iter().zip(want).map(|(&x, want)| (f64::from(x) - want.sum).powi(2)).sum();
+    (difference / want.iter().map(|want| want.sum.powi(2)).sum::<f64>()).sqrt()
+}
+
+/// By Winograd's algorithm. Sums of rounded sums have no bound for each element; what matters is how far the whole is off:
+/// in bf16 the input is rounded once more, behind its transform, and the weights behind theirs.
+fn winograd_case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
+    let what = format!("Winograd {g:?} {bits} {dtype:?} {isa:?}");
+    let mut noise = Noise(23);
+    let shape = g.weight_shape();
+    let x = noise.numbers(g.in_pixels() * g.in_channels);
+    let w = noise.numbers(shape.iter().product());
+    let finish = Finish::new(bits, g.batch, g.out_pixels(), g.out_channels, &mut noise);
+    let run = |pool: &crate::ThreadPool, g: &ConvGeometry, x: &[f32], finish: &Finish| {
+        let weight = PackedMatrix::conv2d_winograd(pool, isa, dtype, &w, shape).unwrap();
+        let (x, mut out) = (Store::new(dtype, x), Store::nan(dtype, g.out_pixels() * g.out_channels));
+        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, g, ConvAlgorithm::Winograd));
+        conv2d(pool, isa, g, x.data(), &weight, &finish.epilogue(), out.data_mut(), &mut memory).unwrap();
+        out
+    };
+    let got = on_any_threads(&what, |pool| run(pool, &g, &x, &finish));
+    let mut want = vec![Exact::default(); g.out_pixels() * g.out_channels];
+    products(&g, |i, j, k| want[k].add(x[i], w[j]));
+    finish.apply(g.batch, g.out_channels, &mut want);
+    let bound = match (compute_dtype(isa, dtype), dtype) {
+        (DType::Bf16, _) => 6e-3,
+        (_, DType::Bf16) => 2e-3,
+        _ => 1e-6,
+    };
+    let error = relative_error(&got, &want);
+    assert!(error < bound, "{what}: {error}");
+
+    // An image by itself is the same to the bit.
+    if g.batch > 1 {
+        let (pool, alone) = (crate::ThreadPool::new(1), ConvGeometry { batch: 1, ..g });
+        let plain = Finish::new(0, 1, 1, 1, &mut noise);
+        let all = run(&pool, &g, &x, &plain).values();
+        let one = run(&pool, &alone, &x[..alone.in_pixels() * g.in_channels], &plain).values();
+        assert!(all[..one.len()] == one, "{what}: an image depends on its batch");
+    }
+}
+
+#[test]
+fn winograds_convolutions() {
+    everywhere(|isa, dtype| {
+        winograd_case(isa, dtype, square(2, [5, 7], [16, 70], 3, 1), 0x75);
+        winograd_case(isa, dtype, square(3, [18, 13], [48, 24], 3, 1), 0x12);
+        winograd_case(isa, dtype, square(1, [2, 1], [32, 5], 3, 1), 0x77);
+        let uneven = ConvGeometry { padding: [0, 2, 1, 0], ..square(1, [9, 8], [16, 64], 3, 1) };
+        winograd_case(isa, dtype, uneven, 0x70);
+    });
+}
+
+#[test]
+fn winograd_is_refused_where_it_does_not_apply() {
+    let (pool, isa) = (crate::ThreadPool::new(1), Isa::active());
+    let w = vec![0.0; 16 * 16 * 9];
+    assert!(PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 9, 1]).is_err());
+    let weight = PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 3, 3]).unwrap();
+    let strided = square(1, [4, 4], [16, 16], 3, 2);
+    let (x, mut out) = (vec![0.0; 256], vec![0.0; strided.out_pixels() * 16]);
+    let given = crate::Data::F32(&x);
+    let out = crate::DataMut::F32(&mut out);
+    assert!(conv2d(&pool, isa, &strided, given, &weight, &Epilogue::default(), out, &mut []).is_err());
 }

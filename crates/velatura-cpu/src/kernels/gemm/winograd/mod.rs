@@ -1,0 +1,337 @@
+//! 3x3 convolutions of stride 1 with 16 multiplications where 36 are written: Winograd's F(2x2, 3x3) (Lavin and Gray
+//! 2016, "Fast algorithms for convolutional neural networks").
+//!
+//! ```text
+//! Y = A' [ (G g G') . (B' d B') ] A        for every 2x2 pixels of the output, d being 4x4 pixels of the input
+//! ```
+//!
+//! The sixteen points of the transformed tiles are sixteen products of matrices, `[tiles, in] x [in, out]`. They are made
+//! for some tiles at a time, in two passes: all threads transform the input of those tiles into memory that stays in the
+//! third-level cache; then each takes some tiles and one panel of columns, makes the sixteen products in its
+//! second-level cache, and transforms them back into pixels, where the epilogue meets them.
+
+mod pack;
+mod transform;
+
+pub(super) use pack::pack;
+pub(super) use transform::{InputFn, InputTile, OutputFn, OutputTiles, avx2, avx512, portable};
+
+use super::conv::ConvGeometry;
+use super::error::GemmError;
+use super::finish::{Finish, Sums};
+use super::packed::PackedMatrix;
+use super::tile::{Kernels, ROWS, STEP, Tile};
+use crate::kernels::elementwise::dispatch::with_scratch;
+use crate::{Data, ThreadPool};
+
+/// Pixels of an output tile's side.
+const OUT: usize = 2;
+/// Pixels of an input tile's side.
+const IN: usize = OUT + 2;
+/// Products: points of a transformed tile.
+pub(super) const POINTS: usize = IN * IN;
+
+/// Bytes of transformed input that are worked on at a time. Tests take less, so that small images are divided too; it
+/// changes no bit.
+const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 6 << 20 };
+/// Tiles of a task.
+const BLOCK: usize = 8 * ROWS;
+/// Tiles that a task transforms.
+const TRANSFORMED: usize = 8;
+
+/// Whether a convolution of this shape is faster so, and no less exact than is good for it: large enough that products
+/// and not transforms take the time. The images of a batch are not counted, so that a picture does not depend on it.
+pub fn winograd_pays(geometry: &ConvGeometry) -> bool {
+    let g = geometry;
+    let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
+    let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
+    window && wide && g.out_height() * g.out_width() >= 256
+}
+
+/// Tiles of an image, down and across.
+fn tiles(g: &ConvGeometry) -> [usize; 2] {
+    [g.out_height().div_ceil(OUT), g.out_width().div_ceil(OUT)]
+}
+
+/// Tiles that are worked on at a time.
+fn chunk(g: &ConvGeometry, number: usize) -> usize {
+    let [down, across] = tiles(g);
+    let all = g.batch * down * across;
+    let most = CHUNK_BYTES / (POINTS * g.in_channels * number);
+    let most = (most / BLOCK).max(1) * BLOCK;
+    // Chunks of the same size leave no thread with less to do at the end.
+    all.div_ceil(all.div_ceil(most).max(1)).next_multiple_of(ROWS)
+}
+
+/// Bytes of a transformed number.
+fn number(kernels: &Kernels) -> usize {
+    if kernels.pairs { 2 } else { 4 }
+}
+
+/// Bytes of memory for the transformed input.
+pub(super) fn bytes(kernels: &Kernels, g: &ConvGeometry) -> usize {
+    let (tiles, row) = (chunk(g, number(kernels)), g.in_channels * number(kernels));
+    // Blocks are of at least half their size, unless there is but one.
+    let blocks = tiles.div_ceil(BLOCK / 2);
+    POINTS * (tiles * row + blocks * 2 * LINE)
+}
+
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
+
+/// Bytes from point to point: an odd number of lines, because the sixteen points of a tile are written and read together,
+/// and would fall on the same few lines of the first-level cache.
+fn apart(bytes: usize) -> usize {
+    let lines = bytes.div_ceil(LINE);
+    (lines | 1) * LINE
+}
+
+/// Tiles of the output, counted over all images.
+#[derive(Clone, Copy)]
+struct Tiles {
+    down: usize,
+    across: usize,
+    out_height: usize,
+    out_width: usize,
+}
+
+impl Tiles {
+    /// Image, and the first row and column of the output.
+    fn place(&self, tile: usize) -> [usize; 3] {
+        let (image, tile) = (tile / (self.down * self.across), tile % (self.down * self.across));
+        [image, tile / self.across * OUT, tile % self.across * OUT]
+    }
+}
+
+/// The transformed input of some tiles: for each block of them `[points][tiles of the block][channels]`.
+#[derive(Clone, Copy)]
+struct Transformed {
+    data: *mut u8,
+    /// Tiles.
+    count: usize,
+    block: usize,
+    /// Bytes of a tile at one point.
+    row: usize,
+}
+
+// SAFETY: tasks write disjoint tiles, and read when all are written.
+unsafe impl Sync for Transformed {}
+
+impl Transformed {
+    /// Tiles of a block.
+    fn len(&self, block: usize) -> usize {
+        self.block.min(self.count - block * self.block)
+    }
+
+    /// Bytes from point to point of a block.
+    fn point(&self, block: usize) -> usize {
+        apart(self.len(block) * self.row)
+    }
+
+    /// Where a block begins.
+    fn start(&self, block: usize) -> *mut u8 {
+        self.data.wrapping_add(block * POINTS * apart(self.block * self.row))
+    }
+}
+
+/// The convolution, by a weight that was packed for it. `memory` has [`bytes`].
+///
+/// # Safety
+/// The operands have the shapes of the geometry; `finish` was bound for its output.
+pub(super) unsafe fn conv2d(
+    pool: &ThreadPool,
+    g: &ConvGeometry,
+    x: Data<'_>,
+    weight: &PackedMatrix,
+    finish: &Finish,
+    memory: *mut u8,
+) -> Result<(), GemmError> {
+    let kernels = weight.kernels;
+    let (image, narrow) = match x {
+        Data::F32(x) if !kernels.pairs => (x.as_ptr().cast::<u8>(), false),
+        Data::Bf16(x) => (x.as_ptr().cast::<u8>(), true),
+        x => {
+            return Err(GemmError::Storage {
+                operation: "conv2d",
+                operand: "the input",
+                expected: if kernels.pairs { "bf16" } else { "f32 or bf16" },
+                found: x.dtype(),
+            });
+        }
+    };
+    let [down, across] = tiles(g);
+    let places = Tiles { down, across, out_height: g.out_height(), out_width: g.out_width() };
+    let all = g.batch * down * across;
+    let step = chunk(g, number(kernels));
+    let reader = Reader { image, narrow, geometry: *g, places };
+    for first in (0..all).step_by(step.max(1)) {
+        let count = step.min(all - first);
+        let blocks = count.div_ceil(BLOCK);
+        // Blocks of about the same size, of whole rows of the kernel.
+        let block = count.div_ceil(blocks).next_multiple_of(ROWS);
+        let transformed = Transformed { data: memory, count, block, row: g.in_channels * number(kernels) };
+        pool.run(count.div_ceil(TRANSFORMED), |index, _| {
+            for tile in index * TRANSFORMED..count.min((index + 1) * TRANSFORMED) {
+                // SAFETY: the caller's promise; one task for each tile.
+                unsafe { reader.transform(kernels, &transformed, first, tile) };
+            }
+        });
+        let (blocks, panels) = (count.div_ceil(block), weight.layout(0).panels());
+        // Both threads work on the same panel, so that the weights come from memory once.
+        pool.run(blocks * panels, |index, _| {
+            let (block, panel) = (index % blocks, index / blocks);
+            // SAFETY: the caller's promise; tasks write disjoint pixels or columns.
+            unsafe { products(weight, &transformed, block, panel, first, &places, finish) };
+        });
+    }
+    Ok(())
+}
+
+/// Reads tiles of the input.
+struct Reader {
+    image: *const u8,
+    narrow: bool,
+    geometry: ConvGeometry,
+    places: Tiles,
+}
+
+// SAFETY: the image is only read.
+unsafe impl Sync for Reader {}
+
+/// Zeros in place of pixels outside of the image, for as many channels as a vector may read.
+static ZEROS: [f32; 16] = [0.0; 16];
+
+impl Reader {
+    unsafe fn transform(&self, kernels: &Kernels, to: &Transformed, first: usize, tile: usize) {
+        let g = &self.geometry;
+        let [image, row, column] = self.places.place(first + tile);
+        let size = if self.narrow { 2 } else { 4 };
+        let pixel = |i: usize, j: usize| {
+            let y = (row + i).wrapping_sub(g.padding[0]);
+            let x = (column + j).wrapping_sub(g.padding[1]);
+            (y < g.height && x < g.width).then(|| {
+                self.image.wrapping_add(((image * g.height + y) * g.width + x) * g.in_channels * size)
+            })
+        };
+        let mut pixels = [[ZEROS.as_ptr().cast::<u8>(); IN]; IN];
+        let mut steps = [[0; IN]; IN];
+        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).enumerate() {
+            for (j, (at, step)) in pixels.iter_mut().zip(steps).enumerate() {
+                if let Some(inside) = pixel(i, j) {
+                    (*at, *step) = (inside, size);
+                }
+            }
+        }
+        let (block, at) = (tile / to.block, tile % to.block);
+        let input = InputTile {
+            pixels,
+            steps,
+            narrow: self.narrow,
+            channels: g.in_channels,
+            to: to.start(block).wrapping_add(at * to.row),
+            point: to.point(block),
+        };
+        // SAFETY: pixels inside of the image have all channels; the others stay at the zeros.
+        unsafe { (kernels.winograd.0)(&input) };
+    }
+}
+
+/// The sixteen products of a block of tiles with a panel, and back to pixels.
+unsafe fn products(
+    weight: &PackedMatrix,
+    transformed: &Transformed,
+    block: usize,
+    panel: usize,
+    first: usize,
+    places: &Tiles,
+    finish: &Finish,
+) {
+    let (kernels, layout, steps) = (weight.kernels, weight.layout(0), weight.steps());
+    let (width, count) = (layout.width(panel), transformed.len(block));
+    let base = weight.panels(0).wrapping_add(layout.start(panel) * STEP);
+    let point = apart(count.next_multiple_of(ROWS) * width * size_of::<f32>()) / size_of::<f32>();
+    let pixels = ROWS * OUT * OUT;
+    with_scratch(POINTS * point + pixels * width, |memory: &mut [f32]| {
+        let (sums, pixels) = memory.split_at_mut(POINTS * point);
+        for p in 0..POINTS {
+            let rows = transformed.start(block).wrapping_add(p * transformed.point(block));
+            for at in (0..count).step_by(ROWS) {
+                let n = ROWS.min(count - at);
+                let row = |r: usize| rows.wrapping_add((at + r.min(n - 1)) * transformed.row).cast_const();
+                let tile = Tile {
+                    rows: &[0, 1, 2, 3, 4, 5].map(row),
+                    segments: 1,
+                    steps,
+                    offset: 0,
+                    row_step: STEP,
+                    panel: base.wrapping_add(p * steps * width * STEP),
+                    panel_step: width * STEP,
+                    panel_segment: 0,
+                    panel_offsets: std::ptr::null(),
+                    carry: false,
+                    sums: sums[p * point + at * width..].as_mut_ptr(),
+                    sums_stride: width,
+                };
+                // SAFETY: the caller's promise; the sums have `ROWS` rows for every tile of the kernel.
+                unsafe { kernels.run(n, width, &tile) };
+            }
+        }
+        let mut outputs = [0; ROWS * OUT * OUT];
+        for at in (0..count).step_by(ROWS) {
+            let n = ROWS.min(count - at);
+            let tiles = OutputTiles {
+                from: sums[at * width..].as_ptr(),
+                point,
+                tiles: n,
+                width,
+                to: pixels.as_mut_ptr(),
+            };
+            // SAFETY: sixteen points of `n` rows; four pixels for each.
+            unsafe { (kernels.winograd.1)(&tiles) };
+            let rows = outside_dropped(
+                pixels,
+                width,
+                &mut outputs,
+                |tile| places.place(first + block * transformed.block + at + tile),
+                n,
+                places,
+            );
+            let finished = Sums {
+                data: pixels.as_mut_ptr(),
+                width,
+                rows: &outputs[..rows],
+                column: panel * layout.panel,
+                columns: layout.valid(panel),
+            };
+            // SAFETY: the caller's promise.
+            unsafe { (kernels.finish)(finish, &finished) };
+        }
+    });
+}
+
+/// Names the output rows of the pixels of some tiles, and closes the gaps of pixels that lie outside of the image.
+fn outside_dropped(
+    pixels: &mut [f32],
+    width: usize,
+    outputs: &mut [usize],
+    place: impl Fn(usize) -> [usize; 3],
+    tiles: usize,
+    places: &Tiles,
+) -> usize {
+    let mut kept = 0;
+    for tile in 0..tiles {
+        let [image, y, x] = place(tile);
+        for i in 0..OUT * OUT {
+            let (y, x, from) = (y + i / OUT, x + i % OUT, tile * OUT * OUT + i);
+            if y >= places.out_height || x >= places.out_width {
+                continue;
+            }
+            if kept != from {
+                pixels.copy_within(from * width..(from + 1) * width, kept * width);
+            }
+            outputs[kept] = (image * places.out_height + y) * places.out_width + x;
+            kept += 1;
+        }
+    }
+    kept
+}

@@ -1,0 +1,128 @@
+//! The transform of the weights, `G g G'`, into panels: one segment for each point.
+
+use super::super::pack::{Layout, Number, bf16_bits};
+use super::POINTS;
+use crate::kernels::elementwise::dispatch::{simd, with_scratch};
+use crate::{Isa, ThreadPool};
+
+/// Taps of a window.
+const TAPS: usize = 9;
+/// Depth of one task of packing.
+const DEPTH: usize = 32;
+/// Columns that are transformed at a time.
+const LANES: usize = 64;
+
+#[derive(Clone, Copy)]
+struct Cells(*mut u32);
+
+// SAFETY: tasks write disjoint cells.
+unsafe impl Sync for Cells {}
+
+impl Cells {
+    fn at(&self, offset: usize) -> *mut u32 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Packs a weight `[out, in, 3, 3]`.
+///
+/// # Safety
+/// `to` has room for `layout.cells()`, whose steps are those of sixteen segments of depth `depth`.
+pub(in super::super) unsafe fn pack<T: Number>(
+    pool: &ThreadPool,
+    isa: Isa,
+    pairs: bool,
+    weight: &[T],
+    depth: usize,
+    layout: &Layout,
+    to: *mut u32,
+) {
+    let steps = layout.steps / POINTS;
+    let (to, chunks) = (Cells(to), depth.div_ceil(DEPTH));
+    pool.run(layout.panels() * chunks, |index, _| {
+        let (panel, first) = (index / chunks, index % chunks * DEPTH);
+        let (count, columns, width) = (DEPTH.min(depth - first), layout.valid(panel), layout.width(panel));
+        with_scratch(count * TAPS * LANES, |taps: &mut [f32]| {
+            for n in 0..columns {
+                let from = ((panel * layout.panel + n) * depth + first) * TAPS;
+                spread(isa, &weight[from..][..count * TAPS], &mut taps[n..]);
+            }
+            for n in columns..LANES {
+                taps[n..].iter_mut().step_by(LANES).for_each(|x| *x = 0.0);
+            }
+            let per_step = if pairs { 2 } else { 1 };
+            for k in (0..count).step_by(per_step) {
+                let taps = &taps[k * TAPS * LANES..];
+                let row = (first + k) / per_step;
+                let cell = |point: usize| {
+                    let at = layout.start(panel) + (point * steps + row) * width;
+                    // SAFETY: the caller's promise; one task for each row of a panel.
+                    unsafe { std::slice::from_raw_parts_mut(to.at(at), width) }
+                };
+                let mut low = [[0.0; LANES]; POINTS];
+                transform(isa, &taps[..TAPS * LANES], &mut low);
+                if !pairs {
+                    low.iter().enumerate().for_each(|(p, x)| singles(isa, x, cell(p)));
+                    continue;
+                }
+                let mut high = [[0.0; LANES]; POINTS];
+                if k + 1 < count {
+                    transform(isa, &taps[TAPS * LANES..][..TAPS * LANES], &mut high);
+                }
+                low.iter()
+                    .zip(&high)
+                    .enumerate()
+                    .for_each(|(p, (low, high))| pair_up(isa, low, high, cell(p)));
+            }
+        });
+    });
+}
+
+simd! {
+    /// One column's taps, each a row of [`LANES`] apart.
+    fn spread<T: Number>(from: &[T], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().step_by(LANES).zip(from) {
+            *to = from.single();
+        }
+    }
+}
+
+/// `G g` along one axis.
+#[inline(always)]
+fn line(g: [f32; 3]) -> [f32; 4] {
+    let (outer, middle) = (0.5 * (g[0] + g[2]), 0.5 * g[1]);
+    [g[0], outer + middle, outer - middle, g[2]]
+}
+
+simd! {
+    /// `G g G'` of every column, from rows of taps to rows of points.
+    fn transform(taps: &[f32], points: &mut [[f32; LANES]; POINTS]) {
+        let tap = |t: usize| -> &[f32; LANES] { taps[t * LANES..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
+        let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
+        for n in 0..LANES {
+            let lines: [[f32; 4]; 3] = std::array::from_fn(|i| line(std::array::from_fn(|j| taps[i * 3 + j][n])));
+            for j in 0..4 {
+                let column = line([lines[0][j], lines[1][j], lines[2][j]]);
+                for i in 0..4 {
+                    points[i * 4 + j][n] = column[i];
+                }
+            }
+        }
+    }
+}
+
+simd! {
+    fn singles(from: &[f32; LANES], cells: &mut [u32]) {
+        for (cell, x) in cells.iter_mut().zip(from) {
+            *cell = x.to_bits();
+        }
+    }
+}
+
+simd! {
+    fn pair_up(low: &[f32; LANES], high: &[f32; LANES], cells: &mut [u32]) {
+        for ((cell, low), high) in cells.iter_mut().zip(low).zip(high) {
+            *cell = u32::from(bf16_bits(*low)) | u32::from(bf16_bits(*high)) << 16;
+        }
+    }
+}
