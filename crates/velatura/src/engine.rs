@@ -14,7 +14,7 @@ use crate::networks::Network;
 use crate::opened::{Opened, Weights};
 use crate::pipeline::{self, Job, Work};
 use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
-use crate::prompt::Reading;
+use crate::prompt::{PromptStyle, Reader};
 use crate::request::{GenerateRequest, Precision, Settings, Tiling};
 use crate::source::WeightSource;
 use crate::source_picture::{SourcePicture, Sources};
@@ -329,14 +329,13 @@ impl Engine {
     /// What is odd about a prompt for this model.
     pub fn warnings(&self, prompt: &str) -> Vec<Warning> {
         // What a schedule's numbers mean depends on the steps; whether they can be read does not.
-        self.read_prompt(prompt, false, self.manifest.defaults.steps as usize)
+        self.read_prompt(prompt, false, &GenerateRequest::default())
     }
 
     /// What is odd about the prompts of a request.
     pub fn request_warnings(&self, request: &GenerateRequest) -> Vec<Warning> {
-        let steps = request.steps.unwrap_or(self.manifest.defaults.steps) as usize;
-        let mut all = self.read_prompt(&request.prompt, false, steps);
-        for warning in self.read_prompt(&request.negative, true, steps) {
+        let mut all = self.read_prompt(&request.prompt, false, request);
+        for warning in self.read_prompt(&request.negative, true, request) {
             if !all.contains(&warning) {
                 all.push(warning);
             }
@@ -345,9 +344,14 @@ impl Engine {
     }
 
     /// The warnings alone; a prompt that cannot be served is refused when it is.
-    fn read_prompt(&self, prompt: &str, negative: bool, calls: usize) -> Vec<Warning> {
-        Reading::new(&self.manifest.text_encoders, prompt, negative, calls)
-            .map_or(Vec::new(), |read| read.warnings)
+    fn read_prompt(&self, prompt: &str, negative: bool, request: &GenerateRequest) -> Vec<Warning> {
+        let steps = request.steps.unwrap_or(self.manifest.defaults.steps) as usize;
+        let reader = self.reader(request.prompt_style(), steps);
+        reader.read(prompt, negative).map_or(Vec::new(), |read| read.warnings)
+    }
+
+    pub(crate) fn reader(&self, style: PromptStyle, calls: usize) -> Reader<'_> {
+        Reader { encoders: &self.manifest.text_encoders, style, calls }
     }
 
     /// Serves a request. The observer sees every step and every finished picture; the token stops the run between two
@@ -435,7 +439,7 @@ impl Engine {
                 if !seen.insert((text, negative)) {
                     continue;
                 }
-                let reading = Reading::new(&self.manifest.text_encoders, text, negative, settings.calls())?;
+                let reading = self.reader(settings.prompts, settings.calls()).read(text, negative)?;
                 for warning in reading.warnings {
                     if !warnings.contains(&warning) {
                         warnings.push(warning);

@@ -45,6 +45,10 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     pairs.push(("Model", model.name.clone()));
     pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));
     pairs.extend(request.clip_skip.map(|v| ("Clip skip", v.to_string())));
+    if !request.prompt_dialect.is_default() {
+        pairs.push((DIALECT, request.prompt_dialect.title().to_string()));
+    }
+    pairs.extend(request.emphasis.map(|v| ("Emphasis", v.title().to_string())));
     let refiner = request.refiner.as_deref().and_then(|path| Path::new(path).file_stem());
     pairs.extend(refiner.map(|name| ("Refiner", name.to_string_lossy().into_owned())));
     pairs.extend(request.refiner_switch.map(|v| ("Refiner switch at", v.to_string())));
@@ -94,10 +98,18 @@ pub fn parse(text: &str) -> GenerateRequest {
             }
             "RNG" => rng = Some(if value == "CPU" { RngKind::Cpu } else { RngKind::Cuda }),
             "Clip skip" => request.clip_skip = value.parse().ok(),
+            DIALECT => request.prompt_dialect = value.parse().unwrap_or_default(),
+            "Emphasis" => request.emphasis = value.parse().ok(),
+            // A1111 writes the hash behind the name.
+            "Refiner" => request.refiner = Some(value.split(" [").next().unwrap_or_default().to_string()),
+            "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => ours = value.starts_with("velatura"),
             _ => {}
         }
+    }
+    if request.refiner.is_none() {
+        request.refiner_switch = None;
     }
     if request.steps.is_some() {
         request.rng = rng.unwrap_or(if ours { RngKind::Cpu } else { RngKind::Cuda });
@@ -105,6 +117,8 @@ pub fn parse(text: &str) -> GenerateRequest {
     request
 }
 
+/// No key of A1111's, which knows one grammar only.
+const DIALECT: &str = "Prompt dialect";
 const NEGATIVE: &str = "Negative prompt:";
 
 fn quote(value: &str) -> String {
@@ -157,8 +171,10 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use velatura_text::prompt::Dialect;
 
     use super::*;
+    use crate::request::Emphasis;
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -166,7 +182,8 @@ mod tests {
         let text = "<lora:negative:1> <lyco:negative:1>, masterpiece, best quality\nsecond line: with colon\n\
                     Negative prompt: EasyNegative, (worst quality:1.4),\nbad hands\n\
                     Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, Seed: 965400086, \
-                    Size: 512x768, Model hash: 45dee52b, Model: v1-5, Lora hashes: \"a: b, c: d\", Version: v1.9.0";
+                    Size: 512x768, Model hash: 45dee52b, Model: v1-5, Lora hashes: \"a: b, c: d\", \
+                    Refiner: sd_xl_refiner_1.0 [7440042bbd], Refiner switch at: 0.85, Emphasis: No norm, Version: v1.9.0";
         let request = parse(text);
         assert_eq!(
             request.prompt,
@@ -179,6 +196,11 @@ mod tests {
         assert_eq!(request.sampler.as_deref(), Some("DPM++ 2M"));
         assert_eq!(request.schedule.as_deref(), Some("Karras"));
         assert_eq!(request.rng, RngKind::Cuda);
+        assert_eq!(
+            (request.refiner.as_deref(), request.refiner_switch),
+            (Some("sd_xl_refiner_1.0"), Some(0.85))
+        );
+        assert_eq!(request.emphasis, Some(Emphasis::NoNorm));
     }
 
     #[test]
@@ -201,6 +223,10 @@ mod tests {
             schedule: Some("karras".into()),
             precision: Some(Precision::Bf16),
             clip_skip: Some(2),
+            prompt_dialect: Dialect::ComfyUi,
+            emphasis: Some(Emphasis::Ignore),
+            refiner: Some("refiner".into()),
+            refiner_switch: Some(0.75),
             rng: RngKind::Cuda,
             ..GenerateRequest::default()
         }

@@ -8,7 +8,23 @@ use velatura_text::{Encoding, Tokenizer};
 
 use crate::TextEncoder;
 use crate::engine::Warning;
-use crate::request::{MOST_CHUNKS, RequestError};
+use crate::request::{Emphasis, MOST_CHUNKS, RequestError};
+
+/// How prompts are read: a model's text encoders, and what a request says of the grammar.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub encoders: &'a [TextEncoder],
+    pub style: PromptStyle,
+    /// How often the denoiser will be called.
+    pub calls: usize,
+}
+
+/// Whose grammar, and what weights do; the grammar's own way where `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct PromptStyle {
+    pub dialect: Dialect,
+    pub emphasis: Option<Emphasis>,
+}
 
 /// A prompt, read: what holds at which calls of the denoiser.
 pub(crate) struct Reading {
@@ -40,20 +56,20 @@ pub(crate) struct Tokens {
     pub multipliers: Vec<f32>,
 }
 
-impl Reading {
-    /// Reads a prompt, or a negative prompt, for a run of so many calls of the denoiser.
+impl Reader<'_> {
+    /// Reads a prompt, or a negative prompt.
     ///
     /// # Errors
     /// A prompt of more than [`MOST_CHUNKS`] chunks.
-    pub fn new(
-        encoders: &[TextEncoder],
-        text: &str,
-        negative: bool,
-        calls: usize,
-    ) -> Result<Self, RequestError> {
-        let grammatical = encoders.iter().any(|e| matches!(e.tokenizer, Tokenizer::Clip(_)));
-        if grammatical { grammar(encoders, text, negative, calls) } else { Ok(words(encoders, text)) }
+    pub fn read(&self, text: &str, negative: bool) -> Result<Reading, RequestError> {
+        let grammatical = self.encoders.iter().any(|e| matches!(e.tokenizer, Tokenizer::Clip(_)));
+        if grammatical { grammar(self, text, negative) } else { Ok(words(self.encoders, text)) }
     }
+}
+
+/// The empty prompt, as a text encoder reads it.
+pub(crate) fn empty(tokenizer: &Tokenizer) -> Tokens {
+    tokens(&prompt::empty_chunk(tokenizer), tokenizer)
 }
 
 fn words(encoders: &[TextEncoder], text: &str) -> Reading {
@@ -76,14 +92,10 @@ fn words(encoders: &[TextEncoder], text: &str) -> Reading {
     Reading { parts: vec![part], weighting: Weighting::Ignore, warnings }
 }
 
-fn grammar(
-    encoders: &[TextEncoder],
-    text: &str,
-    negative: bool,
-    calls: usize,
-) -> Result<Reading, RequestError> {
-    let dialect = Dialect::A1111;
-    let options = PromptOptions { negative, ..PromptOptions::new(dialect, Steps::new(calls)) };
+fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, RequestError> {
+    let Reader { encoders, style: PromptStyle { dialect, emphasis }, calls } = *reader;
+    let weights = emphasis != Some(Emphasis::None);
+    let options = PromptOptions { negative, weights, ..PromptOptions::new(dialect, Steps::new(calls)) };
     let prompt = prompt::Prompt::read(text, &options);
     let no_embeddings = BTreeMap::<String, usize>::new();
     let mut warnings: Vec<Warning> = prompt.warnings.iter().map(|w| Warning::Prompt(w.to_string())).collect();
@@ -123,7 +135,7 @@ fn grammar(
         let of_text = encoders.iter().zip(&encoded[text]);
         let tokens = of_text.map(|(encoder, read)| match read.chunks.get(chunk) {
             Some(chunk) => tokens(chunk, &encoder.tokenizer),
-            None => tokens(&prompt::empty_chunk(&encoder.tokenizer), &encoder.tokenizer),
+            None => empty(&encoder.tokenizer),
         });
         tokens.collect()
     };
@@ -141,7 +153,8 @@ fn grammar(
             schedule: part.schedule.iter().map(|entry| (entry.last_call, place(entry.text))).collect(),
         }
     };
-    Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting: dialect.weighting(), warnings })
+    let weighting = emphasis.map_or(dialect.weighting(), Emphasis::weighting);
+    Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting, warnings })
 }
 
 fn tokens(chunk: &prompt::Chunk, tokenizer: &Tokenizer) -> Tokens {
@@ -174,8 +187,32 @@ mod tests {
             .into()
     }
 
+    fn read_as(style: PromptStyle, text: &str, negative: bool) -> Result<Reading, RequestError> {
+        Reader { encoders: &encoders(), style, calls: 10 }.read(text, negative)
+    }
+
     fn read(text: &str, negative: bool) -> Reading {
-        Reading::new(&encoders(), text, negative, 10).unwrap()
+        read_as(PromptStyle::default(), text, negative).unwrap()
+    }
+
+    #[test]
+    fn the_dialect_and_the_emphasis_are_chosen() {
+        let text = "((a:1.5)) [b] AND c";
+        let weights = |style| -> (usize, Vec<f32>) {
+            let reading = read_as(style, text, false).unwrap();
+            (reading.parts.len(), reading.parts[0].texts[0][0][0].multipliers[1..5].to_vec())
+        };
+        let style = |dialect, emphasis| PromptStyle { dialect, emphasis };
+        let (parts, a1111) = weights(PromptStyle::default());
+        assert_eq!((parts, a1111[0]), (2, 1.65));
+        let (parts, comfy) = weights(style(Dialect::ComfyUi, None));
+        assert_eq!((parts, &comfy[..2]), (1, &[1.5, 1.0][..]));
+        let (parts, none) = weights(style(Dialect::A1111, Some(Emphasis::None)));
+        assert_eq!((parts, none), (2, vec![1.0; 4]));
+        let read = |style| read_as(style, "a", false).unwrap().weighting;
+        assert_eq!(read(style(Dialect::ComfyUi, None)), Weighting::Interpolate);
+        assert_eq!(read(style(Dialect::ComfyUi, Some(Emphasis::NoNorm))), Weighting::NoNorm);
+        assert_eq!(read(PromptStyle::default()), Weighting::Original);
     }
 
     #[test]
@@ -193,7 +230,7 @@ mod tests {
         assert_eq!(reading.parts[0].texts[0].len(), 2);
         assert!(reading.warnings.is_empty());
         let long = "lake ".repeat(75 * MOST_CHUNKS + 1);
-        let error = Reading::new(&encoders(), &long, true, 10).err().unwrap();
+        let error = read_as(PromptStyle::default(), &long, true).err().unwrap();
         assert!(error.to_string().contains("negative prompt"), "{error}");
     }
 

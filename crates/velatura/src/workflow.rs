@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
+use velatura_text::prompt::Dialect;
 
 use crate::request::GenerateRequest;
 
@@ -35,12 +36,7 @@ pub fn parse(text: &str) -> Option<FromWorkflow> {
     reader.out.request.negative = reader.text(inputs.get("negative"), false);
     reader.latent(inputs.get("latent_image"));
     reader.model(inputs.get("model"));
-    let weights = |text: &str| text.contains(['(', '[', '{', '\\', '<', '#']);
-    if weights(&reader.out.request.prompt) || weights(&reader.out.request.negative) {
-        reader.leave(
-            "ComfyUI's reading of brackets and braces (A1111's is used; it weighs a little otherwise)",
-        );
-    }
+    reader.out.request.prompt_dialect = Dialect::ComfyUi;
     Some(reader.out)
 }
 
@@ -176,6 +172,7 @@ impl<'a> Reader<'a> {
                 };
             }
             if class == "ConditioningZeroOut" {
+                self.leave("zeros in place of a prompt (the empty prompt is used)");
                 return String::new();
             }
             self.leave(format!("the node {class}"));
@@ -320,6 +317,7 @@ mod tests {
             height: Some(512),
             sampler: Some("euler".into()),
             schedule: Some("normal".into()),
+            prompt_dialect: Dialect::ComfyUi,
             ..GenerateRequest::default()
         };
         assert_eq!(read.request, expected);
@@ -347,10 +345,10 @@ mod tests {
         let read = parse(&text).unwrap();
         assert_eq!((read.request.seed, read.request.clip_skip), (Some(77), Some(2)));
         assert_eq!(read.request.prompt, "a (red:1.2) fox");
-        for says in ["ink.safetensors", "ControlNetApply", "denoise of 0.5", "batch", "reading of brackets"] {
+        for says in ["ink.safetensors", "ControlNetApply", "denoise of 0.5", "batch"] {
             assert!(read.left_out.iter().any(|left| left.contains(says)), "{says}: {:?}", read.left_out);
         }
-        assert_eq!(read.left_out.len(), 5);
+        assert_eq!(read.left_out.len(), 4);
     }
 
     #[test]

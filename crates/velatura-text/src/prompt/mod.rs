@@ -52,7 +52,32 @@ pub enum Dialect {
     ComfyUi,
 }
 
+impl std::str::FromStr for Dialect {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "a1111" => Ok(Self::A1111),
+            "comfy" | "comfyui" => Ok(Self::ComfyUi),
+            _ => Err("must be a1111 or comfy".to_string()),
+        }
+    }
+}
+
 impl Dialect {
+    /// As the tool writes its name.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::A1111 => "A1111",
+            Self::ComfyUi => "ComfyUI",
+        }
+    }
+
+    /// Whether it is the one that is read where nobody says.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// How the tool applies weights by default.
     pub fn weighting(self) -> Weighting {
         match self {

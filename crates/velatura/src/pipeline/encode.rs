@@ -5,12 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use velatura_cpu::CancelToken;
+use velatura_text::prompt::{Dialect, Weighting};
 
 use crate::Error;
 use crate::engine::Engine;
 use crate::networks::{Encoded, Network};
 use crate::plans::{PlanKey, lock};
-use crate::prompt::{Chunk, Part, Reading, Tokens};
+use crate::prompt::{self, Chunk, Part, Reading, Tokens};
 use crate::request::{Precision, Settings};
 
 /// A prompt, encoded: what each of its parts says at each call of the denoiser.
@@ -49,12 +50,14 @@ impl Conditions {
         let size = [settings.width, settings.height];
         let ids = manifest.time_ids().unwrap_or_default();
         let time_ids = settings.sizes.time_ids(ids, size, negative);
-        if negative && text.is_empty() && manifest.zeros_for_empty_prompt {
+        // ComfyUI encodes an empty prompt like any other.
+        let zeros = manifest.zeros_for_empty_prompt && settings.prompts.dialect == Dialect::A1111;
+        if negative && text.is_empty() && zeros {
             let zeros = Encoded { time_ids, ..Encoded::zeros(manifest) };
             let texts = vec![(usize::MAX, Arc::new(zeros))];
             return Ok(Conditions { parts: vec![Scheduled { weight: 1.0, texts }] });
         }
-        let reading = Reading::new(&manifest.text_encoders, text, negative, settings.calls())?;
+        let reading = engine.reader(settings.prompts, settings.calls()).read(text, negative)?;
         let clip_skip = settings.clip_skip;
         let mut encoder = Encoder { engine, clip_skip, time_ids, cancel, known: HashMap::new() };
         let part = |part: &Part| -> Result<Scheduled, Error> {
@@ -120,7 +123,14 @@ impl Encoder<'_> {
         let mut z: Vec<f32> = batch.clone().flat_map(|text| encoded[text].context.iter().copied()).collect();
         let multipliers: Vec<f32> =
             batch.clone().flat_map(|text| of_all[text].multipliers.iter().copied()).collect();
-        reading.weighting.apply(&mut z, &[], channels, &multipliers);
+        let empty = match reading.weighting {
+            Weighting::Interpolate => {
+                let tokenizer = &self.engine.manifest().text_encoders[encoder].tokenizer;
+                self.plain(encoder, &prompt::empty(tokenizer))?.context.clone()
+            }
+            _ => Vec::new(),
+        };
+        reading.weighting.apply(&mut z, &empty, channels, &multipliers);
         let length = encoded.first().map_or(1, |text| text.context.len()).max(1);
         for (text, weighted) in batch.zip(z.chunks_exact(length)) {
             encoded[text].context.copy_from_slice(weighted);

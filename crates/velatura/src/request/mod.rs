@@ -2,6 +2,7 @@
 //! metadata of pictures share.
 
 mod check;
+mod emphasis;
 mod error;
 mod precision;
 mod resolve;
@@ -11,6 +12,7 @@ mod tiling;
 pub use check::{
     LONGEST_PROMPT, LONGEST_SIDE, MOST_CHUNKS, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS,
 };
+pub use emphasis::Emphasis;
 pub use error::RequestError;
 pub use precision::Precision;
 pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};
@@ -20,6 +22,7 @@ pub use tiling::Tiling;
 use serde::{Deserialize, Serialize};
 use velatura_samplers::Prediction;
 use velatura_samplers::noise::RngKind;
+use velatura_text::prompt::Dialect;
 
 use crate::sizes::SizeConditions;
 
@@ -58,6 +61,13 @@ pub struct GenerateRequest {
     /// one. A model that reads an earlier block itself, as SDXL the second, reads none behind that. `None` is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<u32>,
+    /// Whose grammar the prompts are written in, for models with CLIP's tokenizer. In ComfyUI's an empty negative prompt is
+    /// encoded where A1111 and diffusers take zeros (Stable Diffusion XL).
+    #[serde(skip_serializing_if = "Dialect::is_default")]
+    pub prompt_dialect: Dialect,
+    /// How weights are applied; the dialect's own way where `None`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub emphasis: Option<Emphasis>,
     /// An autoencoder in place of the model's own: the path of a file or folder that holds one alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae: Option<String>,
@@ -115,6 +125,8 @@ impl Default for GenerateRequest {
             rng: RngKind::Cpu,
             model: None,
             clip_skip: None,
+            prompt_dialect: Dialect::A1111,
+            emphasis: None,
             vae: None,
             prediction: None,
             sizes: SizeConditions::default(),

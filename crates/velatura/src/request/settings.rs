@@ -8,6 +8,7 @@ use velatura_samplers::{
 use super::resolve::REFINER_SWITCH;
 use super::{GenerateRequest, Precision, RequestError, Tiling};
 use crate::manifest::{ModelManifest, Task};
+use crate::prompt::PromptStyle;
 use crate::sizes::SizeConditions;
 
 /// A request checked against a model, with everything decided.
@@ -19,6 +20,7 @@ pub(crate) struct Settings {
     pub precision: Precision,
     pub rng: RngKind,
     pub clip_skip: u32,
+    pub prompts: PromptStyle,
     pub sizes: SizeConditions,
     /// The timestep below which the refiner takes over.
     pub refine_below: f32,
@@ -41,6 +43,10 @@ impl Settings {
 }
 
 impl GenerateRequest {
+    pub(crate) fn prompt_style(&self) -> PromptStyle {
+        PromptStyle { dialect: self.prompt_dialect, emphasis: self.emphasis }
+    }
+
     /// The timestep below which the refiner takes over: diffusers' `discrete_timestep_cutoff`.
     fn refine_below(&self, train_timesteps: usize) -> f32 {
         let (all, switch) =
@@ -78,6 +84,7 @@ impl GenerateRequest {
             precision: self.precision.unwrap_or(Precision::F32),
             rng: self.rng,
             clip_skip: self.clip_skip.unwrap_or(1),
+            prompts: self.prompt_style(),
             sizes: self.sizes,
             refine_below: self.refine_below(table.train_timesteps()),
             tiled: self.vae_tiling == Tiling::On,

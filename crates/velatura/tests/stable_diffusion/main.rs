@@ -4,3 +4,4 @@ mod opening;
 mod parity;
 mod pictures;
 mod pipelines;
+mod prompts;

@@ -27,6 +27,11 @@ impl Expected {
         Self::open("stable_diffusion_pictures")
     }
 
+    /// Prompts as other tools read them.
+    pub fn prompts() -> Self {
+        Self::open("prompt_vectors")
+    }
+
     fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())

@@ -3,21 +3,20 @@
 mod guidance;
 mod model;
 mod output;
+mod prompt;
 mod sampling;
 mod size;
 mod start;
-
-use std::io::Read;
 
 use velatura::GenerateRequest;
 
 use self::guidance::GuidanceArgs;
 use self::model::ModelArgs;
 pub use self::output::OutputArgs;
+use self::prompt::{PromptArgs, read_prompt};
 use self::sampling::SamplingArgs;
 use self::size::{SizeArgs, XlArgs};
 use self::start::StartArgs;
-use super::LONGEST_INPUT;
 use crate::failure::Failure;
 use crate::parse;
 
@@ -37,15 +36,14 @@ pub struct Args {
     /// What the picture shows; `-` reads it from standard input
     #[arg(required_unless_present = "from")]
     prompt: Option<String>,
-    /// What it should not show
-    #[arg(long, value_name = "PROMPT")]
-    negative: Option<String>,
     /// Take the request from a picture of velatura, A1111 or ComfyUI (`-`: from standard input); other flags change it
     #[arg(long, value_name = "PICTURE")]
     pub from: Option<String>,
     /// Threads; all processors when not given. The picture does not depend on it
     #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, env = "VELATURA_THREADS")]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    prompts: PromptArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -76,7 +74,7 @@ impl Args {
             Some(prompt) => request.prompt = prompt.to_string(),
             None => {}
         }
-        set(&mut request.negative, &self.negative);
+        self.prompts.apply(&mut request);
         self.size.apply(&mut request);
         self.sampling.apply(&mut request, from.is_some());
         self.guidance.apply(&mut request);
@@ -96,14 +94,5 @@ fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
 fn set_some<T: Clone>(field: &mut Option<T>, flag: &Option<T>) {
     if flag.is_some() {
         field.clone_from(flag);
-    }
-}
-
-fn read_prompt() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_string()),
-        Err(_) => Err(Failure::Usage("the prompt on standard input is not UTF-8 text".into())),
     }
 }
