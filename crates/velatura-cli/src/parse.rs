@@ -76,7 +76,7 @@ pub fn seed(text: &str) -> Result<u64, String> {
 
 /// `--precision`
 pub fn precision(text: &str) -> Result<Precision, String> {
-    text.parse().map_err(|_| "must be f32 or bf16".to_string())
+    text.parse().map_err(|_| "must be f32, bf16 or int8".to_string())
 }
 
 /// `--prediction`

@@ -12,7 +12,7 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA and F16C.
     Avx2,
-    /// AVX-512 (F, BW, VL, DQ) with BF16 dot products.
+    /// AVX-512 (F, BW, VL, DQ) with dot products of BF16 and of bytes (VNNI).
     Avx512,
 }
 
@@ -46,6 +46,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512bf16")
+                    && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,

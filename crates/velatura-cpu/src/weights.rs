@@ -17,6 +17,8 @@ pub enum Form {
     Raw,
     /// Packed for a linear layer that reads activations of this type.
     Linear(DType),
+    /// Packed for a linear layer in 8 bits.
+    LinearInt8,
     /// Packed for the input gradient of a linear layer.
     LinearGradient(DType),
     /// Packed for a convolution in this many groups.
@@ -171,6 +173,7 @@ impl Entry {
         let axis = |i: usize| self.shape.get(i).copied().unwrap_or(1);
         let (dtype, groups, stride, purpose) = match self.form {
             Form::Linear(dtype) => (dtype, 1, [1; 2], Purpose::Linear),
+            Form::LinearInt8 => (DType::F32, 1, [1; 2], Purpose::LinearInt8),
             Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
             Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
             Form::Winograd(dtype) => (dtype, 1, [1; 2], Purpose::ConvWinograd),

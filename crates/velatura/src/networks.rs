@@ -8,7 +8,7 @@ use velatura_models::unet::ClassEmbedding;
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
 use crate::prompt::Tokens;
-use crate::{Error, ModelManifest, TextEncoder};
+use crate::{Error, ModelManifest, Precision, TextEncoder};
 
 /// Names of inputs and outputs.
 pub(crate) mod names {
@@ -51,6 +51,15 @@ pub(crate) enum Network {
 }
 
 impl Network {
+    /// The precision that it is run in where the denoiser is run in `asked`: 8 bits are for the denoiser alone.
+    pub fn precision(self, asked: Precision) -> Precision {
+        match (self, asked) {
+            (Network::Denoise { .. }, _) => asked,
+            (_, Precision::Int8) => Precision::Bf16,
+            _ => asked,
+        }
+    }
+
     /// The graph for a batch of latents of this size (text has none).
     pub fn graph(
         self,

@@ -58,7 +58,7 @@ impl Plans {
         let began = Instant::now();
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
         check_shapes(&graph, weights)?;
-        let graph = passes::for_inference(graph, key.precision.of_graph());
+        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
         check_memory(&self.runtime, &graph, &key, manifest)?;
         let executor = Executor::new(&self.runtime, graph, &self.store).map_err(Error::from)?;
         let planned = began.elapsed();
@@ -80,7 +80,7 @@ impl Plans {
     ) -> Result<bool, GraphError> {
         let Some(available) = memory::available() else { return Ok(false) };
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
-        let graph = passes::for_inference(graph, key.precision.of_graph());
+        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
         Ok(velatura_cpu::plan(&self.runtime, &graph).arena_bytes as u64 > available / 2)
     }
 

@@ -20,6 +20,7 @@ pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)>
     let node = &graph.nodes()[node];
     let dtype = || graph.ty(node.inputs[0]).dtype;
     match &node.op {
+        Op::Linear(op) if op.int8 => Some((1, Form::LinearInt8)),
         Op::Linear(_) => Some((1, Form::Linear(dtype()))),
         Op::LinearInputGradient(_) => Some((1, Form::LinearGradient(dtype()))),
         Op::Conv2d(conv) => Some(match conv_algorithm(graph, node) {
@@ -49,6 +50,10 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
     let Some(&first) = node.inputs.first() else { return 0 };
     let storage = graph.ty(first).dtype;
     match &node.op {
+        Op::Linear(op) if op.int8 => {
+            let ty = graph.ty(first);
+            gemm::linear_int8_scratch_bytes(ty.elements() / ty.last(), ty.last())
+        }
         Op::Linear(_) | Op::LinearInputGradient(_) => {
             // As for the convolution of one tap that it is: the weight is not packed yet.
             let ty = graph.ty(first);

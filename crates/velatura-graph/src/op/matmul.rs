@@ -114,6 +114,9 @@ impl Epilogue {
 pub struct Linear {
     /// What follows the product.
     pub epilogue: Epilogue,
+    /// Whether an executor may round x and W to 8 bits: x with a scale for each row, W with one for each output. The
+    /// reference meaning is exact.
+    pub int8: bool,
 }
 
 /// The adjoint of [`Linear`] towards x: `(dy [.., out], W [out, in], [residual [.., in]]) -> dx [.., in]`.

@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{Cast, Op};
+use crate::op::{Cast, Linear, Op};
 use crate::types::{DType, TensorType};
 
 /// In which precision a graph is run.
@@ -14,6 +14,9 @@ pub enum Precision {
     /// Products read bf16 and accumulate in f32; activations are stored as bf16. Weights, statistics, reductions,
     /// losses and the gradients of weights stay f32, and so does what is computed from f32 values of full size.
     Bf16,
+    /// As [`Precision::Bf16`], and linear layers over tokens (`[N, T, C]`) multiply 8-bit numbers. What is read once for an
+    /// image (timesteps, pooled texts) and convolutions stay bf16.
+    Int8,
 }
 
 /// Applies a precision to a graph in single precision. Outputs are f32 under either.
@@ -21,7 +24,8 @@ pub fn lower_precision(graph: Graph, precision: Precision) -> Graph {
     if precision == Precision::F32 {
         return graph;
     }
-    let mut lowering = Lowering { rewriter: Rewriter::new(&graph), graph: &graph };
+    let int8 = precision == Precision::Int8;
+    let mut lowering = Lowering { rewriter: Rewriter::new(&graph), graph: &graph, int8 };
     graph.nodes().iter().for_each(|node| lowering.visit(node));
     let outputs: Vec<ValueId> = graph.outputs().iter().map(|(_, v)| *v).collect();
     for value in outputs {
@@ -35,6 +39,7 @@ pub fn lower_precision(graph: Graph, precision: Precision) -> Graph {
 struct Lowering<'a> {
     rewriter: Rewriter<'a>,
     graph: &'a Graph,
+    int8: bool,
 }
 
 impl Lowering<'_> {
@@ -94,7 +99,13 @@ impl Lowering<'_> {
             TensorType::new(ty.shape.clone(), dtype)
         });
         let types = types.collect();
-        self.rewriter.emit(node, node.op.clone(), inputs, types);
+        let op = match &node.op {
+            Op::Linear(linear) if self.int8 && self.graph.ty(node.inputs[0]).shape.len() == 3 => {
+                Op::Linear(Linear { int8: true, ..linear.clone() })
+            }
+            op => op.clone(),
+        };
+        self.rewriter.emit(node, op, inputs, types);
     }
 
     /// f32 wins where it fills the whole result; a row, a scalar or a weight that is broadcast does not.

@@ -81,7 +81,7 @@ fn linear_layers() {
             v[0].linear(v[1], Some(v[2]))
         }));
         let result = [&shape[..shape.len() - 1], &[5]].concat();
-        let op = Linear { epilogue: Epilogue { residual: true, ..Epilogue::default() } };
+        let op = Linear { epilogue: Epilogue { residual: true, ..Epilogue::default() }, int8: false };
         cases.push(case(
             format!("residual {shape:?}"),
             [any(shape), weight.clone(), any(&result)],
@@ -90,7 +90,9 @@ fn linear_layers() {
         if shape.len() > 1 {
             let epilogue = Epilogue { bias: true, per_image: true, residual: true, activation: None };
             let inputs = [any(shape), weight, any(&[5]), any(&[shape[0], 5]), any(&result)];
-            cases.push(case(format!("all {shape:?}"), inputs, move |v| apply(Linear { epilogue }, v)));
+            cases.push(case(format!("all {shape:?}"), inputs, move |v| {
+                apply(Linear { epilogue, int8: false }, v)
+            }));
         }
     }
     check_all(cases);

@@ -270,7 +270,7 @@ impl<'o> Evaluation<'o> {
         };
         let precision = match self.engine.default_precision() {
             Precision::F32 => passes::Precision::F32,
-            Precision::Bf16 => passes::Precision::Bf16,
+            Precision::Bf16 | Precision::Int8 => passes::Precision::Bf16,
         };
         let size = self.scenes.size();
         let find = |name: &str| file.f32(name).ok();

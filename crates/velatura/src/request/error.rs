@@ -105,7 +105,7 @@ pub enum RequestError {
     #[error(transparent)]
     Name(#[from] UnknownName),
     /// A precision that is not known.
-    #[error("precision is {0:?}, but must be f32 or bf16")]
+    #[error("precision is {0:?}, but must be f32, bf16 or int8")]
     Precision(String),
     /// A prompt of more than [`LONGEST_PROMPT`] bytes.
     #[error("the {which} is {bytes} bytes long; at most {LONGEST_PROMPT} are read")]

@@ -21,7 +21,7 @@ pub struct Args {
     /// Width and height of the pictures in pixels; what the network was trained for when not given
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(64..=4096))]
     size: Option<u16>,
-    /// f32 or bf16
+    /// f32, bf16 or int8
     #[arg(long, value_name = "NAME", default_value = "bf16")]
     precision: Precision,
     /// How many runs are timed; the median counts

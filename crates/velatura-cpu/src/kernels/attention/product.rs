@@ -85,6 +85,17 @@ mod dot {
     use super::{Dot, Product};
     use crate::kernels::elementwise::dispatch::round_bf16;
 
+    /// Takes numbers from two halves in turn.
+    const PAIRED: [u16; 32] = {
+        let mut order = [0; 32];
+        let mut i = 0;
+        while i < 32 {
+            order[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        order
+    };
+
     // SAFETY (of every block below): the contract of the module; the transmutations keep the 64 bytes of a
     // register (32 of half a one).
     #[allow(clippy::undocumented_unsafe_blocks)]
@@ -111,11 +122,10 @@ mod dot {
         #[inline(always)]
         unsafe fn store_units(first: __m512, second: __m512, to: *mut u32) {
             unsafe {
-                let low = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(first));
-                let high = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(second));
-                let high = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high));
-                let units = _mm512_or_si512(_mm512_cvtepu16_epi32(low), high);
-                _mm512_storeu_si512(to.cast(), units);
+                // Sixteen of the first, then sixteen of the second.
+                let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
+                let order = transmute::<[u16; 32], __m512i>(PAIRED);
+                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both));
             }
         }
         #[inline(always)]

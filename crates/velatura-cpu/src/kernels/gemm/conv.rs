@@ -239,6 +239,7 @@ impl Gather {
             panels: weight.panels(part),
             item_panels: weight.layout(part).bytes(),
             item_columns: weight.columns,
+            dequantize: None,
             finish,
         };
         // SAFETY: the caller's promise; pointers are to pixels of the source or to a pixel of zeros.

@@ -5,6 +5,7 @@
 //! the result. Nor does any other choice made here, since an element is always one chain of additions.
 
 use super::finish::{Finish, Sums};
+use super::int8;
 use super::pack::Layout;
 use super::tile::{Kernels, ROWS, STEP, Tile};
 use crate::ThreadPool;
@@ -41,7 +42,18 @@ pub(super) struct Product<'a> {
     pub item_panels: usize,
     /// Columns of the output from one product to the next: groups of channels.
     pub item_columns: usize,
+    /// For products of bytes.
+    pub dequantize: Option<Dequantize<'a>>,
     pub finish: &'a Finish,
+}
+
+/// What takes whole numbers back to what they stand for.
+#[derive(Clone, Copy)]
+pub(super) struct Dequantize<'a> {
+    /// By column, counted over all products.
+    pub columns: &'a int8::Columns,
+    /// Scale of each row.
+    pub rows: &'a [f32],
 }
 
 // SAFETY: the pointers are to operands that outlive the product; tasks write disjoint parts of the output.
@@ -157,6 +169,19 @@ unsafe fn task(
     });
 }
 
+/// # Safety
+/// The sums hold the rows and columns that they name.
+unsafe fn dequantize(product: &Product<'_>, sums: &Sums<'_>) {
+    let Some(Dequantize { columns, rows }) = product.dequantize else { return };
+    let range = sums.column..sums.column + sums.columns;
+    let (offsets, scales) = (&columns.offsets[range.clone()], &columns.scales[range]);
+    for (r, &row) in sums.rows.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        let sums = unsafe { std::slice::from_raw_parts_mut(sums.data.add(r * sums.width), sums.columns) };
+        int8::dequantize(product.kernels.isa, sums, offsets, scales, rows[row]);
+    }
+}
+
 /// A range of segments, or of steps of the only segment.
 struct DepthBlock {
     segments: usize,
@@ -224,6 +249,7 @@ unsafe fn run_panel(
             unsafe {
                 product.kernels.run(rows.len(), width, &tile);
                 if b + 1 == block.count {
+                    dequantize(product, &finished);
                     (product.kernels.finish)(product.finish, &finished);
                 }
             }

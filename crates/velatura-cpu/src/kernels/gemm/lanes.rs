@@ -25,6 +25,10 @@ pub(super) trait Lanes: Copy {
     /// Only where the instruction set has it: AVX-512.
     unsafe fn multiply_add_pairs(self, a: Self, b: Self) -> Self;
 
+    /// `self + a0 * b0 + .. + a3 * b3` of whole numbers: the lanes of `self` are i32, those of `a` four bytes without sign,
+    /// those of `b` four bytes with one.
+    unsafe fn multiply_add_bytes(self, a: Self, b: Self) -> Self;
+
     /// The first `n` lanes from memory, the others zero.
     #[inline(always)]
     unsafe fn load_first(from: *const f32, n: usize) -> Self {
@@ -126,5 +130,17 @@ impl Lanes for Plain {
     #[inline(always)]
     unsafe fn multiply_add_pairs(self, _: Self, _: Self) -> Self {
         unreachable!("the portable kernels compute in single precision")
+    }
+    #[inline(always)]
+    unsafe fn multiply_add_bytes(mut self, a: Self, b: Self) -> Self {
+        for i in 0..8 {
+            let (a, b) = (a.0[i].to_bits().to_le_bytes(), b.0[i].to_bits().to_le_bytes());
+            let mut sum = self.0[i].to_bits() as i32;
+            for (a, b) in a.into_iter().zip(b) {
+                sum += i32::from(a) * i32::from(b as i8);
+            }
+            self.0[i] = f32::from_bits(sum as u32);
+        }
+        self
     }
 }

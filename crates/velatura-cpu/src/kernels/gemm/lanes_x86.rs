@@ -62,6 +62,20 @@ impl Lanes for __m256 {
     unsafe fn multiply_add_pairs(self, _: Self, _: Self) -> Self {
         unreachable!("the AVX2 kernels compute in single precision")
     }
+    #[inline(always)]
+    unsafe fn multiply_add_bytes(self, a: Self, b: Self) -> Self {
+        unsafe {
+            // Widened to 16 bits: `vpmaddubsw` saturates where two products are large.
+            let (a, b) = (_mm256_castps_si256(a), _mm256_castps_si256(b));
+            let even = _mm256_madd_epi16(
+                _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+            );
+            let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+            let sum = _mm256_add_epi32(_mm256_castps_si256(self), _mm256_add_epi32(even, odd));
+            _mm256_castsi256_ps(sum)
+        }
+    }
 }
 
 #[inline(always)]
@@ -123,6 +137,13 @@ impl Lanes for __m512 {
                 std::mem::transmute::<__m512, __m512bh>(a),
                 std::mem::transmute::<__m512, __m512bh>(b),
             )
+        }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add_bytes(self, a: Self, b: Self) -> Self {
+        unsafe {
+            let sum = _mm512_castps_si512(self);
+            _mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, _mm512_castps_si512(a), _mm512_castps_si512(b)))
         }
     }
     #[inline(always)]

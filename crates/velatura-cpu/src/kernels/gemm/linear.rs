@@ -4,6 +4,7 @@ use super::driver::{Product, RowBlock, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
 use super::finish::Finish;
+use super::int8;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
@@ -16,9 +17,14 @@ pub fn linear_scratch_bytes(storage: DType, m: usize, weight: &PackedMatrix) -> 
     scratch::total(&[rows_bytes(weight.kernels, storage, m, 1, weight.depth)])
 }
 
+/// Bytes of scratch memory that [`linear`] needs for `rows` rows and a weight from [`PackedMatrix::linear_int8`].
+pub fn linear_int8_scratch_bytes(rows: usize, inputs: usize) -> usize {
+    scratch::total(&int8::parts(rows, inputs))
+}
+
 /// `out = epilogue(x B)`: x `[m, in]`, out `[m, out]`.
 ///
-/// With a weight packed by [`PackedMatrix::linear`] it is the layer, with one packed by
+/// With a weight packed by [`PackedMatrix::linear`] it is the layer, in 8 bits by [`PackedMatrix::linear_int8`], with one packed by
 /// [`PackedMatrix::linear_input_gradient`] the gradient of its input. `x` must be stored as the weight was
 /// packed for; `out` and the epilogue's operands in either floating-point type.
 ///
@@ -35,7 +41,8 @@ pub fn linear(
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let operation = "linear";
-    if !matches!(weight.purpose, Purpose::Linear | Purpose::LinearInputGradient) || weight.isa() != isa {
+    let linear = [Purpose::Linear, Purpose::LinearInputGradient, Purpose::LinearInt8];
+    if !linear.contains(&weight.purpose) || weight.isa() != isa {
         return Err(GemmError::Packing {
             operation,
             expected: format!("a linear layer on {}", isa.name()),
@@ -44,6 +51,16 @@ pub fn linear(
     }
     check_len(operation, "the input", m * weight.depth, x.len())?;
     let finish = epilogue.bind(operation, m, weight.columns, &mut out)?;
+    if weight.purpose == Purpose::LinearInt8 {
+        if x.dtype() == DType::I32 {
+            let (operand, expected) = ("the input", "f32 or bf16");
+            return Err(GemmError::Storage { operation, operand, expected, found: DType::I32 });
+        }
+        let memory = scratch::cut(operation, scratch, int8::parts(m, weight.depth))?;
+        // SAFETY: lengths were checked, and the scratch memory was cut for it.
+        unsafe { int8::product(pool, weight, x, m, &finish, memory) };
+        return Ok(());
+    }
     let bytes = rows_bytes(weight.kernels, x.dtype(), m, 1, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.
@@ -70,6 +87,7 @@ pub(super) unsafe fn product(pool: &ThreadPool, weight: &PackedMatrix, x: Rows, 
         panels: weight.panels(0),
         item_panels: 0,
         item_columns: 0,
+        dequantize: None,
         finish,
     };
     // SAFETY: the caller's promise.

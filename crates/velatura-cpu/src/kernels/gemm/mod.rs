@@ -19,6 +19,7 @@ mod driver;
 mod epilogue;
 mod error;
 mod finish;
+mod int8;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
 mod lanes_x86;
@@ -43,7 +44,7 @@ pub use conv::{
 };
 pub use epilogue::Epilogue;
 pub use error::GemmError;
-pub use linear::{linear, linear_scratch_bytes};
+pub use linear::{linear, linear_int8_scratch_bytes, linear_scratch_bytes};
 pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;

@@ -3,6 +3,7 @@
 use velatura_graph::DType;
 
 use super::error::{GemmError, check_len};
+use super::int8;
 use super::pack::{Layout, Number, Source, pack};
 use super::tile::Kernels;
 use super::winograd;
@@ -18,6 +19,8 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Linear,
+    /// A linear layer in 8 bits.
+    LinearInt8,
     LinearInputGradient,
     Conv,
     /// A convolution by Winograd's algorithm.
@@ -54,6 +57,8 @@ pub struct PackedMatrix {
     /// One, or one for each phase, row of phases by row.
     pub(super) parts: Vec<Part>,
     cells: AlignedBytes,
+    /// Of a layer in 8 bits.
+    pub(super) quantized: int8::Columns,
 }
 
 impl std::fmt::Debug for PackedMatrix {
@@ -94,6 +99,17 @@ impl PackedMatrix {
             [1, 1],
             Purpose::LinearInputGradient,
         )
+    }
+
+    /// The weight `[out, in]` of a linear layer, for [`linear`](super::linear) in 8 bits: each output has a scale of its own.
+    pub fn linear_int8(
+        pool: &ThreadPool,
+        isa: Isa,
+        weight: &[f32],
+        [out, inputs]: [usize; 2],
+    ) -> Result<Self, GemmError> {
+        let values = Values::of(weight);
+        Self::new(pool, isa, DType::F32, &values, [out, inputs, 1, 1], 1, [1, 1], Purpose::LinearInt8)
     }
 
     /// The weight `[out, in / groups, kh, kw]` of a convolution, for [`conv2d`](super::conv2d).
@@ -152,10 +168,13 @@ impl PackedMatrix {
                 "a weight {shape:?} in {groups} groups with stride {stride:?}"
             )));
         }
-        let kernels = Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16);
+        let kernels = match purpose {
+            Purpose::LinearInt8 => Kernels::of_bytes(isa),
+            _ => Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16),
+        };
         let (area, out_per_group) = (kh * kw, out / groups);
         let (depth, depth_stride, columns, column_stride) = match purpose {
-            Purpose::Linear | Purpose::Conv | Purpose::ConvWinograd => {
+            Purpose::Linear | Purpose::LinearInt8 | Purpose::Conv | Purpose::ConvWinograd => {
                 (inputs, area, out_per_group, inputs * area)
             }
             _ => (out_per_group, inputs * area, inputs, area),
@@ -197,6 +216,7 @@ impl PackedMatrix {
             column_stride,
             parts,
             cells,
+            quantized: int8::Columns::default(),
         };
         packed.fill(pool, weight)?;
         Ok(packed)
@@ -219,6 +239,11 @@ impl PackedMatrix {
     }
 
     fn fill_from<T: Number>(&mut self, pool: &ThreadPool, weight: &[T]) {
+        if self.purpose == Purpose::LinearInt8 {
+            let (layout, cells) = (self.layout(0), self.cells.typed_mut::<u32>());
+            self.quantized = int8::pack(pool, self.kernels.isa, weight, self.depth, &layout, cells);
+            return;
+        }
         if self.purpose == Purpose::ConvWinograd {
             let (layout, to) = (self.layout(0), self.cells.as_mut_ptr().cast::<u32>());
             // SAFETY: `new` reserved the layout's cells, of sixteen segments.
@@ -270,7 +295,7 @@ impl PackedMatrix {
 
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
-        self.cells.len()
+        self.cells.len() + self.quantized.scales.len() * 8
     }
 
     /// The panels of one group of a part.

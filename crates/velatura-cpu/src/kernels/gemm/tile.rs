@@ -63,6 +63,8 @@ pub(super) struct Kernels {
     pub panel: usize,
     /// Whether a step is a pair of brain floating-point numbers.
     pub pairs: bool,
+    /// Whether a step is four bytes; sums are then whole numbers, stored as the bits of single-precision ones.
+    pub bytes: bool,
     /// By vectors of columns, then rows, each less one.
     pub tiles: &'static [[TileFn; ROWS]],
     /// Writes finished sums to the output.
@@ -78,16 +80,31 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, true) => &x86::AVX512_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, false) => &x86::AVX512_F32,
+            (Isa::Avx512, false) => &const { x86::AVX512_F32 },
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx2, _) => &x86::AVX2_F32,
-            _ => &PORTABLE_F32,
+            (Isa::Avx2, _) => &const { x86::AVX2_F32 },
+            _ => &const { PORTABLE_F32 },
+        }
+    }
+
+    /// The kernels for products of bytes.
+    pub(super) fn of_bytes(isa: Isa) -> &'static Kernels {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &x86::AVX512_BYTES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => &x86::AVX2_BYTES,
+            _ => &PORTABLE_BYTES,
         }
     }
 
     /// The numbers of a row that a step holds.
     pub(super) fn depth(&self) -> usize {
-        if self.pairs { 2 } else { 1 }
+        match self {
+            Kernels { bytes: true, .. } => 4,
+            Kernels { pairs: true, bytes: false, .. } => 2,
+            _ => 1,
+        }
     }
 
     /// Computes a tile of `rows` rows and `width` columns, a multiple of [`Kernels::lanes`].
@@ -101,9 +118,16 @@ impl Kernels {
     }
 }
 
+/// What a step multiplies.
+const SINGLE: u8 = 0;
+/// Pairs of brain floating-point numbers.
+const PAIR: u8 = 1;
+/// Four bytes.
+const BYTES: u8 = 2;
+
 /// The kernel itself, compiled for each instruction set by the wrappers below.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const PAIRS: bool, const R: usize, const V: usize>(t: &Tile) {
+unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: all pointers are valid for their extents: the contract of `Kernels::run`.
     unsafe {
         let mut acc = [[L::zero(); V]; R];
@@ -134,10 +158,10 @@ unsafe fn tile<L: Lanes, const PAIRS: bool, const R: usize, const V: usize>(t: &
                 for r in 0..R {
                     let x = L::splat_bits(a[r].add(at));
                     for v in 0..V {
-                        acc[r][v] = if PAIRS {
-                            acc[r][v].multiply_add_pairs(x, columns[v])
-                        } else {
-                            acc[r][v].multiply_add(x, columns[v])
+                        acc[r][v] = match STEPS {
+                            BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
+                            PAIR => acc[r][v].multiply_add_pairs(x, columns[v]),
+                            _ => acc[r][v].multiply_add(x, columns[v]),
                         };
                     }
                 }
@@ -155,7 +179,12 @@ unsafe fn tile<L: Lanes, const PAIRS: bool, const R: usize, const V: usize>(t: &
 
 unsafe fn portable<const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the contract of `Kernels::run`.
-    unsafe { tile::<Plain, false, R, V>(t) }
+    unsafe { tile::<Plain, SINGLE, R, V>(t) }
+}
+
+unsafe fn portable_bytes<const R: usize, const V: usize>(t: &Tile) {
+    // SAFETY: the contract of `Kernels::run`.
+    unsafe { tile::<Plain, BYTES, R, V>(t) }
 }
 
 macro_rules! row_counts {
@@ -171,56 +200,88 @@ macro_rules! row_counts {
     };
 }
 
-static PORTABLE_F32: Kernels = Kernels {
+const PORTABLE_F32: Kernels = Kernels {
     isa: Isa::Portable,
     lanes: 8,
     panel: 8,
     pairs: false,
+    bytes: false,
     tiles: &[row_counts!(portable, 1)],
     finish: finish::portable,
     winograd: (winograd::portable::input, winograd::portable::output),
 };
 
+static PORTABLE_BYTES: Kernels =
+    Kernels { bytes: true, tiles: &[row_counts!(portable_bytes, 1)], ..PORTABLE_F32 };
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{Kernels, Tile, finish, tile, winograd};
+    use super::{BYTES, Kernels, PAIR, SINGLE, Tile, finish, tile, winograd};
     use crate::Isa;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m256, false, R, V>(t) }
+        unsafe { tile::<__m256, SINGLE, R, V>(t) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn avx512<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, false, R, V>(t) }
+        unsafe { tile::<__m512, SINGLE, R, V>(t) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn avx512_bf16<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, true, R, V>(t) }
+        unsafe { tile::<__m512, PAIR, R, V>(t) }
     }
 
-    pub(super) static AVX2_F32: Kernels = Kernels {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2_bytes<const R: usize, const V: usize>(t: &Tile) {
+        // SAFETY: the contract of `Kernels::run`.
+        unsafe { tile::<__m256, BYTES, R, V>(t) }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")]
+    unsafe fn avx512_bytes<const R: usize, const V: usize>(t: &Tile) {
+        // SAFETY: the contract of `Kernels::run`.
+        unsafe { tile::<__m512, BYTES, R, V>(t) }
+    }
+
+    pub(super) static AVX2_BYTES: Kernels =
+        Kernels { bytes: true, tiles: &[row_counts!(avx2_bytes, 1), row_counts!(avx2_bytes, 2)], ..AVX2_F32 };
+
+    pub(super) static AVX512_BYTES: Kernels = Kernels {
+        bytes: true,
+        tiles: &[
+            row_counts!(avx512_bytes, 1),
+            row_counts!(avx512_bytes, 2),
+            row_counts!(avx512_bytes, 3),
+            row_counts!(avx512_bytes, 4),
+        ],
+        ..AVX512_F32
+    };
+
+    pub(super) const AVX2_F32: Kernels = Kernels {
         isa: Isa::Avx2,
         lanes: 8,
         panel: 16,
         pairs: false,
+        bytes: false,
         tiles: &[row_counts!(avx2, 1), row_counts!(avx2, 2)],
         finish: finish::x86::avx2,
         winograd: (winograd::avx2::input, winograd::avx2::output),
     };
 
-    pub(super) static AVX512_F32: Kernels = Kernels {
+    pub(super) const AVX512_F32: Kernels = Kernels {
         isa: Isa::Avx512,
         lanes: 16,
         panel: 64,
         pairs: false,
+        bytes: false,
         tiles: &[
             row_counts!(avx512, 1),
             row_counts!(avx512, 2),
@@ -236,6 +297,7 @@ mod x86 {
         lanes: 16,
         panel: 64,
         pairs: true,
+        bytes: false,
         tiles: &[
             row_counts!(avx512_bf16, 1),
             row_counts!(avx512_bf16, 2),

@@ -28,7 +28,7 @@ pub struct ModelArgs {
     /// Block of the text transformer to take the prompt from, counted from its end as A1111 counts; 1 is the model's own
     #[arg(long, value_name = "N", value_parser = parse::clip_skip, allow_negative_numbers = true)]
     clip_skip: Option<u32>,
-    /// f32 or bf16; bf16 where the processor multiplies it when not given
+    /// f32, bf16 or int8; bf16 where the processor multiplies it when not given
     #[arg(long, value_name = "NAME", value_parser = parse::precision)]
     precision: Option<Precision>,
     /// Whether large pictures go through the autoencoder in tiles, which takes less memory: auto, on or off

@@ -254,3 +254,48 @@ fn operands_that_do_not_fit_are_refused() {
     let result = linear(&pool, isa, Data::Bf16(&narrow), 2, &weight, &none, DataMut::F32(&mut out), &mut []);
     assert!(matches!(result, Err(GemmError::Scratch { .. })));
 }
+
+/// Rounds rows to 8 bits with a scale for each, as the documentation of the kernel says.
+fn rounded_rows(x: &[f32], depth: usize) -> Vec<f32> {
+    let row = |row: &[f32]| {
+        let greatest = row.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        let scale = greatest / 127.0;
+        let inverse = if greatest > 0.0 { 127.0 / greatest } else { 0.0 };
+        row.iter().map(|x| (x * inverse).round_ties_even() * scale).collect::<Vec<f32>>()
+    };
+    x.chunks(depth).flat_map(row).collect()
+}
+
+#[test]
+fn layers_in_8_bits() {
+    everywhere(|isa, dtype| {
+        for (m, inputs, outputs, bits) in
+            [(7, 33, 70, 0x75), (13, 320, 64, 0x12), (1, 4, 5, 0x70), (20, 1290, 48, 0x77)]
+        {
+            let what = format!("{m}x{inputs}x{outputs} in 8 bits, {dtype:?} {isa:?}");
+            let mut noise = Noise(5);
+            let (mut x, w) = (noise.numbers(m * inputs), noise.numbers(inputs * outputs));
+            // A row of zeros has no scale.
+            x[..inputs].fill(0.0);
+            let finish = Finish::new(bits, 1, m, outputs, &mut noise);
+            let store = Store::new(dtype, &x);
+            let got = on_any_threads(&what, |pool| {
+                let weight = PackedMatrix::linear_int8(pool, isa, &w, [outputs, inputs]).unwrap();
+                let mut out = Store::nan(dtype, m * outputs);
+                let mut memory = scratch(linear_int8_scratch_bytes(m, inputs));
+                let epilogue = finish.epilogue();
+                linear(pool, isa, store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
+                out
+            });
+            let (x, w) = (rounded_rows(&x, inputs), rounded_rows(&w, inputs));
+            let mut want = vec![Exact::default(); m * outputs];
+            for (r, x) in x.chunks(inputs).enumerate() {
+                for (c, w) in w.chunks(inputs).enumerate() {
+                    x.iter().zip(w).for_each(|(&x, &w)| want[r * outputs + c].add(x, w));
+                }
+            }
+            finish.apply(1, outputs, &mut want);
+            check(&what, &got, &want);
+        }
+    });
+}
