@@ -180,6 +180,8 @@ fn mistakes_are_named() {
         (&["train", "autoencoder", "recipe.toml", "--resume"], 1, "no checkpoint"),
         (&["train", "autoencoder", "recipe.toml", "--steps", "0"], 2, "--steps"),
         (&["bench", "train", "--recipe", "recipe.toml"], 1, "kind = \"diffusion\""),
+        (&["bench", "train"], 2, "--arch"),
+        (&["bench", "train", "--recipe", "recipe.toml", "--lora", "4"], 2, "--lora"),
     ] {
         let output = run(at, args);
         assert_eq!(output.status.code(), Some(code), "{args:?} {}", text(&output.stderr));

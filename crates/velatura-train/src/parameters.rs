@@ -39,6 +39,29 @@ impl Entry {
         self.decays() && !outer.iter().any(|end| self.name.ends_with(end))
     }
 
+    /// Writes how it begins over zeros.
+    fn begin(&self, seed: u64, weights: &mut [f32]) {
+        let mut draws = CounterRng::new(seed, INIT_STREAM).at(hash(&self.name));
+        match self.init {
+            Init::Zeros => {}
+            Init::Ones => weights.fill(1.0),
+            Init::Normal(deviation) => {
+                draws.fill_normal(weights);
+                weights.iter_mut().for_each(|w| *w *= deviation);
+            }
+            Init::Uniform(bound) => {
+                weights.iter_mut().for_each(|w| *w = (2.0 * draws.uniform_f32() - 1.0) * bound);
+            }
+        }
+    }
+
+    /// How it begins, by itself; the same numbers as in [`Table::initial`].
+    pub fn initial(&self, seed: u64) -> Vec<f32> {
+        let mut weights = vec![0.0; self.len];
+        self.begin(seed, &mut weights);
+        weights
+    }
+
     /// Its part of a flat buffer.
     pub fn of<'a>(&self, buffer: &'a [f32]) -> &'a [f32] {
         &buffer[self.offset..self.offset + self.len]
@@ -112,19 +135,7 @@ impl Table {
     pub fn initial(&self, seed: u64) -> Vec<f32> {
         let mut weights = vec![0.0; self.len];
         for entry in &self.entries {
-            let part = &mut weights[entry.offset..entry.offset + entry.len];
-            let mut draws = CounterRng::new(seed, INIT_STREAM).at(hash(&entry.name));
-            match entry.init {
-                Init::Zeros => {}
-                Init::Ones => part.fill(1.0),
-                Init::Normal(deviation) => {
-                    draws.fill_normal(part);
-                    part.iter_mut().for_each(|w| *w *= deviation);
-                }
-                Init::Uniform(bound) => {
-                    part.iter_mut().for_each(|w| *w = (2.0 * draws.uniform_f32() - 1.0) * bound);
-                }
-            }
+            entry.begin(seed, &mut weights[entry.offset..entry.offset + entry.len]);
         }
         weights
     }

@@ -122,13 +122,7 @@ impl Step {
         first: bool,
         cancel: &CancelToken,
     ) -> Result<(f64, Vec<f64>), TrainError> {
-        let inputs: Vec<(&str, Data<'_>)> = batch.iter().map(|(name, t)| (*name, t.data())).collect();
-        let profile = &mut self.profile;
-        self.executor.run_observed(&inputs, cancel, |graph, node, took| {
-            if let Some(profile) = profile {
-                profile.add(graph, node, took);
-            }
-        })?;
+        let loss = self.differentiate(batch, cancel)?;
         for (entry, name) in self.table.entries().iter().zip(&self.gradient_names) {
             let (from, to) =
                 (self.executor.output(name)?, &mut gradients[entry.offset..entry.offset + entry.len]);
@@ -139,7 +133,19 @@ impl Step {
             }
         }
         let metrics = self.metrics.iter().map(|name| self.scalar(name)).collect::<Result<_, _>>()?;
-        Ok((self.scalar(LOSS)?, metrics))
+        Ok((loss, metrics))
+    }
+
+    /// Computes the loss, which is returned, and all gradients, which stay in the plan's memory.
+    pub fn differentiate(&mut self, batch: &Batch, cancel: &CancelToken) -> Result<f64, TrainError> {
+        let inputs: Vec<(&str, Data<'_>)> = batch.iter().map(|(name, t)| (*name, t.data())).collect();
+        let profile = &mut self.profile;
+        self.executor.run_observed(&inputs, cancel, |graph, node, took| {
+            if let Some(profile) = profile {
+                profile.add(graph, node, took);
+            }
+        })?;
+        self.scalar(LOSS)
     }
 
     /// Names of the metrics.

@@ -3,12 +3,14 @@
 mod common;
 mod dead;
 mod fuse;
+mod low_rank;
 mod precision;
 mod rewrite;
 
 pub use common::merge_common;
 pub use dead::remove_dead;
 pub use fuse::{Fusion, fuse};
+pub use low_rank::{LowRank, add_low_rank};
 pub use precision::{Precision, lower_precision};
 
 use crate::graph::Graph;

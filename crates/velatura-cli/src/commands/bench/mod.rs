@@ -2,17 +2,15 @@
 
 mod by_layer;
 mod network;
+mod train;
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use serde_json::json;
 use velatura::bench::Part;
 use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest};
 use velatura_cpu::{Runtime, bench};
-use velatura_train::bench::{StepOptions, diffusion_step};
 
 use crate::failure::Failure;
 use crate::{parse, terminal};
@@ -34,35 +32,10 @@ enum What {
     Vae(network::VaeArgs),
     /// A text encoder, the larger one where there are two
     Text(network::Args),
-    /// A whole training step of a diffusion recipe, on random latents and prompts
-    Train(TrainArgs),
+    /// A training step: of a diffusion recipe, or of a published denoiser, on random data
+    Train(train::Args),
     /// One picture and four of the shipped model, 30 guided steps each
     Generate(GenerateArgs),
-}
-
-#[derive(clap::Args)]
-struct TrainArgs {
-    /// The recipe, TOML; neither its autoencoder nor its font need exist
-    #[arg(long, value_name = "RECIPE")]
-    recipe: PathBuf,
-    /// Another batch than the recipe's
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    batch: Option<u32>,
-    /// Height and width of the latents
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    side: u32,
-    /// How many steps are timed; the median counts
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    runs: u16,
-    /// Threads; the recipe's, else all processors, when not given
-    #[arg(long, value_name = "N", value_parser = parse::threads, env = "VELATURA_THREADS")]
-    threads: Option<usize>,
-    /// Also say what the time went to
-    #[arg(long)]
-    by_layer: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -101,44 +74,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         What::Unet(args) => network::run(args, Part::Unet),
         What::Vae(args) => network::vae(args),
         What::Text(args) => network::run(args, Part::Text),
-        What::Train(args) => train(args),
+        What::Train(args) => train::run(args),
         What::Generate(args) => generate(args),
     }
-}
-
-fn train(args: &TrainArgs) -> Result<(), Failure> {
-    let options = StepOptions {
-        batch: args.batch.map(|n| n as usize),
-        side: args.side as usize,
-        threads: args.threads,
-        runs: usize::from(args.runs),
-        by_layer: args.by_layer,
-    };
-    let times = diffusion_step(&args.recipe, &options, &CancelToken::default())
-        .map_err(|error| Failure::Failed(error.to_string()))?;
-    let (median, pace) = (times.median_s(), times.samples_per_second());
-    if args.json {
-        return terminal::print_json(&json!({
-            "median_s": median, "samples_per_second": pace, "arena_bytes": times.arena_bytes,
-            "parameters": times.parameters, "batch": times.batch, "threads": times.threads,
-            "seconds": times.seconds, "parts": times.parts.iter().copied().collect::<BTreeMap<_, _>>(),
-            "layers": times.profile.map(|p| by_layer::to_json(&p, options.runs, times.threads)),
-        }));
-    }
-    let mut text = format!(
-        "{:.1} ms a step of {} samples, {pace:.1} samples/s; {:.2}M parameters, {} MiB of activations, {} threads\n",
-        median * 1e3,
-        times.batch,
-        times.parameters as f64 / 1e6,
-        times.arena_bytes >> 20,
-        times.threads
-    );
-    if let Some(profile) = &times.profile {
-        let parts = times.parts.map(|(name, seconds)| format!("{name} {:.1} ms", seconds * 1e3));
-        let _ = writeln!(text, "on average: {}", parts.join(", "));
-        text += &by_layer::table(profile, options.runs, times.threads);
-    }
-    terminal::print(&text)
 }
 
 /// Guided steps of each measured picture.

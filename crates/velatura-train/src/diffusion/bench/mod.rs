@@ -1,5 +1,9 @@
 //! How long a training step takes on this machine.
 
+mod unet;
+
+pub use unet::{UNetStep, unet_step};
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -56,9 +60,9 @@ pub struct StepTimes {
     pub seconds: Vec<f64>,
     /// Loss of each step, in order.
     pub losses: Vec<f64>,
-    /// Mean seconds of the parts of a step: making the batch, loss and gradients, their norm, the update, packing the
-    /// new weights.
-    pub parts: [(&'static str, f64); 5],
+    /// Mean seconds of the parts of a step. Of a recipe's: making the batch, loss and gradients, their norm, the update,
+    /// packing the new weights.
+    pub parts: Vec<(&'static str, f64)>,
     /// What loss and gradients were spent on, over all timed steps; with [`StepOptions::by_layer`].
     pub profile: Option<Profile>,
 }
@@ -106,8 +110,8 @@ pub fn diffusion_step(
     // A training run reads its latents from where they are kept.
     let latents = random(&recipe, options.side, u64::MAX);
     let (mut seconds, mut losses) = (Vec::new(), Vec::new());
-    let mut parts =
-        [("batch", 0.0), ("gradients", 0.0), ("their norm", 0.0), ("update", 0.0), ("packing", 0.0)];
+    let parts = ["batch", "gradients", "their norm", "update", "packing"];
+    let mut parts = parts.map(|name| (name, 0.0)).to_vec();
     let runs = options.runs.max(1);
     for run in 0..=runs {
         // The first touches all memory for the first time.
