@@ -36,12 +36,13 @@ enum Field {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pattern {
     parts: Vec<Part>,
+    /// Whether it names a device or a pipe, which takes everything.
+    special: bool,
 }
 
 impl Pattern {
-    /// Reads a pattern; `files` is how many files it will name, `None` the default pattern. A folder gets the default
-    /// names; several files of one name get `-1`, `-2` and so on; a name without extension gets `.png`.
-    pub fn new(pattern: Option<&str>, files: usize) -> Result<Self, Failure> {
+    /// Reads a pattern; `None` is the default one. A folder gets the default names; a name without extension gets `.png`.
+    pub fn new(pattern: Option<&str>) -> Result<Self, Failure> {
         let mut text = pattern.unwrap_or(DEFAULT).to_string();
         if text.is_empty() {
             return Err(Failure::Usage("the output's name is empty".into()));
@@ -66,28 +67,31 @@ impl Pattern {
                 _ => text.push_str(".png"),
             }
         }
-        let mut parts = parse(&text)?;
-        let distinct = |part: &Part| {
-            matches!(part, Part::Field { field: Field::Seed | Field::Index | Field::Number, .. })
-        };
-        if files > 1 && !special && !parts.iter().any(distinct) {
-            let index = Part::Field { field: Field::Index, digits: 0 };
-            if let Some(Part::Text(last)) = parts.last_mut() {
-                let extension = last.split_off(last.len().saturating_sub(".png".len()));
-                last.push('-');
-                parts.extend([index, Part::Text(extension)]);
-            }
-        }
-        Ok(Pattern { parts })
+        Ok(Pattern { parts: parse(&text)?, special })
     }
 
-    /// The names of all files of a request, whose seed may still be open (0 stands for it then). `{number}` takes the
-    /// lowest numbers that are free now.
-    pub fn names(&self, request: &GenerateRequest, files: usize) -> Result<Vec<PathBuf>, Failure> {
+    /// The names of files with what each request makes. `{number}` takes the lowest numbers that are free now; several
+    /// files of one name get `-1`, `-2` and so on.
+    pub fn names(&self, files: &[GenerateRequest]) -> Result<Vec<PathBuf>, Failure> {
+        let names = self.filled(files)?;
+        let distinct = names.iter().collect::<HashSet<_>>().len() == names.len();
+        if distinct || self.special {
+            return Ok(names);
+        }
+        let mut parts = self.parts.clone();
+        if let Some(Part::Text(last)) = parts.last_mut() {
+            let extension = last.split_off(last.len().saturating_sub(".png".len()));
+            last.push('-');
+            parts.extend([Part::Field { field: Field::Index, digits: 0 }, Part::Text(extension)]);
+        }
+        Pattern { parts, ..*self }.filled(files)
+    }
+
+    fn filled(&self, files: &[GenerateRequest]) -> Result<Vec<PathBuf>, Failure> {
         let mut taken = HashSet::new();
         let mut number = 0;
-        let mut names = Vec::with_capacity(files);
-        for index in 0..files {
+        let mut names = Vec::with_capacity(files.len());
+        for (index, request) in files.iter().enumerate() {
             let counts = self.parts.iter().any(|p| matches!(p, Part::Field { field: Field::Number, .. }));
             let name = loop {
                 number += 1;
@@ -120,7 +124,7 @@ impl Pattern {
                     name.push_str(&slug(&request.prompt));
                     continue;
                 }
-                Field::Seed => request.seed.unwrap_or_default().wrapping_add(index as u64),
+                Field::Seed => request.seed.unwrap_or_default(),
                 Field::Index => index as u64 + 1,
                 Field::Number => number as u64,
                 Field::Width => request.width.unwrap_or_default().into(),
@@ -201,8 +205,8 @@ mod tests {
     fn names(pattern: &str, files: usize) -> Vec<String> {
         let request =
             GenerateRequest { seed: Some(7), width: Some(64), ..GenerateRequest::new("A cat, & 2 dogs!") };
-        let pattern = Pattern::new(Some(pattern), files).unwrap();
-        let names = pattern.names(&request, files).unwrap();
+        let requests: Vec<_> = (0..files).map(|index| request.of_picture(index)).collect();
+        let names = Pattern::new(Some(pattern)).unwrap().names(&requests).unwrap();
         names.into_iter().map(|n| n.to_string_lossy().into_owned()).collect()
     }
 
@@ -213,6 +217,16 @@ mod tests {
         assert_eq!(names("cat.png", 1), ["cat.png"]);
         assert_eq!(names("cat.PNG", 2), ["cat-1.PNG", "cat-2.PNG"]);
         assert_eq!(names("v1.5", 1), ["v1.5.png"]);
+    }
+
+    #[test]
+    fn one_seed_makes_files_of_many_names() {
+        let request = |prompt: &str| GenerateRequest { seed: Some(7), ..GenerateRequest::new(prompt) };
+        let requests = [request("a cat"), request("a dog"), request("a cat")];
+        let names = |pattern: &str| Pattern::new(Some(pattern)).unwrap().names(&requests).unwrap();
+        let paths = |names: [&str; 3]| names.map(PathBuf::from).to_vec();
+        assert_eq!(names("{seed}"), paths(["7-1.png", "7-2.png", "7-3.png"]));
+        assert_eq!(names("{prompt}-{seed}"), paths(["a-cat-7-1.png", "a-dog-7-2.png", "a-cat-7-3.png"]));
     }
 
     #[test]
@@ -235,7 +249,7 @@ mod tests {
             ("cat.jpg", ".png"),
             ("a\0b.png", "NUL"),
         ] {
-            match Pattern::new(Some(pattern), 1) {
+            match Pattern::new(Some(pattern)) {
                 Err(Failure::Usage(text)) => assert!(text.contains(word), "{text}"),
                 other => panic!("{pattern}: {other:?}"),
             }

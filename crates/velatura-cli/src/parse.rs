@@ -74,6 +74,37 @@ pub fn seed(text: &str) -> Result<u64, String> {
     text.trim().parse().map_err(|_| "must be a whole number from 0 to 18446744073709551615".to_string())
 }
 
+/// `--seed`: one, or a list.
+pub fn seeds(text: &str) -> Result<Vec<u64>, String> {
+    let one = |part: &str| seed(part).map_err(|e| format!("{e}, or several with commas between"));
+    text.split(',').map(one).collect()
+}
+
+/// `--variation-strength`
+pub fn variation_strength(text: &str) -> Result<f64, String> {
+    let hint = "(0 is the seed's own picture, 1 the variation seed's)";
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|value| (0.0..=1.0).contains(value))
+        .ok_or_else(|| format!("must be a number from 0 to 1 {hint}"))
+}
+
+/// `--guidance-rescale`
+pub fn guidance_rescale(text: &str) -> Result<f32, String> {
+    match text.trim().parse::<f32>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number from 0 (none) to 1 (0.7 is usual)".into()),
+    }
+}
+
+/// `--guidance-interval`
+pub fn guidance_interval(text: &str) -> Result<[f32; 2], String> {
+    pair(text, ',')
+        .filter(|&[start, end]: &[f32; 2]| 0.0 <= start && start < end && end <= 1.0)
+        .ok_or_else(|| "must be two shares of the run, 0 to 1, the first smaller, as in 0.1,0.8".to_string())
+}
+
 /// `--precision`
 pub fn precision(text: &str) -> Result<Precision, String> {
     text.parse().map_err(|_| "must be f32, bf16 or int8".to_string())
@@ -101,7 +132,7 @@ pub fn crop(text: &str) -> Result<[u32; 2], String> {
         .ok_or_else(|| "must be the pixels cut off at the left and at the top, as in 0,128".to_string())
 }
 
-fn pair(text: &str, between: char) -> Option<[u32; 2]> {
+fn pair<T: std::str::FromStr>(text: &str, between: char) -> Option<[T; 2]> {
     let (first, second) = text.split_once(between)?;
     Some([first.trim().parse().ok()?, second.trim().parse().ok()?])
 }

@@ -92,6 +92,9 @@ pub enum Error {
     /// A sampler's option is out of range.
     #[error(transparent)]
     SamplerOption(#[from] velatura_samplers::OptionError),
+    /// Options of a picture's noise are out of range.
+    #[error(transparent)]
+    Noise(#[from] velatura_samplers::NoiseError),
     /// Guidance is out of range.
     #[error(transparent)]
     Guidance(#[from] velatura_samplers::GuidanceError),

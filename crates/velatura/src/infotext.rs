@@ -9,7 +9,7 @@ use std::path::Path;
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{find_sampler, find_spacing};
 
-use crate::request::{GenerateRequest, Precision};
+use crate::request::{GenerateRequest, GuidanceOptions, Precision, SeedVariation};
 
 /// The model that made a picture, as its metadata names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -35,6 +35,13 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     pairs.push(("Schedule type", find_spacing(schedule).map_or(schedule, |e| e.title).to_string()));
     pairs.extend(request.guidance.map(|v| ("CFG scale", v.to_string())));
     pairs.extend(request.seed.map(|v| ("Seed", v.to_string())));
+    if let Some(SeedVariation { seed, strength }) = request.seeds.variation {
+        pairs.extend(seed.map(|v| ("Variation seed", v.to_string())));
+        pairs.push(("Variation seed strength", strength.to_string()));
+    }
+    let resized = request.seeds.resize_from;
+    pairs.extend(resized.map(|[width, height]| ("Seed resize from", format!("{width}x{height}"))));
+    guidance(&request.guidance_options, &mut pairs);
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
@@ -84,6 +91,7 @@ pub fn parse(text: &str) -> GenerateRequest {
     // A1111's default is the CUDA generator; it only names another.
     let mut rng = None;
     let mut ours = false;
+    let mut variation = SeedVariation::default();
     for (key, value) in pairs {
         match key.as_str() {
             "Steps" => request.steps = value.parse().ok(),
@@ -92,10 +100,13 @@ pub fn parse(text: &str) -> GenerateRequest {
             "CFG scale" => request.guidance = value.parse().ok(),
             "Seed" => request.seed = value.parse().ok(),
             "Size" => {
-                if let Some((width, height)) = value.split_once('x') {
-                    (request.width, request.height) = (width.parse().ok(), height.parse().ok());
+                if let Some([width, height]) = size(&value) {
+                    (request.width, request.height) = (Some(width), Some(height));
                 }
             }
+            "Variation seed" => variation.seed = value.parse().ok(),
+            "Variation seed strength" => variation.strength = value.parse().unwrap_or_default(),
+            "Seed resize from" => request.seeds.resize_from = size(&value),
             "RNG" => rng = Some(if value == "CPU" { RngKind::Cpu } else { RngKind::Cuda }),
             "Clip skip" => request.clip_skip = value.parse().ok(),
             DIALECT => request.prompt_dialect = value.parse().unwrap_or_default(),
@@ -105,12 +116,13 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => ours = value.starts_with("velatura"),
-            _ => {}
+            _ => read_guidance(&mut request.guidance_options, &key, &value),
         }
     }
     if request.refiner.is_none() {
         request.refiner_switch = None;
     }
+    request.seeds.variation = Some(variation).filter(|v| v.strength != 0.0);
     if request.steps.is_some() {
         request.rng = rng.unwrap_or(if ours { RngKind::Cpu } else { RngKind::Cuda });
     }
@@ -119,6 +131,32 @@ pub fn parse(text: &str) -> GenerateRequest {
 
 /// No key of A1111's, which knows one grammar only.
 const DIALECT: &str = "Prompt dialect";
+/// Guidance beside its scale, in the keys of the extensions that do the same, and in our own where there is none.
+fn guidance(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) {
+    pairs.extend(options.rescale.map(|v| ("CFG Rescale", v.to_string())));
+    if let Some([start, end]) = options.interval {
+        pairs.push(("CFG interval start", start.to_string()));
+        pairs.push(("CFG interval end", end.to_string()));
+    }
+}
+
+fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
+    let number = value.parse::<f32>().ok();
+    match key {
+        "CFG Rescale" | "CFG rescale" => options.rescale = number.filter(|&v| v != 0.0),
+        "CFG interval start" => options.interval.get_or_insert([0.0, 1.0])[0] = number.unwrap_or(0.0),
+        "CFG interval end" => options.interval.get_or_insert([0.0, 1.0])[1] = number.unwrap_or(1.0),
+        _ => {}
+    }
+}
+
+/// Width and height, `512x768`; none where they are no numbers above 0.
+fn size(text: &str) -> Option<[u32; 2]> {
+    let (width, height) = text.split_once('x')?;
+    let side = |text: &str| text.trim().parse::<u32>().ok().filter(|&side| side > 0);
+    Some([side(width)?, side(height)?])
+}
+
 const NEGATIVE: &str = "Negative prompt:";
 
 fn quote(value: &str) -> String {
@@ -174,7 +212,7 @@ mod tests {
     use velatura_text::prompt::Dialect;
 
     use super::*;
-    use crate::request::Emphasis;
+    use crate::request::{Emphasis, SeedOptions};
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -228,6 +266,12 @@ mod tests {
             refiner: Some("refiner".into()),
             refiner_switch: Some(0.75),
             rng: RngKind::Cuda,
+            seeds: SeedOptions {
+                variation: Some(SeedVariation { seed: Some(9), strength: 0.35 }),
+                resize_from: Some([96, 64]),
+                ..SeedOptions::default()
+            },
+            guidance_options: GuidanceOptions { rescale: Some(0.7), interval: Some([0.1, 0.8]) },
             ..GenerateRequest::default()
         }
     }

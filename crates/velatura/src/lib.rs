@@ -44,7 +44,9 @@ pub use manifest::{Defaults, ModelManifest, Task, TextEncoder, TrainingNote};
 pub use model_file::{WeightInfo, write_model};
 pub use picture::{Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
-pub use request::{Emphasis, GenerateRequest, Precision, RequestError, Tiling};
+pub use request::{
+    Emphasis, GenerateRequest, GuidanceOptions, Precision, RequestError, SeedOptions, SeedVariation, Tiling,
+};
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use sizes::SizeConditions;
 pub use source_picture::SourceRef;

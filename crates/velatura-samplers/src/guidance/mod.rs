@@ -65,9 +65,11 @@ impl Guidance {
     /// Whether step `step` of `steps` needs the half without the prompt. If not, the network may be asked
     /// about the prompted half alone, and its answer used as it is.
     pub fn active(&self, step: usize, steps: usize) -> bool {
-        if self.scale == 1.0 {
-            return false;
-        }
+        self.scale != 1.0 && self.is_on(step, steps)
+    }
+
+    /// Whether step `step` of `steps` lies in the interval.
+    pub fn is_on(&self, step: usize, steps: usize) -> bool {
         let at = step as f32 / steps.max(1) as f32;
         self.interval.is_none_or(|(start, end)| start <= at && (at < end || end == 1.0))
     }

@@ -34,6 +34,10 @@ impl Sampler for EulerCfgPp {
         Grid::Sigmas
     }
 
+    fn follows_unguided(&self) -> bool {
+        true
+    }
+
     fn sample(&self, run: &mut Run<'_>) -> Result<(), Halt> {
         for i in 0..run.steps() {
             let step = run.step(i);
@@ -58,6 +62,10 @@ impl Sampler for EulerCfgPp {
 impl Sampler for DpmPp2mCfgPp {
     fn grid(&self) -> Grid {
         Grid::Sigmas
+    }
+
+    fn follows_unguided(&self) -> bool {
+        true
     }
 
     fn sample(&self, run: &mut Run<'_>) -> Result<(), Halt> {
@@ -93,6 +101,10 @@ impl Sampler for DpmPp2mCfgPp {
 impl Sampler for DpmPp2sAncestralCfgPp {
     fn grid(&self) -> Grid {
         Grid::Sigmas
+    }
+
+    fn follows_unguided(&self) -> bool {
+        true
     }
 
     fn evaluations(&self, plan: &Plan) -> usize {

@@ -71,6 +71,12 @@ pub trait Sampler: Send + Sync {
         false
     }
 
+    /// Whether it follows the answer without the prompt (CFG++), which it then needs at every call, also where the
+    /// guidance is 1.
+    fn follows_unguided(&self) -> bool {
+        false
+    }
+
     /// Takes every step of `run.plan()`.
     ///
     /// # Errors

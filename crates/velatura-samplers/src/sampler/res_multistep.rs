@@ -22,6 +22,10 @@ impl Sampler for ResMultistep {
         Grid::Sigmas
     }
 
+    fn follows_unguided(&self) -> bool {
+        self.cfg_pp
+    }
+
     fn sample(&self, run: &mut Run<'_>) -> Result<(), Halt> {
         let path = run.plan().path;
         let axis = Axis::of(path);

@@ -1,8 +1,8 @@
 //! The denoiser asked about several images with several texts at once, and the answers guided.
 
 use velatura_cpu::{CancelToken, Data};
-use velatura_samplers::Guidance;
 use velatura_samplers::noise::LatentShape;
+use velatura_samplers::{Answer, Guidance};
 
 use super::encode::Conditions;
 use crate::Error;
@@ -48,8 +48,8 @@ struct Question<'a> {
 }
 
 impl Denoiser<'_> {
-    /// The guided answers for a batch of latents `[images, h, w, C]` at a timestep, one image for each guide. `call` counts
-    /// the calls of the run; `guided` says whether guidance is on.
+    /// The guided answers for a batch of latents `[images, h, w, C]` at a timestep, one image for each guide, and those
+    /// without the prompt where guidance is on, which `guided` says. `call` counts the calls of the run.
     pub fn guided(
         &self,
         latents: &[f32],
@@ -57,7 +57,7 @@ impl Denoiser<'_> {
         guides: &[Guide],
         (guidance, guided): (&Guidance, bool),
         call: usize,
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<Answer, Error> {
         let plain = Guidance { scale: 1.0, ..*guidance };
         let guidance = if guided { guidance } else { &plain };
         let twice = !self.told.beside.is_empty() && self.told.beside_guidance != 1.0;
@@ -77,6 +77,7 @@ impl Denoiser<'_> {
         let (without, with) = rest.split_at(unguided.len());
         let (mut blind, mut without, mut with) = (blind.iter(), without.iter(), with.iter());
         let mut out = Vec::with_capacity(latents.len());
+        let mut unprompted = Vec::with_capacity(if guided { latents.len() } else { 0 });
         for side in &sides {
             let unguided = side.without.and_then(|_| without.next());
             let answers = with.by_ref().take(side.with.len());
@@ -89,8 +90,10 @@ impl Denoiser<'_> {
                 }
             }
             out.extend(answer);
+            unprompted.extend(unguided.into_iter().flatten().filter(|_| guided));
         }
-        Ok(out)
+        let unguided = (guided && unprompted.len() == out.len()).then_some(unprompted);
+        Ok(Answer { guided: out, unguided })
     }
 
     /// The answers to questions, in their order. Those with contexts of one length are asked together.

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use velatura_cpu::{CancelToken, CpuError};
 use velatura_samplers::noise::LatentShape;
-use velatura_samplers::{Answer, Call, Level, PerImage, RunError, Start, sample_from};
+use velatura_samplers::{Answer, Call, Level, RunError, Start, sample_from};
 
 use super::autoencoder::{Autoencoder, Moments};
 use super::denoise::{Told, guidance_embedding};
@@ -184,9 +184,9 @@ impl<'a> Run<'a> {
             Some((below, stage)) => Some((*below, stage.team(jobs, shape)?)),
             None => None,
         };
-        let seeds: Vec<u64> = jobs.iter().map(|job| job.request.seed.unwrap_or(self.settings.seed)).collect();
-        let mut noise = PerImage::seeded(self.settings.rng, &seeds, shape);
         let manifest = self.engine.manifest();
+        let requests = jobs.iter().map(|job| &job.request);
+        let mut noise = GenerateRequest::noise(requests, shape, manifest.latent_factor())?;
         let beginning = begin(self.settings, manifest, &self.given, &mut noise, shape)?;
         let (settings, cancel) = (self.settings, self.cancel);
         // Only the model that the request names reads what is beside the latent.
@@ -198,12 +198,12 @@ impl<'a> Run<'a> {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled.into());
             }
-            let guidance = (&settings.guidance, settings.guidance.active(call.step, call.steps));
+            let guidance = (&settings.guidance, settings.is_guided(call));
             let (denoiser, guides) = match &refiner {
                 Some((below, team)) if call.timestep < *below => team,
                 _ => &model,
             };
-            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation).map(Answer::from)
+            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation)
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;

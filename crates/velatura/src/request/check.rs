@@ -72,6 +72,8 @@ impl GenerateRequest {
             }
         }
         self.sizes.check()?;
+        self.guidance_options.check()?;
+        self.seeds.check(self.seed, self.batch)?;
         if let Some(switch) = self.refiner_switch {
             if !(switch > 0.0 && switch < 1.0) {
                 return Err(RequestError::RefinerSwitch(switch));

@@ -15,6 +15,42 @@ pub enum RequestError {
         "guidance is {0}, but must be a number above 0 and up to {MOST_GUIDANCE} (1 is no guidance, 2 to 8 is usual)"
     )]
     Guidance(f32),
+    /// A rescale of the guided answers out of range.
+    #[error("guidance rescale is {0}, but must be from 0 (none) to 1 (0.7 is usual)")]
+    GuidanceRescale(f32),
+    /// An interval of guidance that is none.
+    #[error(
+        "guidance interval is {start} to {end}, but must be two shares of the run, 0 to 1, the first smaller"
+    )]
+    GuidanceInterval {
+        /// Where guidance begins.
+        start: f32,
+        /// Where it ends.
+        end: f32,
+    },
+    /// A list of seeds of another length than the batch.
+    #[error(
+        "{seeds} seeds are listed for a batch of {batch}; leave the batch out, or list a seed for each picture"
+    )]
+    SeedCount {
+        /// Seeds listed.
+        seeds: usize,
+        /// Pictures asked for.
+        batch: u32,
+    },
+    /// A seed that the list of seeds does not begin with.
+    #[error("the seed is {seed}, but the list of seeds begins with {first}; leave one of them out")]
+    FirstSeed {
+        /// The seed of the first picture.
+        seed: u64,
+        /// What the list says.
+        first: u64,
+    },
+    /// Strength of a variation out of range.
+    #[error(
+        "variation strength is {0}, but must be from 0 (the seed's own picture) to 1 (the variation seed's)"
+    )]
+    VariationStrength(f64),
     /// A side of zero or too long.
     #[error("{side} is {given}, but must be from {least} to {LONGEST_SIDE} pixels")]
     SizeRange {

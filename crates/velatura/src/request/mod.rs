@@ -4,6 +4,8 @@
 mod check;
 mod emphasis;
 mod error;
+mod guidance;
+mod noise;
 mod precision;
 mod resolve;
 mod settings;
@@ -14,6 +16,8 @@ pub use check::{
 };
 pub use emphasis::Emphasis;
 pub use error::RequestError;
+pub use guidance::GuidanceOptions;
+pub use noise::{SeedOptions, SeedVariation};
 pub use precision::Precision;
 pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};
 pub(crate) use settings::Settings;
@@ -41,6 +45,12 @@ pub struct GenerateRequest {
     pub steps: Option<u32>,
     /// Scale of classifier-free guidance, above 0 and up to [`MOST_GUIDANCE`]; 1 is none.
     pub guidance: Option<f32>,
+    /// What is done beside that guidance.
+    #[serde(skip_serializing_if = "GuidanceOptions::is_default")]
+    pub guidance_options: GuidanceOptions,
+    /// Which noise the pictures begin from, beyond the seed.
+    #[serde(skip_serializing_if = "SeedOptions::is_default")]
+    pub seeds: SeedOptions,
     /// Width in pixels, a multiple of the model's factor.
     pub width: Option<u32>,
     /// Height in pixels, a multiple of the model's factor.
@@ -116,6 +126,8 @@ impl Default for GenerateRequest {
             seed: None,
             steps: None,
             guidance: None,
+            guidance_options: GuidanceOptions::default(),
+            seeds: SeedOptions::default(),
             width: None,
             height: None,
             batch: 1,
@@ -151,11 +163,5 @@ impl GenerateRequest {
     /// Reads a request from JSON; fields may be left out, unknown ones are refused.
     pub fn from_json(json: &str) -> Result<Self, RequestError> {
         serde_json::from_str(json).map_err(|e| RequestError::Json(e.to_string()))
-    }
-
-    /// The request that makes picture `index` of this one by itself.
-    pub fn of_picture(&self, index: usize) -> Self {
-        let seed = self.seed.map(|seed| seed.wrapping_add(index as u64));
-        GenerateRequest { seed, batch: 1, ..self.clone() }
     }
 }

@@ -41,9 +41,12 @@ impl GenerateRequest {
             (None, None) => find_spacing(&defaults.schedule)?.spacing,
         };
         Ok(GenerateRequest {
-            seed: Some(self.seed.unwrap_or_else(draw_seed)),
+            seed: Some(self.seed.or(self.seeds.each.first().copied()).unwrap_or_else(draw_seed)),
+            seeds: self.seeds.resolved([width, height], draw_seed),
+            batch: if self.seeds.each.is_empty() { self.batch } else { self.seeds.each.len() as u32 },
             steps: Some(self.steps.unwrap_or(defaults.steps)),
             guidance: Some(self.guidance.unwrap_or(defaults.guidance)),
+            guidance_options: self.guidance_options.resolved(),
             width: Some(width),
             height: Some(height),
             sampler: Some(sampler.name.to_string()),

@@ -1,8 +1,7 @@
 //! What the pipeline runs on.
 
-use velatura_samplers::noise::RngKind;
 use velatura_samplers::{
-    Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
+    Call, Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
 };
 
 use super::resolve::REFINER_SWITCH;
@@ -13,12 +12,10 @@ use crate::sizes::SizeConditions;
 
 /// A request checked against a model, with everything decided.
 pub(crate) struct Settings {
-    pub seed: u64,
     pub width: usize,
     pub height: usize,
     pub guidance: Guidance,
     pub precision: Precision,
-    pub rng: RngKind,
     pub clip_skip: u32,
     pub prompts: PromptStyle,
     pub sizes: SizeConditions,
@@ -36,6 +33,13 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// Whether a call of the denoiser is also about the picture without its prompt.
+    pub fn is_guided(&self, call: Call) -> bool {
+        // CFG++ follows the answer without the prompt also where guidance is 1.
+        let follows = self.sampler.follows_unguided();
+        self.guidance.is_on(call.step, call.steps) && (follows || self.guidance.scale != 1.0)
+    }
+
     /// How often the denoiser is called for each picture.
     pub fn calls(&self) -> usize {
         self.sampler.evaluations(&self.plan)
@@ -77,12 +81,10 @@ impl GenerateRequest {
         // A model that is told the guidance answers once.
         let is_told = manifest.unet.time_cond_proj_dim.is_some();
         Ok(Settings {
-            seed: self.seed.unwrap_or_default(),
             width: self.width.unwrap_or(defaults.width) as usize,
             height: self.height.unwrap_or(defaults.height) as usize,
-            guidance: Guidance::new(if is_told { 1.0 } else { guidance }),
+            guidance: self.guidance_options.formula(if is_told { 1.0 } else { guidance }),
             precision: self.precision.unwrap_or(Precision::F32),
-            rng: self.rng,
             clip_skip: self.clip_skip.unwrap_or(1),
             prompts: self.prompt_style(),
             sizes: self.sizes,

@@ -1,5 +1,6 @@
 //! Stable Diffusion's files and folders, tiny and of the true layout.
 
+mod guidance;
 mod opening;
 mod parity;
 mod pictures;

@@ -32,6 +32,11 @@ impl Expected {
         Self::open("prompt_vectors")
     }
 
+    /// Stable Diffusion 1.5 with every kind of guidance.
+    pub fn guidance() -> Self {
+        Self::open("stable_diffusion_guidance")
+    }
+
     fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())

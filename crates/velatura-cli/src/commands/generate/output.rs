@@ -44,7 +44,8 @@ pub fn target(args: &OutputArgs, request: &GenerateRequest) -> Result<Target, Fa
         return Ok(Target::Stdout);
     }
     let files = if args.grid { 1 } else { request.batch as usize };
-    let names = Pattern::new(args.output.as_deref(), files)?.names(request, files)?;
+    let files: Vec<GenerateRequest> = (0..files).map(|index| request.of_picture(index)).collect();
+    let names = Pattern::new(args.output.as_deref())?.names(&files)?;
     check_all_writable(&names)?;
     Ok(Target::Files(names))
 }

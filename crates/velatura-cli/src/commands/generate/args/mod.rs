@@ -78,6 +78,7 @@ impl Args {
         self.size.apply(&mut request);
         self.sampling.apply(&mut request, from.is_some());
         self.guidance.apply(&mut request);
+        self.sampling.check(&request)?;
         self.start.apply(&mut request);
         self.model.apply(&mut request);
         self.xl.apply(&mut request);

@@ -3,15 +3,26 @@
 use velatura::{GenerateRequest, RngKind};
 
 use super::{set, set_some};
+use crate::failure::Failure;
 use crate::parse;
 
 /// Noise and the way from it.
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub struct SamplingArgs {
-    /// Seed of the first picture; the others count up from it
+    /// Seed of the first picture; the others count up from it. A list (7,12,40) is one for each picture
+    #[arg(long, value_name = "N", value_parser = parse::seeds, allow_negative_numbers = true)]
+    seed: Option<std::vec::Vec<u64>>,
+    /// A second seed whose noise is mixed into the first's; drawn when only its strength is given. In a batch it counts up
+    /// in place of the first
     #[arg(long, value_name = "N", value_parser = parse::seed, allow_negative_numbers = true)]
-    seed: Option<u64>,
+    variation_seed: Option<u64>,
+    /// How far to go from the first seed's noise to the second's: 0 to 1; 0.1 to 0.4 keeps the picture's layout
+    #[arg(long, value_name = "X", value_parser = parse::variation_strength, allow_negative_numbers = true)]
+    variation_strength: Option<f64>,
+    /// Make a picture that resembles the one of the same seed in another size: that size
+    #[arg(long, value_name = "WxH", value_parser = parse::size)]
+    seed_resize_from: Option<[u32; 2]>,
     /// Whose random numbers a seed stands for: cpu (ComfyUI, diffusers) or cuda (A1111)
     #[arg(long, value_name = "NAME", value_parser = parse::rng)]
     rng: Option<RngKind>,
@@ -27,10 +38,28 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
+    /// A second seed alone would change nothing.
+    pub(super) fn check(&self, request: &GenerateRequest) -> Result<(), Failure> {
+        let strength = request.seeds.variation.map(|variation| variation.strength);
+        if self.variation_seed.is_some() && self.variation_strength.is_none() && strength == Some(0.0) {
+            return Err(Failure::Usage("--variation-seed needs a --variation-strength, such as 0.2".into()));
+        }
+        Ok(())
+    }
+
     /// `of_a_picture` where the request is a picture's.
     pub(super) fn apply(&self, request: &mut GenerateRequest, of_a_picture: bool) {
         set(&mut request.rng, &self.rng);
-        set_some(&mut request.seed, &self.seed);
+        if let Some(seeds) = &self.seed {
+            request.seed = seeds.first().copied();
+            request.seeds.each = if seeds.len() > 1 { seeds.clone() } else { Vec::new() };
+        }
+        if self.variation_strength.is_some() || self.variation_seed.is_some() {
+            let variation = request.seeds.variation.get_or_insert_default();
+            set_some(&mut variation.seed, &self.variation_seed);
+            set(&mut variation.strength, &self.variation_strength);
+        }
+        set_some(&mut request.seeds.resize_from, &self.seed_resize_from);
         set_some(&mut request.steps, &self.steps);
         if self.sampler.is_some() && self.schedule.is_none() && of_a_picture {
             // The new sampler's name may carry its own schedule; the picture's stays where it does not.

@@ -1,0 +1,60 @@
+//! Guidance beyond its scale, and variations of seeds, against diffusers.
+
+use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, GuidanceOptions, Precision};
+
+use crate::parity::error;
+use crate::pipelines::Expected;
+
+fn latents(engine: &Engine, request: &GenerateRequest) -> Vec<f32> {
+    engine.latents(request, &mut |_| (), &CancelToken::default()).unwrap().concat()
+}
+
+struct Fixture {
+    expected: Expected,
+    engine: Engine,
+    _temporary: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn open() -> Self {
+        let (expected, temporary) = (Expected::guidance(), tempfile::tempdir().unwrap());
+        let folder = temporary.path().join("sd15");
+        expected.case("sd15").write_folder(&folder);
+        let engine = Engine::open(&folder, EngineOptions { threads: Some(2) }).unwrap();
+        Fixture { expected, engine, _temporary: temporary }
+    }
+}
+
+#[test]
+fn every_kind_of_guidance_and_of_noise_is_as_in_diffusers() {
+    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let case = expected.case("sd15");
+    let plain = expected.numbers("sd15/plain");
+    for run in case.runs.keys() {
+        let request = case.request(run);
+        let wanted = expected.numbers(&format!("sd15/{run}"));
+        let difference = error(&latents(&engine, &request), &wanted);
+        println!("{run}: {difference:.1e}, {:.2} from plain", error(&wanted, &plain));
+        assert!(difference < 1e-3, "{run}: {difference}");
+        assert!(run == "plain" || error(&wanted, &plain) > 0.05, "{run} is nothing but plain");
+        // What the metadata holds makes the same picture.
+        let again = GenerateRequest::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
+        assert_eq!(again, request);
+        let resolved = engine.resolve(&request).unwrap();
+        assert_eq!(engine.resolve(&resolved).unwrap(), resolved);
+    }
+}
+
+#[test]
+fn outside_the_interval_the_network_is_asked_half_as_often() {
+    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let request = |interval| GenerateRequest {
+        precision: Some(Precision::F32),
+        guidance_options: GuidanceOptions { interval, ..GuidanceOptions::default() },
+        ..expected.case("sd15").request("plain")
+    };
+    let alone = GenerateRequest { guidance: Some(1.0), ..request(None) };
+    // An interval too short for any of the eight steps is no guidance at all, to the bit.
+    assert_eq!(latents(&engine, &request(Some([0.01, 0.02]))), latents(&engine, &alone));
+    assert_eq!(latents(&engine, &request(Some([0.0, 1.0]))), latents(&engine, &request(None)));
+}
