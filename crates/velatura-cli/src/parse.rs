@@ -1,7 +1,9 @@
 //! Values of flags: each parser says in one sentence what it takes.
 
-use velatura::request::{LONGEST_SIDE, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS};
-use velatura::{Precision, Prediction, RngKind};
+use velatura::request::{
+    LONGEST_SIDE, MOST_FREEU, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS,
+};
+use velatura::{FreeU, Precision, Prediction, RngKind};
 
 fn whole(text: &str, least: u32, most: u32, hint: &str) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
@@ -95,6 +97,29 @@ pub fn guidance_rescale(text: &str) -> Result<f32, String> {
     match text.trim().parse::<f32>() {
         Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
         _ => Err("must be a number from 0 (none) to 1 (0.7 is usual)".into()),
+    }
+}
+
+/// `--freeu`
+pub fn freeu(text: &str) -> Result<FreeU, String> {
+    let wrong = || format!("must be four factors above 0 and up to {MOST_FREEU}, as in 0.9,0.2,1.5,1.6");
+    let factors: Vec<f32> = text.split(',').map_while(|part| part.trim().parse().ok()).collect();
+    match factors[..] {
+        [s1, s2, b1, b2]
+            if factors.len() == text.split(',').count()
+                && factors.iter().all(|&f| f > 0.0 && f <= MOST_FREEU) =>
+        {
+            Ok(FreeU { s1, s2, b1, b2 })
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// `--pag-scale`, `--pag-adaptive-scale`
+pub fn pag_scale(text: &str) -> Result<f32, String> {
+    match text.trim().parse::<f32>() {
+        Ok(value) if (0.0..=MOST_GUIDANCE).contains(&value) => Ok(value),
+        _ => Err(format!("must be a number from 0 to {MOST_GUIDANCE}")),
     }
 }
 

@@ -10,7 +10,7 @@ use velatura_graph::{Builder, DType, Graph, GraphError, Init, ParameterInfo, pas
 use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_samplers::noise::CounterRng;
 
-use crate::networks::Network;
+use crate::networks::{Changes, Network};
 use crate::{Error, ModelManifest, Precision, shipped};
 
 /// Whose networks are measured.
@@ -256,7 +256,7 @@ const POOLED: usize = 1280;
 fn shipped_graph(options: &NetworkOptions, side: usize) -> Result<Graph, Error> {
     let manifest: ModelManifest = ModelManifest::of(&shipped::file()?)?;
     let network = match options.part {
-        Part::Unet => Network::Denoise { tokens: manifest.context() },
+        Part::Unet => Network::Denoise { changes: Changes::default(), tokens: manifest.context() },
         Part::Decoder => Network::Decode,
         Part::Encoder => Network::Encode,
         Part::Text => Network::Text { encoder: manifest.text_encoders.len() - 1, clip_skip: 1 },

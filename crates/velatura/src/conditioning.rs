@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use velatura_graph::{Params, Var};
+use velatura_models::unet::UNetChanges;
 use velatura_models::{TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_text::Encoding;
 
@@ -138,7 +139,14 @@ impl Conditioning {
         condition: Condition<'g>,
         mask: Var<'g>,
     ) -> Var<'g> {
-        self.denoise_with(config, p, UNetInputs::new(sample, timestep), condition, mask)
+        self.denoise_with(
+            config,
+            p,
+            UNetInputs::new(sample, timestep),
+            condition,
+            mask,
+            &UNetChanges::default(),
+        )
     }
 
     /// As [`Conditioning::denoise`], for a denoiser that reads more than latents and timesteps: a class label, or the
@@ -150,6 +158,7 @@ impl Conditioning {
         inputs: UNetInputs<'g>,
         condition: Condition<'g>,
         mask: Var<'g>,
+        changes: &UNetChanges,
     ) -> Var<'g> {
         let inputs = UNetInputs {
             context: config.reads_context().then_some(condition.context),
@@ -158,7 +167,7 @@ impl Conditioning {
             time_ids: condition.time_ids,
             ..inputs
         };
-        config.build(p, inputs)
+        config.build_changed(p, inputs, changes)
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use velatura_models::unet::FreeU;
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{find_sampler, find_spacing};
 
@@ -42,6 +43,11 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     let resized = request.seeds.resize_from;
     pairs.extend(resized.map(|[width, height]| ("Seed resize from", format!("{width}x{height}"))));
     guidance(&request.guidance_options, &mut pairs);
+    if let Some(FreeU { s1, s2, b1, b2 }) = request.freeu {
+        pairs.push(("freeu_enabled", "True".into()));
+        let factors = [("freeu_b1", b1), ("freeu_b2", b2), ("freeu_s1", s1), ("freeu_s2", s2)];
+        pairs.extend(factors.map(|(key, factor)| (key, factor.to_string())));
+    }
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
@@ -116,6 +122,7 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => ours = value.starts_with("velatura"),
+            _ if read_freeu(&mut request.freeu, &key, &value) => {}
             _ => read_guidance(&mut request.guidance_options, &key, &value),
         }
     }
@@ -131,12 +138,34 @@ pub fn parse(text: &str) -> GenerateRequest {
 
 /// No key of A1111's, which knows one grammar only.
 const DIALECT: &str = "Prompt dialect";
+/// Keys of Forge, and beside them our own for what it does not have.
+const PAG_SCALE: &str = "PerturbedAttentionGuidance_scale";
+const PAG_ADAPTIVE: &str = "PerturbedAttentionGuidance_adaptive_scale";
+const PAG_LAYERS: &str = "PerturbedAttentionGuidance_layers";
+const MIMIC_SCALE: &str = "dynthres_mimic_scale";
+const MIMIC_PERCENTILE: &str = "dynthres_threshold_percentile";
+
 /// Guidance beside its scale, in the keys of the extensions that do the same, and in our own where there is none.
 fn guidance(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) {
     pairs.extend(options.rescale.map(|v| ("CFG Rescale", v.to_string())));
     if let Some([start, end]) = options.interval {
         pairs.push(("CFG interval start", start.to_string()));
         pairs.push(("CFG interval end", end.to_string()));
+    }
+    if let Some(perturbed) = &options.perturbed_attention {
+        pairs.push(("PerturbedAttentionGuidance_enabled", "True".into()));
+        pairs.push((PAG_SCALE, perturbed.scale.to_string()));
+        if perturbed.adaptive_scale != 0.0 {
+            pairs.push((PAG_ADAPTIVE, perturbed.adaptive_scale.to_string()));
+        }
+        if perturbed.layers != ["mid"] {
+            pairs.push((PAG_LAYERS, perturbed.layers.join(" ")));
+        }
+    }
+    if let Some(threshold) = &options.threshold {
+        pairs.push(("dynthres_enabled", "True".into()));
+        pairs.push((MIMIC_SCALE, threshold.mimic_scale.to_string()));
+        pairs.push((MIMIC_PERCENTILE, threshold.percentile.to_string()));
     }
 }
 
@@ -146,8 +175,40 @@ fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
         "CFG Rescale" | "CFG rescale" => options.rescale = number.filter(|&v| v != 0.0),
         "CFG interval start" => options.interval.get_or_insert([0.0, 1.0])[0] = number.unwrap_or(0.0),
         "CFG interval end" => options.interval.get_or_insert([0.0, 1.0])[1] = number.unwrap_or(1.0),
+        PAG_SCALE | PAG_ADAPTIVE | PAG_LAYERS => {
+            let perturbed = options.perturbed_attention.get_or_insert_default();
+            match key {
+                PAG_SCALE => perturbed.scale = number.unwrap_or(perturbed.scale),
+                PAG_ADAPTIVE => perturbed.adaptive_scale = number.unwrap_or_default(),
+                _ => perturbed.layers = value.split_whitespace().map(String::from).collect(),
+            }
+        }
+        MIMIC_SCALE | MIMIC_PERCENTILE => {
+            let threshold = options.threshold.get_or_insert_default();
+            let field =
+                if key == MIMIC_SCALE { &mut threshold.mimic_scale } else { &mut threshold.percentile };
+            *field = value.parse().unwrap_or(*field);
+        }
         _ => {}
     }
+}
+
+/// FreeU's factors, as Forge writes them; its defaults stand for those that lack.
+fn read_freeu(freeu: &mut Option<FreeU>, key: &str, value: &str) -> bool {
+    const USUAL: FreeU = FreeU { s1: 0.99, s2: 0.95, b1: 1.01, b2: 1.02 };
+    let mut known = freeu.unwrap_or(USUAL);
+    let field = match key {
+        "freeu_s1" => &mut known.s1,
+        "freeu_s2" => &mut known.s2,
+        "freeu_b1" => &mut known.b1,
+        "freeu_b2" => &mut known.b2,
+        _ => return false,
+    };
+    if let Ok(factor) = value.parse() {
+        *field = factor;
+        *freeu = Some(known);
+    }
+    true
 }
 
 /// Width and height, `512x768`; none where they are no numbers above 0.
@@ -212,7 +273,9 @@ mod tests {
     use velatura_text::prompt::Dialect;
 
     use super::*;
-    use crate::request::{Emphasis, SeedOptions};
+    use velatura_samplers::DynamicThreshold;
+
+    use crate::request::{Emphasis, PerturbedAttention, SeedOptions};
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -271,7 +334,21 @@ mod tests {
                 resize_from: Some([96, 64]),
                 ..SeedOptions::default()
             },
-            guidance_options: GuidanceOptions { rescale: Some(0.7), interval: Some([0.1, 0.8]) },
+            freeu: Some(FreeU { s1: 0.9, s2: 0.2, b1: 1.5, b2: 1.6 }),
+            guidance_options: GuidanceOptions {
+                rescale: Some(0.7),
+                interval: Some([0.1, 0.8]),
+                threshold: Some(DynamicThreshold {
+                    mimic_scale: 5.0,
+                    percentile: 0.995,
+                    ..Default::default()
+                }),
+                perturbed_attention: Some(PerturbedAttention {
+                    scale: 2.5,
+                    adaptive_scale: 0.001,
+                    layers: vec!["mid".into(), "up_blocks.1".into()],
+                }),
+            },
             ..GenerateRequest::default()
         }
     }

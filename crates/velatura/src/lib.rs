@@ -45,12 +45,14 @@ pub use model_file::{WeightInfo, write_model};
 pub use picture::{Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{
-    Emphasis, GenerateRequest, GuidanceOptions, Precision, RequestError, SeedOptions, SeedVariation, Tiling,
+    Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError, SeedOptions,
+    SeedVariation, Tiling,
 };
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use sizes::SizeConditions;
 pub use source_picture::SourceRef;
 pub use velatura_cpu::CancelToken;
-pub use velatura_samplers::Prediction;
+pub use velatura_models::unet::FreeU;
 pub use velatura_samplers::noise::RngKind;
+pub use velatura_samplers::{DynamicThreshold, Prediction};
 pub use velatura_text::prompt::Dialect;

@@ -7,7 +7,7 @@ use velatura_graph::{Graph, Init};
 use velatura_samplers::noise::CounterRng;
 use velatura_weights::{Storage, TensorToWrite, write_safetensors};
 
-use crate::networks::Network;
+use crate::networks::{Changes, Network};
 use crate::source::{MemoryWeights, WeightSource};
 use crate::{Error, ModelManifest};
 
@@ -30,7 +30,9 @@ impl ModelManifest {
         let mut graphs = texts
             .map(|encoder| Network::Text { encoder, clip_skip: 1 }.graph(self, 1, 0, 0))
             .collect::<Result<Vec<_>, _>>()?;
-        graphs.push(Network::Denoise { tokens: self.context() }.graph(self, 1, 1, 1)?);
+        graphs.push(
+            Network::Denoise { changes: Changes::default(), tokens: self.context() }.graph(self, 1, 1, 1)?,
+        );
         graphs.push(Network::Decode.graph(self, 1, 1, 1)?);
         if self.autoencoder.has_encoder() {
             graphs.push(Network::Encode.graph(self, 1, 1, 1)?);

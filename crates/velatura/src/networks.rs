@@ -2,8 +2,9 @@
 
 use velatura_cpu::{CancelToken, Data, Executor};
 use velatura_graph::{Builder, DType, Graph, GraphError};
+use velatura_models::UNetConfig;
 use velatura_models::UNetInputs;
-use velatura_models::unet::ClassEmbedding;
+use velatura_models::unet::{ClassEmbedding, FreeU, UNetChanges};
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
@@ -43,11 +44,59 @@ pub(crate) enum Network {
     Denoise {
         /// Tokens of the context.
         tokens: usize,
+        /// Changes on the way.
+        changes: Changes,
     },
     /// Latents in the denoiser's scale to pictures.
     Decode,
     /// Pictures to the mean and deviation of their latents, in the denoiser's scale.
     Encode,
+}
+
+/// What of [`UNetChanges`] a plan is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Changes {
+    /// The bits of FreeU's factors.
+    freeu: Option<[u32; 4]>,
+    /// Self-attentions that are the identity: one bit for each, in the network's order.
+    identity: u128,
+}
+
+impl Changes {
+    pub fn freeu(freeu: Option<FreeU>) -> Self {
+        Changes { freeu: freeu.map(|f| [f.s1, f.s2, f.b1, f.b2].map(f32::to_bits)), identity: 0 }
+    }
+
+    /// With the identity in these self-attentions: [`self_attentions_in`].
+    pub fn perturbed(self, identity: u128) -> Self {
+        Changes { identity, ..self }
+    }
+
+    fn of(self, unet: &UNetConfig) -> UNetChanges {
+        let freeu = self.freeu.map(|bits| {
+            let [s1, s2, b1, b2] = bits.map(f32::from_bits);
+            FreeU { s1, s2, b1, b2 }
+        });
+        let names = unet.self_attentions().into_iter().enumerate();
+        let identity = names.filter(|(i, _)| self.identity >> i.min(&127) & 1 == 1).map(|(_, name)| name);
+        UNetChanges { freeu, identity: identity.collect() }
+    }
+}
+
+/// Which self-attentions lie in a layer, which is a part of their names such as `mid` or `up_blocks.1`: one bit for each of
+/// the first 128, in the network's order.
+pub(crate) fn self_attentions_in(unet: &UNetConfig, layer: &str) -> u128 {
+    let names = unet.self_attentions();
+    let names = names.iter().take(128).enumerate();
+    let within = |name: &str| {
+        // `up_blocks.1` is no part of `up_blocks.10`.
+        name.match_indices(layer).any(|(at, _)| {
+            let digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+            let behind = &name[at + layer.len()..];
+            !(layer.ends_with(|c: char| c.is_ascii_digit()) && digit(behind))
+        })
+    };
+    names.filter(|(_, name)| within(name)).fold(0, |mask, (i, _)| mask | 1 << i)
 }
 
 impl Network {
@@ -87,7 +136,7 @@ impl Network {
                     builder.output(names::POOLED, condition.pooled);
                 }
             }
-            Network::Denoise { tokens } => {
+            Network::Denoise { tokens, changes } => {
                 let sample = builder.input(
                     names::SAMPLE,
                     &[batch, height, width, manifest.unet.in_channels],
@@ -117,7 +166,8 @@ impl Network {
                     ..UNetInputs::new(sample, timestep)
                 };
                 let p = params.at(UNET_PREFIX);
-                let output = manifest.conditioning.denoise_with(unet, &p, inputs, condition, mask);
+                let output =
+                    manifest.conditioning.denoise_with(unet, &p, inputs, condition, mask, &changes.of(unet));
                 builder.output(names::OUTPUT, output);
             }
             Network::Decode => {

@@ -18,6 +18,24 @@ pub(super) struct Context<'g> {
     pub mask: Option<Var<'g>>,
 }
 
+/// What the attentions of a network look at.
+#[derive(Clone, Copy)]
+pub(super) struct Looks<'a, 'g> {
+    /// What the cross-attentions look at.
+    pub context: Option<Context<'g>>,
+    /// Self-attentions in which every pixel looks at itself alone, by name.
+    pub identity: &'a [String],
+    /// Length of the path that is no part of those names.
+    pub root: usize,
+}
+
+impl Looks<'_, '_> {
+    fn is_identity(&self, p: &Params<'_>) -> bool {
+        let name = p.path().get(self.root..).unwrap_or_default().trim_start_matches('.');
+        self.identity.iter().any(|identity| identity == name)
+    }
+}
+
 /// The shape of one transformer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transformer {
@@ -37,7 +55,7 @@ pub(super) fn transformer<'g>(
     style: &BlockStyle,
     shape: &Transformer,
     x: Var<'g>,
-    context: Option<Context<'g>>,
+    looks: Looks<'_, 'g>,
 ) -> Var<'g> {
     let [n, height, width, c] = x.dims();
     let (image, tokens) = ([n, height, width, c], [n, height * width, c]);
@@ -48,7 +66,7 @@ pub(super) fn transformer<'g>(
     };
     for layer in 0..shape.layers {
         let p = p.at("transformer_blocks").at(layer);
-        h = style.block(&p, || block(&p, shape, h, context));
+        h = style.block(&p, || block(&p, shape, h, looks));
     }
     let zero = style.zero_init;
     x + match shape.linear_projection {
@@ -58,10 +76,15 @@ pub(super) fn transformer<'g>(
 }
 
 /// Self-attention, cross-attention, feed-forward, each after a norm and beside a residual connection.
-fn block<'g>(p: &Params<'g>, shape: &Transformer, x: Var<'g>, context: Option<Context<'g>>) -> Var<'g> {
+fn block<'g>(p: &Params<'g>, shape: &Transformer, x: Var<'g>, looks: Looks<'_, 'g>) -> Var<'g> {
+    let context = looks.context;
     let norm = |name: &str, x| p.at(name).layer_norm(x, LAYER_NORM_EPS);
     let first = if shape.only_cross_attention { context } else { None };
-    let mut h = x + attention(&p.at("attn1"), norm("norm1", x), first, shape.heads);
+    let own = p.at("attn1");
+    let mut h = x + match looks.is_identity(&own) {
+        true => identity_attention(&own, norm("norm1", x)),
+        false => attention(&own, norm("norm1", x), first, shape.heads),
+    };
     if context.is_some() {
         h = h + attention(&p.at("attn2"), norm("norm2", h), context, shape.heads);
     }
@@ -77,6 +100,12 @@ fn attention<'g>(p: &Params<'g>, x: Var<'g>, context: Option<Context<'g>>, heads
     let v = p.at("to_v").linear_no_bias(source, c);
     let mixed = q.attention(k, v, context.and_then(|c| c.mask), heads, None, false);
     p.at("to_out").at(0).linear(mixed, c)
+}
+
+/// Self-attention with the identity in place of the map: every token keeps its own value.
+fn identity_attention<'g>(p: &Params<'g>, x: Var<'g>) -> Var<'g> {
+    let c = x.channels();
+    p.at("to_out").at(0).linear(p.at("to_v").linear_no_bias(x, c), c)
 }
 
 /// GEGLU (Shazeer 2020): half of the features gate the other half; four times as wide inside.

@@ -2,7 +2,8 @@
 
 use velatura_graph::{Params, Var};
 
-use super::attention::{Context, Transformer, transformer};
+use super::attention::{Context, Looks, Transformer, transformer};
+use super::changes::UNetChanges;
 use super::config::{DownBlock, MidBlock, UNetConfig, UpBlock};
 use crate::blocks::{BlockStyle, downsample, pixel_attention, res_block, upsample};
 
@@ -13,6 +14,9 @@ pub(super) struct Levels<'a, 'g> {
     /// The activated embedding of timestep and company, `[N, D]`.
     pub time: Var<'g>,
     pub context: Option<Context<'g>>,
+    pub changes: &'a UNetChanges,
+    /// Length of the path of the network's own parameters.
+    pub root: usize,
 }
 
 /// What follows each residual block of a level.
@@ -55,7 +59,7 @@ impl<'g> Levels<'_, 'g> {
             Some(MidBlock::UNetMidBlock2DCrossAttn) => {
                 let x = self.residual(&p, 0, x, level);
                 let shape = Transformer { only_cross_attention: false, ..self.transformer(level, 0, false) };
-                let x = transformer(&p.at("attentions").at(0), &self.style, &shape, x, self.context_of());
+                let x = transformer(&p.at("attentions").at(0), &self.style, &shape, x, self.looks());
                 self.residual(&p, 1, x, level)
             }
         }
@@ -72,7 +76,10 @@ impl<'g> Levels<'_, 'g> {
                 UpBlock::AttnUpBlock2D => Then::SelfAttention,
             };
             for layer in 0..=self.config.layers(level) {
-                if let Some(skip) = skips.pop() {
+                if let Some(mut skip) = skips.pop() {
+                    if let Some(freeu) = &self.changes.freeu {
+                        (x, skip) = freeu.apply(i, x, skip);
+                    }
                     x = x.concat(&[skip], 3);
                 }
                 x = self.residual(&p, layer, x, level);
@@ -106,7 +113,7 @@ impl<'g> Levels<'_, 'g> {
             Then::SelfAttention => pixel_attention(&p, &self.style, x, self.config.plain_heads(level)),
             Then::Transformer => {
                 let shape = self.transformer(level, layer, up);
-                transformer(&p, &self.style, &shape, x, self.context_of())
+                transformer(&p, &self.style, &shape, x, self.looks())
             }
         }
     }
@@ -118,6 +125,12 @@ impl<'g> Levels<'_, 'g> {
             only_cross_attention: self.config.only_cross_attention.get(level).copied().unwrap_or(false),
             linear_projection: self.config.use_linear_projection,
         }
+    }
+
+    /// What the attentions look at.
+    fn looks(&self) -> Looks<'_, 'g> {
+        let identity = &self.changes.identity;
+        Looks { context: self.context_of(), identity, root: self.root }
     }
 
     /// The context, for networks whose transformers look at one.

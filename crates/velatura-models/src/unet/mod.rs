@@ -2,11 +2,13 @@
 //! residual blocks steered by the timestep, transformers that look at a context, skip connections.
 
 mod attention;
+mod changes;
 mod check;
 mod config;
 mod embedding;
 mod levels;
 
+pub use changes::{FreeU, UNetChanges};
 pub use config::{
     AdditionEmbedding, ClassEmbedding, DownBlock, MidBlock, TimeScaleShift, UNetConfig, UpBlock,
 };
@@ -67,6 +69,16 @@ impl UNetConfig {
     /// What does not fit (a configuration that does not divide, an input that lacks or has another shape) is the error
     /// of [`velatura_graph::Builder::finish`].
     pub fn build<'g>(&self, p: &Params<'g>, inputs: UNetInputs<'g>) -> Var<'g> {
+        self.build_changed(p, inputs, &UNetChanges::default())
+    }
+
+    /// As [`build`](Self::build), with changes on the way.
+    pub fn build_changed<'g>(
+        &self,
+        p: &Params<'g>,
+        inputs: UNetInputs<'g>,
+        changes: &UNetChanges,
+    ) -> Var<'g> {
         if let Err(reason) = self.accepts(&inputs) {
             refuse(p, NETWORK, reason, inputs.sample);
             return inputs.sample;
@@ -78,7 +90,7 @@ impl UNetConfig {
         let style = self.style();
         // Every residual block begins with this activation of the same embedding.
         let time = embedding.activation(style.activation);
-        let levels = Levels { config: self, style, time, context };
+        let levels = Levels { config: self, style, time, context, changes, root: p.path().len() };
 
         let x = if self.center_input_sample { sample.affine(2.0, -1.0) } else { sample };
         let x = p.at("conv_in").conv_same(x, self.block_out_channels[0], self.conv_in_kernel, false);

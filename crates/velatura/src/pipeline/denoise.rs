@@ -2,14 +2,16 @@
 
 use velatura_cpu::{CancelToken, Data};
 use velatura_samplers::noise::LatentShape;
-use velatura_samplers::{Answer, Guidance};
+use velatura_samplers::{
+    Answer, Call, Guidance, perturbed_attention, perturbed_attention_scale, rescale_noise_cfg,
+};
 
 use super::encode::Conditions;
 use crate::Error;
 use crate::engine::Engine;
-use crate::networks::{Encoded, Network, names};
+use crate::networks::{Changes, Encoded, Network, names};
 use crate::plans::{PlanKey, lock};
-use crate::request::Precision;
+use crate::request::{GuidanceOptions, Precision};
 
 /// Asks a model's denoiser about latents of one size.
 pub(crate) struct Denoiser<'a> {
@@ -18,6 +20,29 @@ pub(crate) struct Denoiser<'a> {
     pub precision: Precision,
     pub cancel: &'a CancelToken,
     pub told: Told,
+    /// Changes on the network's way.
+    pub changes: Changes,
+    /// Self-attentions that are perturbed where there is guidance by that.
+    pub perturbed: u128,
+}
+
+/// How the answers at a call are combined.
+#[derive(Clone, Copy)]
+pub(crate) struct Recipe<'a> {
+    pub guidance: &'a Guidance,
+    pub options: &'a GuidanceOptions,
+    pub call: Call,
+    /// Whether guidance by the prompt is on.
+    pub guided: bool,
+}
+
+impl Recipe<'_> {
+    /// The scale of perturbed-attention guidance; nothing where there is none.
+    fn perturbed_scale(&self) -> Option<f32> {
+        let perturbed = self.options.perturbed_attention.as_ref()?;
+        let scale = perturbed_attention_scale(perturbed.scale, perturbed.adaptive_scale, self.call.timestep);
+        (scale > 0.0 && self.guidance.is_on(self.call.step, self.call.steps)).then_some(scale)
+    }
 }
 
 /// What a denoiser is told beside noisy latents, timesteps and texts; the same at every step.
@@ -45,43 +70,56 @@ struct Question<'a> {
     text: &'a Encoded,
     /// Whether zeros stand in place of what is beside the latent.
     blind: bool,
+    /// Whether self-attentions are perturbed.
+    perturbed: bool,
 }
 
 impl Denoiser<'_> {
     /// The guided answers for a batch of latents `[images, h, w, C]` at a timestep, one image for each guide, and those
-    /// without the prompt where guidance is on, which `guided` says. `call` counts the calls of the run.
-    pub fn guided(
-        &self,
-        latents: &[f32],
-        timestep: f32,
-        guides: &[Guide],
-        (guidance, guided): (&Guidance, bool),
-        call: usize,
-    ) -> Result<Answer, Error> {
-        let plain = Guidance { scale: 1.0, ..*guidance };
-        let guidance = if guided { guidance } else { &plain };
+    /// without the prompt where guidance is on.
+    pub fn guided(&self, latents: &[f32], guides: &[Guide], recipe: Recipe<'_>) -> Result<Answer, Error> {
+        let Recipe { call, guided, .. } = recipe;
+        let perturbed_scale = recipe.perturbed_scale().filter(|_| self.perturbed != 0);
         let twice = !self.told.beside.is_empty() && self.told.beside_guidance != 1.0;
         let sides: Vec<Side<'_>> =
-            guides.iter().map(|guide| Side::new(guide, call, guided || twice)).collect();
+            guides.iter().map(|guide| Side::new(guide, call.evaluation, guided || twice)).collect();
         // First every image without anything, then without its prompt, then with it, so that one plan serves all steps.
         let unguided: Vec<(usize, &Encoded)> =
             sides.iter().enumerate().filter_map(|(image, side)| Some((image, side.without?))).collect();
-        let of = |blind: bool| unguided.iter().map(move |&(image, text)| Question { image, text, blind });
+        let of = |blind: bool| {
+            unguided.iter().map(move |&(image, text)| Question { image, text, blind, perturbed: false })
+        };
         let without = of(true).filter(|_| twice).chain(of(false));
-        let with = sides.iter().enumerate().flat_map(|(image, side)| {
-            side.with.iter().map(move |&(_, text)| Question { image, text, blind: false })
-        });
-        let questions: Vec<Question<'_>> = without.chain(with).collect();
-        let answers = self.ask(latents, timestep, &questions, guides.len())?;
+        let with = |perturbed: bool| {
+            sides.iter().enumerate().flat_map(move |(image, side)| {
+                side.with.iter().map(move |&(_, text)| Question { image, text, blind: false, perturbed })
+            })
+        };
+        let parts: usize = sides.iter().map(|side| side.with.len()).sum();
+        let perturbed = with(true).filter(|_| perturbed_scale.is_some());
+        let questions: Vec<Question<'_>> = without.chain(with(false)).chain(perturbed).collect();
+        let answers = self.ask(latents, call.timestep, &questions, guides.len())?;
         let (blind, rest) = answers.split_at(if twice { unguided.len() } else { 0 });
         let (without, with) = rest.split_at(unguided.len());
-        let (mut blind, mut without, mut with) = (blind.iter(), without.iter(), with.iter());
+        let (with, perturbed) = with.split_at(parts);
+        let (mut blind, mut without) = (blind.iter(), without.iter());
+        let (mut with, mut perturbed) = (with.iter(), perturbed.iter());
         let mut out = Vec::with_capacity(latents.len());
         let mut unprompted = Vec::with_capacity(if guided { latents.len() } else { 0 });
         for side in &sides {
             let unguided = side.without.and_then(|_| without.next());
-            let answers = with.by_ref().take(side.with.len());
-            let mut answer = side.combine(guidance, unguided, answers)?;
+            let prompted = side.together(unguided, &mut with)?;
+            let mut answer = match unguided {
+                Some(unguided) => recipe.guide(unguided, &prompted, self.shape.channels)?,
+                None => prompted.clone(),
+            };
+            if let Some(scale) = perturbed_scale {
+                let away = side.together(unguided, &mut perturbed)?;
+                answer = perturbed_attention(&answer, &prompted, &away, scale)?;
+            }
+            if unguided.is_some() && guided && recipe.guidance.rescale > 0.0 {
+                rescale_noise_cfg(&mut answer, &prompted, recipe.guidance.rescale);
+            }
             if let (Some(unguided), Some(blind)) = (unguided, blind.next()) {
                 // blind + s_image (unguided - blind) + s_text (guided - unguided)
                 let more = self.told.beside_guidance - 1.0;
@@ -106,27 +144,30 @@ impl Denoiser<'_> {
     ) -> Result<Vec<Vec<f32>>, Error> {
         let length = self.shape.len();
         let mut answers = vec![Vec::new(); questions.len()];
-        let mut lengths: Vec<usize> = Vec::new();
+        let mut lengths: Vec<(usize, bool)> = Vec::new();
         for question in questions {
-            if !lengths.contains(&question.text.tokens) {
-                lengths.push(question.text.tokens);
+            let kind = (question.text.tokens, question.perturbed);
+            if !lengths.contains(&kind) {
+                lengths.push(kind);
             }
         }
-        for tokens in lengths {
-            let alike: Vec<usize> =
-                (0..questions.len()).filter(|&i| questions[i].text.tokens == tokens).collect();
+        for (tokens, perturbed) in lengths {
+            let changes = self.changes.perturbed(if perturbed { self.perturbed } else { 0 });
+            let alike: Vec<usize> = (0..questions.len())
+                .filter(|&i| (questions[i].text.tokens, questions[i].perturbed) == (tokens, perturbed))
+                .collect();
             // Prompts of several parts must not need more memory than those of one.
             for group in alike.chunks(2 * images) {
                 let mut sample = Vec::new();
                 let mut texts = Encoded::default();
-                for Question { image, text, blind } in group.iter().map(|&i| &questions[i]) {
+                for Question { image, text, blind, .. } in group.iter().map(|&i| &questions[i]) {
                     let latent = &latents[image * length..(image + 1) * length];
                     self.told.join(&mut sample, latent, *image, *blind, self.shape.channels);
                     texts.append(text);
                     texts.pooled.extend(&text.pooled);
                     texts.time_ids.extend(&text.time_ids);
                 }
-                let output = self.run(&sample, timestep, &texts, group.len())?;
+                let output = self.run(&sample, timestep, &texts, (group.len(), changes))?;
                 for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
                     answers[question] = answer.to_vec();
                 }
@@ -141,10 +182,10 @@ impl Denoiser<'_> {
         sample: &[f32],
         timestep: f32,
         texts: &Encoded,
-        batch: usize,
+        (batch, changes): (usize, Changes),
     ) -> Result<Vec<f32>, Error> {
         let plan = self.engine.plan(PlanKey {
-            network: Network::Denoise { tokens: texts.tokens / batch },
+            network: Network::Denoise { tokens: texts.tokens / batch, changes },
             batch,
             height: self.shape.height,
             width: self.shape.width,
@@ -213,28 +254,38 @@ impl<'a> Side<'a> {
         Side { without: negative.filter(|_| guided || !alone), with }
     }
 
-    /// `without + scale * sum of weight * (with - without)` (Liu et al. 2022, "Compositional visual generation with
-    /// composable diffusion models").
-    fn combine<'b>(
+    /// What the parts say together, `without + sum of weight * (with - without)` (Liu et al. 2022, "Compositional visual
+    /// generation with composable diffusion models"), from as many answers as there are parts.
+    fn together<'b>(
         &self,
-        guidance: &Guidance,
         without: Option<&Vec<f32>>,
-        mut with: impl Iterator<Item = &'b Vec<f32>>,
+        with: &mut impl Iterator<Item = &'b Vec<f32>>,
     ) -> Result<Vec<f32>, Error> {
         let lacks = || Error::Internal("a question without an answer".into());
-        let Some(without) = without else { return Ok(with.next().ok_or_else(lacks)?.clone()) };
-        let together = match self.with[..] {
-            [(1.0, _)] => with.next().ok_or_else(lacks)?.clone(),
-            _ => {
-                let mut sum = without.clone();
-                for ((weight, _), answer) in self.with.iter().zip(with) {
-                    for ((sum, &with), &without) in sum.iter_mut().zip(answer).zip(without) {
-                        *sum += weight * (with - without);
-                    }
-                }
-                sum
-            }
+        let mut answers = with.by_ref().take(self.with.len());
+        let (Some(without), false) = (without, matches!(self.with[..], [(1.0, _)])) else {
+            return Ok(answers.next().ok_or_else(lacks)?.clone());
         };
-        Ok(guidance.combine(&[without.as_slice(), &together].concat(), 1)?)
+        let mut sum = without.clone();
+        for ((weight, _), answer) in self.with.iter().zip(answers) {
+            for ((sum, &with), &without) in sum.iter_mut().zip(answer).zip(without) {
+                *sum += weight * (with - without);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+impl Recipe<'_> {
+    /// The answers without and with the prompt as one.
+    fn guide(&self, without: &[f32], with: &[f32], channels: usize) -> Result<Vec<f32>, Error> {
+        let scale = if self.guided { self.guidance.scale } else { 1.0 };
+        match &self.options.threshold {
+            Some(threshold) if self.guided => {
+                let (step, steps) = (self.call.step, self.call.steps);
+                Ok(threshold.combine(without, with, channels, 1, f64::from(scale), step, steps)?)
+            }
+            _ => Ok(Guidance::new(scale).combine(&[without, with].concat(), 1)?),
+        }
     }
 }

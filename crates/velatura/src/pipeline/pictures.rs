@@ -7,7 +7,7 @@ use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{Answer, Call, Level, RunError, Start, sample_from};
 
 use super::autoencoder::{Autoencoder, Moments};
-use super::denoise::{Told, guidance_embedding};
+use super::denoise::{Recipe, Told, guidance_embedding};
 use super::stage::Stage;
 use super::start::{Given, begin};
 use crate::engine::{Engine, Progress, Warning};
@@ -198,12 +198,17 @@ impl<'a> Run<'a> {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled.into());
             }
-            let guidance = (&settings.guidance, settings.is_guided(call));
+            let recipe = Recipe {
+                guidance: &settings.guidance,
+                options: &settings.guidance_options,
+                call,
+                guided: settings.is_guided(call),
+            };
             let (denoiser, guides) = match &refiner {
                 Some((below, team)) if call.timestep < *below => team,
                 _ => &model,
             };
-            denoiser.guided(latents, call.timestep, guides, guidance, call.evaluation)
+            denoiser.guided(latents, guides, recipe)
         };
         let (total, before) = (self.steps, self.done);
         let observer = &mut self.observer;

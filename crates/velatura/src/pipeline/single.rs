@@ -7,7 +7,7 @@ use super::autoencoder::Autoencoder;
 use super::denoise::{Denoiser, Told, guidance_embedding};
 use super::encode::Conditions;
 use crate::engine::Engine;
-use crate::networks::Encoded;
+use crate::networks::{Changes, Encoded};
 use crate::request::{Precision, Tiling};
 use crate::{Error, GenerateRequest};
 
@@ -62,8 +62,16 @@ impl Engine {
         // A latent consistency model is told that there is no guidance.
         let width = self.manifest().unet.time_cond_proj_dim;
         let told = Told { guidance: width.map(|width| guidance_embedding(1.0, width)), ..Told::default() };
-        let denoiser = Denoiser { engine: self, shape, precision, cancel: &CancelToken::default(), told };
-        denoiser.run(latent, timestep, &text.0, 1)
+        let denoiser = Denoiser {
+            engine: self,
+            shape,
+            precision,
+            cancel: &CancelToken::default(),
+            told,
+            changes: Changes::default(),
+            perturbed: 0,
+        };
+        denoiser.run(latent, timestep, &text.0, (1, Changes::default()))
     }
 
     /// The mean and the deviation, `[height, width, channels]` in the denoiser's scale, that the encoder gives for a

@@ -11,6 +11,7 @@ use super::encode::Conditions;
 use super::pictures::Job;
 use crate::Error;
 use crate::engine::Engine;
+use crate::networks::Changes;
 use crate::request::Settings;
 
 /// A model at work on a run.
@@ -35,7 +36,17 @@ impl<'a> Stage<'a> {
             Ok(Guide { negative, prompt: self.encode(&job.request.prompt, false)? })
         };
         let guides = jobs.iter().map(guide).collect::<Result<_, _>>()?;
-        Ok((Denoiser { engine, shape, precision: settings.precision, cancel, told: Told::default() }, guides))
+        let perturbed = settings.guidance_options.perturbed_attention.as_ref();
+        let denoiser = Denoiser {
+            engine,
+            shape,
+            precision: settings.precision,
+            cancel,
+            told: Told::default(),
+            changes: Changes::freeu(settings.freeu),
+            perturbed: perturbed.map_or(0, |perturbed| perturbed.of(&engine.manifest().unet)),
+        };
+        Ok((denoiser, guides))
     }
 
     fn encode(&mut self, text: &str, negative: bool) -> Result<Arc<Conditions>, Error> {

@@ -1,5 +1,6 @@
 //! What can be checked of a request without a model, and the ranges of its fields.
 
+use velatura_models::unet::FreeU;
 use velatura_samplers::{find_spacing, parse_sampler};
 
 use super::{GenerateRequest, RequestError};
@@ -14,6 +15,8 @@ pub const MOST_GUIDANCE: f32 = 100.0;
 pub const LONGEST_SIDE: u32 = 8192;
 /// Most noise over the picture that upscalers were trained with.
 pub const MOST_NOISE_LEVEL: u32 = 350;
+/// Largest factor of FreeU.
+pub const MOST_FREEU: f32 = 10.0;
 /// Longest prompt in bytes.
 pub const LONGEST_PROMPT: usize = 1 << 20;
 /// Most chunks of tokens (75 for CLIP) of a prompt: the denoiser looks at all of them in every attention.
@@ -73,6 +76,11 @@ impl GenerateRequest {
         }
         self.sizes.check()?;
         self.guidance_options.check()?;
+        if let Some(FreeU { s1, s2, b1, b2 }) = self.freeu
+            && let Some(&factor) = [s1, s2, b1, b2].iter().find(|&&v| !(v > 0.0 && v <= MOST_FREEU))
+        {
+            return Err(RequestError::FreeU(factor));
+        }
         self.seeds.check(self.seed, self.batch)?;
         if let Some(switch) = self.refiner_switch {
             if !(switch > 0.0 && switch < 1.0) {

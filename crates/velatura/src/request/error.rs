@@ -2,7 +2,7 @@
 
 use velatura_samplers::UnknownName;
 
-use super::{LONGEST_PROMPT, LONGEST_SIDE, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
+use super::{LONGEST_PROMPT, LONGEST_SIDE, MOST_FREEU, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
 
 /// A request that cannot be served. Each message is one sentence that names the field and the remedy.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -28,6 +28,30 @@ pub enum RequestError {
         /// Where it ends.
         end: f32,
     },
+    /// A factor of FreeU out of range.
+    #[error("a factor of FreeU is {0}, but must be above 0 and at most {MOST_FREEU} (1 changes nothing)")]
+    FreeU(f32),
+    /// Perturbed-attention guidance out of range.
+    #[error("{field} of perturbed attention is {given}, but must be from 0 to {MOST_GUIDANCE} ({usual})")]
+    PerturbedAttention {
+        /// `scale` or `adaptive scale`.
+        field: &'static str,
+        /// What was asked for.
+        given: f32,
+        /// What is usual.
+        usual: &'static str,
+    },
+    /// No self-attention in a layer that is to be perturbed.
+    #[error(
+        "{layer:?} names no self-attention of this model; name layers such as mid, down_blocks.1 or up_blocks.1.attentions.0"
+    )]
+    PerturbedLayer {
+        /// The layer.
+        layer: String,
+    },
+    /// Dynamic thresholding out of range.
+    #[error("dynamic thresholding: {0}")]
+    Threshold(velatura_samplers::GuidanceError),
     /// A list of seeds of another length than the batch.
     #[error(
         "{seeds} seeds are listed for a batch of {batch}; leave the batch out, or list a seed for each picture"

@@ -1,9 +1,49 @@
 //! How the answers with and without the prompt are combined, beyond the scale.
 
 use serde::{Deserialize, Serialize};
-use velatura_samplers::Guidance;
+use velatura_models::UNetConfig;
+use velatura_samplers::{DynamicThreshold, Guidance};
 
-use super::RequestError;
+use super::{MOST_GUIDANCE, RequestError};
+use crate::networks::self_attentions_in;
+
+/// Guidance by an answer in which some self-attentions look at nothing but each pixel itself (Ahn et al. 2024,
+/// arXiv 2403.17377), as in diffusers' `PAG` pipelines. It takes one more answer for each picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PerturbedAttention {
+    /// How far to go away from that answer, 0 (none) to [`MOST_GUIDANCE`].
+    pub scale: f32,
+    /// How fast that falls along the run: `scale - adaptive_scale * (1000 - timestep)`, at least 0.
+    pub adaptive_scale: f32,
+    /// Layers in which that is done: parts of the names of self-attentions, such as `mid`, `down_blocks.1` or
+    /// `up_blocks.1.attentions.0`.
+    pub layers: Vec<String>,
+}
+
+impl Default for PerturbedAttention {
+    fn default() -> Self {
+        PerturbedAttention { scale: 3.0, adaptive_scale: 0.0, layers: vec!["mid".into()] }
+    }
+}
+
+impl PerturbedAttention {
+    /// Which of a network's self-attentions are perturbed: a bit for each.
+    pub(crate) fn of(&self, unet: &UNetConfig) -> u128 {
+        self.layers.iter().fold(0, |mask, layer| mask | self_attentions_in(unet, layer))
+    }
+
+    fn check(&self) -> Result<(), RequestError> {
+        for (field, given, usual) in
+            [("scale", self.scale, "3 is usual"), ("adaptive scale", self.adaptive_scale, "0 is usual")]
+        {
+            if !(0.0..=MOST_GUIDANCE).contains(&given) {
+                return Err(RequestError::PerturbedAttention { field, given, usual });
+            }
+        }
+        Ok(())
+    }
+}
 
 /// What is done beside classifier-free guidance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +57,12 @@ pub struct GuidanceOptions {
     /// Outside it the network is asked about the prompt alone, which takes half the time. `None` is the whole run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f32; 2]>,
+    /// Dynamic thresholding of the guided answer, for scales beyond what the model bears.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<DynamicThreshold>,
+    /// Perturbed-attention guidance, in the same part of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub perturbed_attention: Option<PerturbedAttention>,
 }
 
 impl GuidanceOptions {
@@ -35,6 +81,12 @@ impl GuidanceOptions {
         {
             return Err(RequestError::GuidanceInterval { start, end });
         }
+        if let Some(threshold) = &self.threshold {
+            threshold.validate().map_err(RequestError::Threshold)?;
+        }
+        if let Some(perturbed) = &self.perturbed_attention {
+            perturbed.check()?;
+        }
         Ok(())
     }
 
@@ -45,10 +97,18 @@ impl GuidanceOptions {
     }
 
     /// Without what changes nothing.
-    pub(super) fn resolved(&self) -> Self {
-        GuidanceOptions {
+    pub(super) fn resolved(&self, unet: &UNetConfig) -> Result<Self, RequestError> {
+        let perturbed = self.perturbed_attention.clone().filter(|perturbed| perturbed.scale != 0.0);
+        for layer in perturbed.iter().flat_map(|perturbed| &perturbed.layers) {
+            if layer.is_empty() || self_attentions_in(unet, layer) == 0 {
+                return Err(RequestError::PerturbedLayer { layer: layer.clone() });
+            }
+        }
+        Ok(GuidanceOptions {
             rescale: self.rescale.filter(|&rescale| rescale != 0.0),
             interval: self.interval.filter(|&interval| interval != [0.0, 1.0]),
-        }
+            threshold: self.threshold,
+            perturbed_attention: perturbed,
+        })
     }
 }

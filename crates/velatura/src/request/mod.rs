@@ -12,11 +12,12 @@ mod settings;
 mod tiling;
 
 pub use check::{
-    LONGEST_PROMPT, LONGEST_SIDE, MOST_CHUNKS, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS,
+    LONGEST_PROMPT, LONGEST_SIDE, MOST_CHUNKS, MOST_FREEU, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES,
+    MOST_STEPS,
 };
 pub use emphasis::Emphasis;
 pub use error::RequestError;
-pub use guidance::GuidanceOptions;
+pub use guidance::{GuidanceOptions, PerturbedAttention};
 pub use noise::{SeedOptions, SeedVariation};
 pub use precision::Precision;
 pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};
@@ -24,6 +25,7 @@ pub(crate) use settings::Settings;
 pub use tiling::Tiling;
 
 use serde::{Deserialize, Serialize};
+use velatura_models::unet::FreeU;
 use velatura_samplers::Prediction;
 use velatura_samplers::noise::RngKind;
 use velatura_text::prompt::Dialect;
@@ -48,6 +50,9 @@ pub struct GenerateRequest {
     /// What is done beside that guidance.
     #[serde(skip_serializing_if = "GuidanceOptions::is_default")]
     pub guidance_options: GuidanceOptions,
+    /// Stronger features and smoother skip connections in the denoiser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freeu: Option<FreeU>,
     /// Which noise the pictures begin from, beyond the seed.
     #[serde(skip_serializing_if = "SeedOptions::is_default")]
     pub seeds: SeedOptions,
@@ -127,6 +132,7 @@ impl Default for GenerateRequest {
             steps: None,
             guidance: None,
             guidance_options: GuidanceOptions::default(),
+            freeu: None,
             seeds: SeedOptions::default(),
             width: None,
             height: None,

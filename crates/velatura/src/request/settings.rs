@@ -1,11 +1,12 @@
 //! What the pipeline runs on.
 
+use velatura_models::unet::FreeU;
 use velatura_samplers::{
     Call, Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
 };
 
 use super::resolve::REFINER_SWITCH;
-use super::{GenerateRequest, Precision, RequestError, Tiling};
+use super::{GenerateRequest, GuidanceOptions, Precision, RequestError, Tiling};
 use crate::manifest::{ModelManifest, Task};
 use crate::prompt::PromptStyle;
 use crate::sizes::SizeConditions;
@@ -15,6 +16,8 @@ pub(crate) struct Settings {
     pub width: usize,
     pub height: usize,
     pub guidance: Guidance,
+    pub guidance_options: GuidanceOptions,
+    pub freeu: Option<FreeU>,
     pub precision: Precision,
     pub clip_skip: u32,
     pub prompts: PromptStyle,
@@ -83,6 +86,8 @@ impl GenerateRequest {
         Ok(Settings {
             width: self.width.unwrap_or(defaults.width) as usize,
             height: self.height.unwrap_or(defaults.height) as usize,
+            guidance_options: self.guidance_options.clone(),
+            freeu: self.freeu,
             guidance: self.guidance_options.formula(if is_told { 1.0 } else { guidance }),
             precision: self.precision.unwrap_or(Precision::F32),
             clip_skip: self.clip_skip.unwrap_or(1),

@@ -1,6 +1,9 @@
 //! Guidance beyond its scale, and variations of seeds, against diffusers.
 
-use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, GuidanceOptions, Precision};
+use velatura::{
+    CancelToken, DynamicThreshold, Engine, EngineOptions, GenerateRequest, GuidanceOptions,
+    PerturbedAttention, Precision, RequestError,
+};
 
 use crate::parity::error;
 use crate::pipelines::Expected;
@@ -57,4 +60,38 @@ fn outside_the_interval_the_network_is_asked_half_as_often() {
     // An interval too short for any of the eight steps is no guidance at all, to the bit.
     assert_eq!(latents(&engine, &request(Some([0.01, 0.02]))), latents(&engine, &alone));
     assert_eq!(latents(&engine, &request(Some([0.0, 1.0]))), latents(&engine, &request(None)));
+}
+
+#[test]
+fn a_threshold_that_mimics_its_own_scale_changes_nothing() {
+    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let plain = expected.case("sd15").request("plain");
+    let request = |mimic_scale| GenerateRequest {
+        guidance_options: GuidanceOptions {
+            threshold: Some(DynamicThreshold { mimic_scale, ..DynamicThreshold::default() }),
+            ..GuidanceOptions::default()
+        },
+        ..plain.clone()
+    };
+    let wanted = expected.numbers("sd15/plain");
+    assert!(error(&latents(&engine, &request(7.5)), &wanted) < 1e-3);
+    assert!(error(&latents(&engine, &request(2.0)), &wanted) > 0.05);
+}
+
+#[test]
+fn layers_that_are_none_are_refused() {
+    let Fixture { expected, engine, _temporary } = Fixture::open();
+    for layer in ["", "middle", "down_blocks.2", "up_blocks.1.attentions.7"] {
+        let perturbed = PerturbedAttention { layers: vec![layer.into()], ..PerturbedAttention::default() };
+        let request = GenerateRequest {
+            guidance_options: GuidanceOptions {
+                perturbed_attention: Some(perturbed),
+                ..GuidanceOptions::default()
+            },
+            ..expected.case("sd15").request("plain")
+        };
+        let refused = engine.resolve(&request).unwrap_err();
+        let wanted = RequestError::PerturbedLayer { layer: layer.into() };
+        assert_eq!(refused.to_string(), wanted.to_string());
+    }
 }

@@ -1,8 +1,8 @@
 //! How the prompt steers the picture.
 
-use velatura::GenerateRequest;
+use velatura::{FreeU, GenerateRequest};
 
-use super::set_some;
+use super::{set, set_some};
 use crate::parse;
 
 /// How the prompt steers the picture.
@@ -18,6 +18,25 @@ pub struct GuidanceArgs {
     /// Shares of the run between which there is guidance, as in 0.1,0.8; steps outside take half the time
     #[arg(long, value_name = "START,END", value_parser = parse::guidance_interval, allow_negative_numbers = true)]
     guidance_interval: Option<[f32; 2]>,
+    /// FreeU: factors of the skip connections and of the features on the denoiser's way up, as in 0.9,0.2,1.5,1.6 (SD 1.5)
+    /// or 0.9,0.2,1.3,1.4 (SDXL)
+    #[arg(long, value_name = "S1,S2,B1,B2", value_parser = parse::freeu)]
+    freeu: Option<FreeU>,
+    /// Perturbed-attention guidance: how far to go away from a picture without structure; 3 is usual. Half as long again
+    #[arg(long, value_name = "X", value_parser = parse::pag_scale, allow_negative_numbers = true)]
+    pag_scale: Option<f32>,
+    /// How fast that falls along the run, for each of the 1000 timesteps; 0 when not given
+    #[arg(long, value_name = "X", value_parser = parse::pag_scale, allow_negative_numbers = true, requires = "pag_scale")]
+    pag_adaptive_scale: Option<f32>,
+    /// Layers in which attention is perturbed, as in mid,up_blocks.1; mid when not given
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "pag_scale")]
+    pag_layers: Vec<String>,
+    /// Dynamic thresholding: the guidance whose range of values a higher one is brought back to; 7 is usual
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    mimic_guidance: Option<f64>,
+    /// Share of the values that this range covers, 0 to 1; 1 when not given
+    #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "mimic_guidance")]
+    mimic_percentile: Option<f64>,
 }
 
 impl GuidanceArgs {
@@ -26,5 +45,19 @@ impl GuidanceArgs {
         let options = &mut request.guidance_options;
         set_some(&mut options.rescale, &self.guidance_rescale);
         set_some(&mut options.interval, &self.guidance_interval);
+        if let Some(scale) = self.pag_scale {
+            let perturbed = options.perturbed_attention.get_or_insert_default();
+            perturbed.scale = scale;
+            set(&mut perturbed.adaptive_scale, &self.pag_adaptive_scale);
+            if !self.pag_layers.is_empty() {
+                perturbed.layers.clone_from(&self.pag_layers);
+            }
+        }
+        if let Some(scale) = self.mimic_guidance {
+            let threshold = options.threshold.get_or_insert_default();
+            threshold.mimic_scale = scale;
+            set(&mut threshold.percentile, &self.mimic_percentile);
+        }
+        set_some(&mut request.freeu, &self.freeu);
     }
 }
