@@ -3,6 +3,7 @@
 mod args;
 mod output;
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use velatura::{CancelToken, Engine, EngineOptions, Error, GenerateRequest, Origi
 
 pub use self::args::Args;
 use self::args::OutputArgs;
-use self::output::{Target, check_stdout, keep, keep_grid, report, target};
+use self::output::{Target, check_stdout, keep, keep_grid, report, targets};
 use crate::failure::Failure;
 use crate::progress::Bar;
 use crate::{interrupt, models, terminal};
@@ -22,31 +23,70 @@ const LONGEST_INPUT: u64 = 64 << 20;
 /// Makes the pictures.
 pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let from = args.from.as_deref().map(read_origin).transpose()?;
-    let request = args.request(from.as_ref().map(|(request, _)| request))?;
-    request.check()?;
-    check_stdout(&args.output, &request)?;
+    let asked = args.requests(from.as_ref().map(|(request, _)| request))?;
+    asked.iter().try_for_each(GenerateRequest::check)?;
+    check_stdout(&args.output, &asked)?;
+    let Some(first) = asked.first() else { return Ok(()) };
     // Ctrl-C ends a download at once; what arrived of it is kept.
-    let located = models::located(&request, quiet)?;
+    let located = models::located(first, quiet)?;
     let cancel = interrupt::token();
     let engine = Engine::for_request(&located, EngineOptions { threads: args.threads })?;
-    let asked = request;
-    let request = engine.resolve(&asked)?;
-    let target = target(&args.output, &request)?;
-    if let Some((_, Some(origin))) = &from {
-        warn_of_changes(origin, &engine, &request)?;
+    let requests = asked.iter().map(|asked| engine.resolve(asked)).collect::<Result<Vec<_>, _>>()?;
+    let targets = targets(&args.output, &requests)?;
+    if let (Some((_, Some(origin))), Some(request)) = (&from, requests.first()) {
+        warn_of_changes(origin, &engine, request)?;
     }
     if !quiet {
         for remark in engine.remarks() {
             terminal::remark(&format!("note: {remark}"));
         }
-        if let Some(chosen) = chosen(&engine, &asked, &request) {
+        if let Some(chosen) = requests.first().and_then(|request| chosen(&engine, first, request)) {
             terminal::remark(&format!("note: {chosen}"));
         }
-        for warning in engine.request_warnings(&request) {
-            terminal::remark(&format!("warning: {warning}"));
+        let mut said = HashSet::new();
+        for warning in requests.iter().flat_map(|request| engine.request_warnings(request)) {
+            let warning = warning.to_string();
+            if said.insert(warning.clone()) {
+                terminal::remark(&format!("warning: {warning}"));
+            }
         }
     }
-    make(&args.output, &engine, &request, &target, &cancel, quiet)
+    let mut reports = Vec::new();
+    let (mut finished, mut stopped) = (0, false);
+    for (request, target) in requests.iter().zip(&targets) {
+        let made = make(&args.output, &engine, request, target, &cancel, quiet)?;
+        reports.push(made.report);
+        finished += made.pictures;
+        stopped = made.stopped;
+        if stopped {
+            break;
+        }
+    }
+    if args.output.json {
+        // One prompt's report stands alone.
+        match (reports.pop(), requests.len()) {
+            (Some(only), 1) => terminal::print_json(&only)?,
+            (last, _) => terminal::print_json(&reports.into_iter().chain(last).collect::<Vec<_>>())?,
+        }
+    }
+    if !stopped {
+        return Ok(());
+    }
+    let all: u32 = requests.iter().map(|request| request.batch).sum();
+    Err(Failure::Interrupted(match finished {
+        0 => "interrupted; no picture was finished and nothing was written".to_string(),
+        n => format!("interrupted; {n} of {all} pictures were finished and are kept"),
+    }))
+}
+
+/// What came of a request.
+struct Made {
+    /// What was made, as JSON.
+    report: serde_json::Value,
+    /// How many pictures were finished.
+    pictures: usize,
+    /// Whether a person stopped it.
+    stopped: bool,
 }
 
 /// Says which files are no longer what they were when a picture was made.
@@ -76,7 +116,7 @@ fn make(
     target: &Target,
     cancel: &CancelToken,
     quiet: bool,
-) -> Result<(), Failure> {
+) -> Result<Made, Failure> {
     let began = Instant::now();
     let bar = Bar::new(quiet);
     let mut lost: Option<Failure> = None;
@@ -108,28 +148,20 @@ fn make(
     if let Some(failure) = lost {
         return Err(failure);
     }
-    let (pictures, asked) = match result {
-        Ok(made) => (made.pictures, None),
-        Err(Error::Cancelled { finished, asked }) => (finished, Some(asked)),
+    let (pictures, stopped) = match result {
+        Ok(made) => (made.pictures, false),
+        Err(Error::Cancelled { finished, .. }) => (finished, true),
         Err(error) => return Err(error.into()),
     };
     if args.grid && !pictures.is_empty() {
         keep_grid(args, target, request, &pictures, quiet)?;
     }
     let seconds = began.elapsed().as_secs_f64();
-    if args.json {
-        let before = engine.request_warnings(request);
-        warnings.splice(0..0, before.iter().map(ToString::to_string));
-        report(args, engine, request, target, &pictures, (seconds, warnings))?;
-    }
+    let before = engine.request_warnings(request);
+    warnings.splice(0..0, before.iter().map(ToString::to_string));
+    let report = report(args, engine, request, target, &pictures, (seconds, warnings));
     tracing::info!(seconds, pictures = pictures.len(), "done");
-    match asked {
-        None => Ok(()),
-        Some(asked) => Err(Failure::Interrupted(match pictures.len() {
-            0 => "interrupted; no picture was finished and nothing was written".to_string(),
-            n => format!("interrupted; {n} of {asked} pictures were finished and are kept"),
-        })),
-    }
+    Ok(Made { report, pictures: pictures.len(), stopped })
 }
 
 /// The request that a picture carries, and how it was made where Velatura made it.

@@ -19,16 +19,19 @@ pub enum Target {
     Files(Vec<PathBuf>),
 }
 
-pub fn check_stdout(args: &OutputArgs, request: &GenerateRequest) -> Result<(), Failure> {
+/// Whether standard output can take what is asked for.
+pub fn check_stdout(args: &OutputArgs, requests: &[GenerateRequest]) -> Result<(), Failure> {
     if args.output.as_deref() != Some("-") {
         return Ok(());
     }
     if args.json {
         return Err(Failure::Usage("--json and --output - both want standard output; name a file".into()));
     }
-    if request.batch > 1 && !args.grid {
+    let pictures = |request: &GenerateRequest| request.seeds.each.len().max(request.batch as usize);
+    if requests.len() > 1 || requests.iter().any(|request| pictures(request) > 1 && !args.grid) {
         return Err(Failure::Usage(
-            "standard output takes one picture; add --grid for one sheet, or name files".into(),
+            "standard output takes one picture; name files, or add --grid for one sheet of one prompt's"
+                .into(),
         ));
     }
     if std::io::stdout().is_terminal() {
@@ -39,15 +42,18 @@ pub fn check_stdout(args: &OutputArgs, request: &GenerateRequest) -> Result<(), 
     Ok(())
 }
 
-pub fn target(args: &OutputArgs, request: &GenerateRequest) -> Result<Target, Failure> {
+/// Where the pictures of each request go.
+pub fn targets(args: &OutputArgs, requests: &[GenerateRequest]) -> Result<Vec<Target>, Failure> {
     if args.output.as_deref() == Some("-") {
-        return Ok(Target::Stdout);
+        return Ok(requests.iter().map(|_| Target::Stdout).collect());
     }
-    let files = if args.grid { 1 } else { request.batch as usize };
-    let files: Vec<GenerateRequest> = (0..files).map(|index| request.of_picture(index)).collect();
-    let names = Pattern::new(args.output.as_deref())?.names(&files)?;
+    let count = |request: &GenerateRequest| if args.grid { 1 } else { request.batch as usize };
+    let files =
+        requests.iter().flat_map(|request| (0..count(request)).map(|index| request.of_picture(index)));
+    let names = Pattern::new(args.output.as_deref())?.names(&files.collect::<Vec<_>>())?;
     check_all_writable(&names)?;
-    Ok(Target::Files(names))
+    let mut names = names.into_iter();
+    Ok(requests.iter().map(|request| Target::Files(names.by_ref().take(count(request)).collect())).collect())
 }
 
 /// Writes a finished picture and says its name.
@@ -98,6 +104,7 @@ pub fn write(
     }
 }
 
+/// What was made, as JSON.
 pub fn report(
     args: &OutputArgs,
     engine: &Engine,
@@ -105,7 +112,7 @@ pub fn report(
     target: &Target,
     pictures: &[Picture],
     (seconds, warnings): (f64, Vec<String>),
-) -> Result<(), Failure> {
+) -> serde_json::Value {
     let name = |index: usize| match target {
         Target::Files(names) => names.get(index).map(|n| n.display().to_string()),
         Target::Stdout => None,
@@ -117,11 +124,11 @@ pub fn report(
             json!({"file": file, "seed": p.seed(), "width": p.width, "height": p.height})
         })
         .collect();
-    terminal::print_json(&json!({
+    json!({
         "pictures": list,
         "request": request,
         "model": engine.model_ref(),
         "warnings": warnings,
         "seconds": seconds,
-    }))
+    })
 }

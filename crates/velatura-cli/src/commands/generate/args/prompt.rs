@@ -33,12 +33,15 @@ impl PromptArgs {
     }
 }
 
-/// The prompt on standard input.
-pub(super) fn read_prompt() -> Result<String, Failure> {
+/// The text of a file, or of standard input.
+pub(super) fn read_text(file: &str, what: &str) -> Result<String, Failure> {
     let mut bytes = Vec::new();
-    std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_string()),
-        Err(_) => Err(Failure::Usage("the prompt on standard input is not UTF-8 text".into())),
-    }
+    match file {
+        "-" => std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?,
+        _ => std::fs::File::open(file)
+            .and_then(|opened| opened.take(LONGEST_INPUT).read_to_end(&mut bytes))
+            .map_err(|e| Failure::Failed(format!("{file}: {e}")))?,
+    };
+    let place = if file == "-" { "on standard input" } else { file };
+    String::from_utf8(bytes).map_err(|_| Failure::Usage(format!("{what} {place} is not UTF-8 text")))
 }
