@@ -239,6 +239,50 @@ fn prompts_come_from_standard_input() {
 }
 
 #[test]
+fn each_line_of_a_file_is_a_prompt_of_its_own() {
+    let (_folder, work) = workplace();
+    std::fs::write(work.join("prompts.txt"), "a dog\n\n  two apples  \n").unwrap();
+    let more = [
+        "--prompts-from",
+        "prompts.txt",
+        "--prompt",
+        "a hat",
+        "--batch",
+        "2",
+        "--output",
+        "{seed}",
+        "--json",
+    ];
+    let output = run(&work, &generate(&more));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let prompts = ["a cat", "a hat", "a dog", "two apples"];
+    assert_eq!(json.as_array().unwrap().len(), prompts.len());
+    for (i, (report, prompt)) in json.as_array().unwrap().iter().zip(prompts).enumerate() {
+        assert_eq!(report["request"]["prompt"], prompt);
+        // Seeds alone do not tell the pictures of several prompts apart.
+        assert_eq!(report["pictures"][1]["file"], format!("6-{}.png", 2 * i + 2));
+    }
+    // A picture of the last prompt makes itself again, whatever was made before it.
+    run(&work, &["generate", "--from", "6-8.png", "--output", "again.png"]);
+    assert!(std::fs::read(work.join("6-8.png")).unwrap() == std::fs::read(work.join("again.png")).unwrap());
+}
+
+#[test]
+fn a_list_of_seeds_and_a_variation_make_themselves_again() {
+    let (_folder, work) = workplace();
+    let mut args = generate(&["--variation-strength", "0.3", "--batch", "2", "--output", "v.png"]);
+    run(&work, &args);
+    run(&work, &["generate", "--from", "v-2.png", "--output", "again.png"]);
+    assert!(std::fs::read(work.join("v-2.png")).unwrap() == std::fs::read(work.join("again.png")).unwrap());
+    args = vec!["generate", "a cat", "--steps", "2", "--seed", "9,5,7", "--output", "{seed}.png"];
+    args.extend(&QUICK[..2]);
+    run(&work, &args);
+    for seed in ["5", "7", "9"] {
+        assert!(work.join(format!("{seed}.png")).is_file(), "{seed}");
+    }
+}
+
+#[test]
 fn unknown_words_are_named_with_the_nearest() {
     let (_folder, work) = workplace();
     let mut args = generate(&[]);
