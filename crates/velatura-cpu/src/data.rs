@@ -1,7 +1,9 @@
 //! Typed slices that kernels take, and the aligned memory they point into.
 
+use std::sync::Arc;
+
 use half::bf16;
-use memmap2::MmapMut;
+use memmap2::{MmapMut, MmapRaw};
 use velatura_graph::DType;
 
 /// The elements of a tensor that a kernel reads.
@@ -99,6 +101,11 @@ enum Memory {
     /// Large memory comes from the system in whole pages, of the large kind where there are: touching it for the first
     /// time and looking up its addresses both cost a fraction then.
     Pages(MmapMut),
+    /// A part of larger memory from `start` on, which no other piece has.
+    Piece {
+        whole: Arc<MmapRaw>,
+        start: usize,
+    },
 }
 
 impl Default for Memory {
@@ -114,21 +121,39 @@ struct Block([u8; 64]);
 /// From this size on memory is asked for in pages.
 const PAGES: usize = 4 << 20;
 
+/// Memory of its own pages, where it is large enough and the system has it.
+fn pages(bytes: usize) -> Option<MmapMut> {
+    let pages = (bytes >= PAGES).then(|| MmapMut::map_anon(bytes).ok()).flatten()?;
+    #[cfg(target_os = "linux")]
+    if let Err(error) = pages.advise(memmap2::Advice::HugePage) {
+        tracing::debug!(%error, "no large pages");
+    }
+    Some(pages)
+}
+
 impl AlignedBytes {
     /// `bytes` zero bytes.
     pub fn zeroed(bytes: usize) -> Self {
-        let pages = (bytes >= PAGES).then(|| MmapMut::map_anon(bytes).ok()).flatten();
-        let memory = match pages {
-            Some(pages) => {
-                #[cfg(target_os = "linux")]
-                if let Err(error) = pages.advise(memmap2::Advice::HugePage) {
-                    tracing::debug!(%error, "no large pages");
-                }
-                Memory::Pages(pages)
-            }
+        let memory = match pages(bytes) {
+            Some(pages) => Memory::Pages(pages),
             None => Memory::Blocks(vec![Block([0; 64]); bytes.div_ceil(64)]),
         };
         AlignedBytes { memory, bytes }
+    }
+
+    /// Zero bytes of several lengths, side by side in one piece of memory that is given back when the last of them is: what
+    /// is each too small for large pages fills them together.
+    pub fn pieces(lengths: &[usize]) -> Vec<Self> {
+        let total = lengths.iter().map(|n| n.next_multiple_of(64)).sum();
+        let Some(whole) = pages(total) else { return lengths.iter().map(|&n| Self::zeroed(n)).collect() };
+        let whole = Arc::new(MmapRaw::from(whole));
+        let mut next = 0;
+        let piece = |&bytes: &usize| {
+            let start = next;
+            next += bytes.next_multiple_of(64);
+            AlignedBytes { memory: Memory::Piece { whole: Arc::clone(&whole), start }, bytes }
+        };
+        lengths.iter().map(piece).collect()
     }
 
     /// The number of bytes.
@@ -153,6 +178,7 @@ impl AlignedBytes {
         match &mut self.memory {
             Memory::Blocks(blocks) => blocks.as_mut_ptr().cast(),
             Memory::Pages(pages) => pages.as_mut_ptr(),
+            Memory::Piece { whole, start } => whole.as_mut_ptr().wrapping_add(*start),
         }
     }
 
@@ -161,6 +187,7 @@ impl AlignedBytes {
         match &self.memory {
             Memory::Blocks(blocks) => blocks.as_ptr().cast(),
             Memory::Pages(pages) => pages.as_ptr(),
+            Memory::Piece { whole, start } => whole.as_ptr().wrapping_add(*start),
         }
     }
 
@@ -176,5 +203,29 @@ impl AlignedBytes {
         const { assert!(align_of::<T>() <= 64) };
         // SAFETY: as in `typed`, and the borrow is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr().cast(), self.bytes / size_of::<T>()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_zero_aligned_and_apart() {
+        for lengths in [[1, 100, 64], [3 << 20, 1, 5 << 20]] {
+            let mut pieces = AlignedBytes::pieces(&lengths);
+            for (i, (piece, length)) in pieces.iter_mut().zip(lengths).enumerate() {
+                assert_eq!((piece.len(), piece.as_ptr() as usize % 64), (length, 0));
+                assert!(piece.typed::<u8>().iter().all(|&b| b == 0));
+                piece.typed_mut::<u8>().fill(i as u8 + 1);
+            }
+            // What is left outlives what is dropped.
+            let last = pieces.pop().unwrap();
+            for (i, piece) in pieces.iter().enumerate() {
+                assert!(piece.typed::<u8>().iter().all(|&b| b == i as u8 + 1));
+            }
+            drop(pieces);
+            assert!(last.typed::<u8>().iter().all(|&b| b == 3));
+        }
     }
 }

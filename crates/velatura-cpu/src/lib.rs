@@ -16,10 +16,10 @@ mod weights;
 
 pub use data::{AlignedBytes, Data, DataMut};
 pub use error::CpuError;
-pub use executor::{Executor, plan};
+pub use executor::{Executor, plan, weights as weights_of};
 pub use isa::Isa;
 pub use pool::ThreadPool;
 pub use profile::{Line, Profile};
 pub use runtime::{CancelToken, Runtime};
 pub use values::Values;
-pub use weights::{Form, Packed, WeightStore};
+pub use weights::{Form, StoredWeights, WeightStore, resident};

@@ -1,14 +1,21 @@
-//! Weights in the forms that kernels read: packed once when they are loaded, shared by all plans of a model.
+//! Weights in the forms that kernels read: packed once when they are loaded, shared by all plans of a model. Where memory is
+//! short a part of them stays where it is stored, and is packed anew whenever a node wants it.
+
+mod entry;
+mod stream;
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 
 use velatura_graph::DType;
 
-use crate::Values;
 use crate::error::CpuError;
-use crate::kernels::gemm::{GemmError, PackedMatrix, Purpose};
+use crate::kernels::gemm::PackedMatrix;
 use crate::runtime::Runtime;
+use crate::{AlignedBytes, Values};
+pub(crate) use entry::bytes_of;
+use entry::{Entry, Packed};
+pub use stream::{StoredWeights, resident};
 
 /// How a kernel wants a weight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -29,33 +36,27 @@ pub enum Form {
     ConvGradient(DType, usize, [usize; 2]),
 }
 
-/// A weight in one form.
-pub enum Packed {
-    /// Not loaded yet.
-    Empty,
-    /// [`Form::Raw`].
-    Raw(Vec<f32>),
-    /// Any other form.
-    Matrix(PackedMatrix),
-}
-
-struct Entry {
-    name: String,
-    shape: Vec<usize>,
-    form: Form,
-    packed: Packed,
-}
-
 #[derive(Default)]
 struct Entries {
     list: Vec<Entry>,
     index: HashMap<(String, Form), usize>,
+    streaming: Option<Streaming>,
+}
+
+/// That only some of the packed weights are kept.
+struct Streaming {
+    /// Bytes of those that are.
+    resident: usize,
+    /// Where the others are read.
+    source: Arc<dyn StoredWeights>,
 }
 
 /// The weights of one model in all forms that its plans asked for.
 pub struct WeightStore {
     runtime: Arc<Runtime>,
     entries: RwLock<Entries>,
+    /// Where weights that are not kept are packed, one after another.
+    passing: Mutex<AlignedBytes>,
 }
 
 /// The weights while a plan runs.
@@ -64,7 +65,8 @@ pub(crate) struct Loaded<'a>(RwLockReadGuard<'a, Entries>);
 impl WeightStore {
     /// An empty store; executors register what they need.
     pub fn new(runtime: &Arc<Runtime>) -> Arc<Self> {
-        Arc::new(WeightStore { runtime: Arc::clone(runtime), entries: RwLock::default() })
+        let runtime = Arc::clone(runtime);
+        Arc::new(WeightStore { runtime, entries: RwLock::default(), passing: Mutex::default() })
     }
 
     /// Asks for a weight in a form; returns its position.
@@ -100,31 +102,36 @@ impl WeightStore {
         wanted: impl Fn(&Packed) -> bool,
     ) -> Result<(), CpuError> {
         let mut entries = self.entries.write().unwrap_or_else(|e| e.into_inner());
-        for entry in entries.list.iter_mut().filter(|e| wanted(&e.packed)) {
+        entries.choose_resident(self.runtime.isa)?;
+        let streamed = |packed: &Packed| matches!(packed, Packed::Streamed);
+        let mut filled: Vec<&mut Entry> =
+            entries.list.iter_mut().filter(|e| wanted(&e.packed) && !streamed(&e.packed)).collect();
+        // New memory is asked for at once, so that large pages hold what is small as well.
+        let mut lengths = Vec::new();
+        for entry in &filled {
+            if matches!(entry.packed, Packed::Empty) {
+                lengths.push(bytes_of(self.runtime.isa, &entry.shape, &entry.form)?);
+            }
+        }
+        let mut memory = AlignedBytes::pieces(&lengths).into_iter();
+        for entry in &mut filled {
             let Some(values) = find(&entry.name).map(Into::into) else {
                 return Err(CpuError::MissingWeight { name: entry.name.clone(), shape: entry.shape.clone() });
             };
-            if values.len() != entry.shape.iter().product::<usize>() {
-                return Err(CpuError::WrongWeight {
-                    name: entry.name.clone(),
-                    shape: entry.shape.clone(),
-                    given: values.len(),
-                });
+            entry.check(&values)?;
+            if matches!(entry.packed, Packed::Empty) {
+                entry.packed = entry.empty(self.runtime.isa, memory.next().unwrap_or_default())?;
             }
-            entry.pack(&self.runtime, values)?;
+            entry.fill(&self.runtime, values)?;
         }
         Ok(())
     }
 
-    /// Bytes of all packed weights.
+    /// Bytes of all packed weights, and of the memory through which others pass.
     pub fn bytes(&self) -> usize {
         let entries = self.entries.read().unwrap_or_else(|e| e.into_inner());
-        let bytes = |entry: &Entry| match &entry.packed {
-            Packed::Empty => 0,
-            Packed::Raw(values) => values.len() * 4,
-            Packed::Matrix(matrix) => matrix.bytes(),
-        };
-        entries.list.iter().map(bytes).sum()
+        let passing = self.passing.lock().unwrap_or_else(|e| e.into_inner()).len();
+        entries.list.iter().map(|entry| entry.packed.bytes()).sum::<usize>() + passing
     }
 
     pub(crate) fn loaded(&self) -> Loaded<'_> {
@@ -135,7 +142,7 @@ impl WeightStore {
 impl Loaded<'_> {
     pub(crate) fn raw(&self, position: usize) -> Result<&[f32], CpuError> {
         match &self.0.list[position].packed {
-            Packed::Raw(values) => Ok(values),
+            Packed::Raw(values) => Ok(values.typed()),
             _ => Err(self.not_loaded(position)),
         }
     }
@@ -149,38 +156,5 @@ impl Loaded<'_> {
 
     fn not_loaded(&self, position: usize) -> CpuError {
         CpuError::NotLoaded(self.0.list[position].name.clone())
-    }
-}
-
-impl Entry {
-    fn pack(&mut self, runtime: &Runtime, values: Values<'_>) -> Result<(), CpuError> {
-        self.packed = match std::mem::replace(&mut self.packed, Packed::Empty) {
-            Packed::Matrix(mut matrix) => {
-                matrix.fill(&runtime.pool, &values)?;
-                Packed::Matrix(matrix)
-            }
-            Packed::Raw(mut old) => {
-                old.copy_from_slice(&values.into_f32());
-                Packed::Raw(old)
-            }
-            Packed::Empty if self.form == Form::Raw => Packed::Raw(values.into_f32().into_owned()),
-            Packed::Empty => Packed::Matrix(self.matrix(runtime, &values)?),
-        };
-        Ok(())
-    }
-
-    fn matrix(&self, runtime: &Runtime, values: &Values<'_>) -> Result<PackedMatrix, GemmError> {
-        let axis = |i: usize| self.shape.get(i).copied().unwrap_or(1);
-        let (dtype, groups, stride, purpose) = match self.form {
-            Form::Linear(dtype) => (dtype, 1, [1; 2], Purpose::Linear),
-            Form::LinearInt8 => (DType::F32, 1, [1; 2], Purpose::LinearInt8),
-            Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
-            Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
-            Form::Winograd(dtype) => (dtype, 1, [1; 2], Purpose::ConvWinograd),
-            Form::ConvGradient(dtype, groups, stride) => (dtype, groups, stride, Purpose::ConvInputGradient),
-            Form::Raw => unreachable!("raw weights are not packed"),
-        };
-        let shape = [0, 1, 2, 3].map(axis);
-        PackedMatrix::new(&runtime.pool, runtime.isa, dtype, values, shape, groups, stride, purpose)
     }
 }

@@ -125,7 +125,7 @@ impl SafetensorsFile {
     pub fn bytes(&self, name: &str) -> Result<&[u8], WeightsError> {
         let (start, end) = self.header.info(name).ok_or_else(|| self.missing(name))?.data_offsets;
         // Both ends were checked against the file when it was opened.
-        Ok(&self.bytes.get()[self.data + start..self.data + end])
+        Ok(self.bytes.part(self.data + start, end - start))
     }
 
     /// A tensor as f32, row-major: borrowed from the file when it is stored so, else converted.

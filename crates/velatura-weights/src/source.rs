@@ -106,7 +106,7 @@ impl PlacedFile {
         let (Some(entry), Some(place)) = (self.tensors.get(name), self.places.get(name)) else {
             return Err(missing(&self.path, self.tensors.keys(), name));
         };
-        let stored = &self.bytes.get()[place.start..place.start + place.bytes];
+        let stored = self.bytes.part(place.start, place.bytes);
         Ok(match &place.strides {
             None => Cow::Borrowed(stored),
             Some(strides) => Cow::Owned(gather(stored, entry, strides)),

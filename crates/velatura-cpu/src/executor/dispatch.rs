@@ -6,6 +6,7 @@ use velatura_graph::{Graph, Node, Op, TensorType, ValueId};
 use super::memory::Memory;
 use crate::error::CpuError;
 use crate::kernels::elementwise as ew;
+use crate::kernels::gemm::PackedMatrix;
 use crate::runtime::Runtime;
 use crate::weights::Loaded;
 use crate::{Data, DataMut};
@@ -16,6 +17,8 @@ pub(super) struct Frame<'a> {
     pub graph: &'a Graph,
     pub memory: &'a Memory<'a>,
     pub weights: &'a Loaded<'a>,
+    /// The weight of the node that runs, where it is packed for this run alone.
+    pub streamed: Option<&'a PackedMatrix>,
 }
 
 impl Frame<'_> {
@@ -34,6 +37,11 @@ impl Frame<'_> {
             // The precision pass keeps these in f32.
             other => unreachable!("{:?} where f32 is kept", other.dtype()),
         }
+    }
+
+    /// The packed weight of the node that runs.
+    pub fn matrix(&self, position: usize) -> Result<&PackedMatrix, CpuError> {
+        self.streamed.map_or_else(|| self.weights.matrix(position), Ok)
     }
 
     /// The memory of an output; outputs that nothing reads have some when a kernel makes several.

@@ -7,6 +7,7 @@ mod simple;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use velatura_graph::{Graph, MemoryPlan, Op, ValueId, plan_memory};
 
 use crate::error::CpuError;
 use crate::runtime::{CancelToken, Runtime};
-use crate::weights::{Form, WeightStore};
+use crate::weights::{Form, WeightStore, bytes_of};
 use crate::{AlignedBytes, Data};
 use dispatch::Frame;
 use memory::Memory;
@@ -40,31 +41,72 @@ pub fn plan(runtime: &Runtime, graph: &Graph) -> MemoryPlan {
     plan_memory(graph, |node| products::scratch_bytes(graph, node, runtime))
 }
 
+/// The weights that an [`Executor`] for this graph reads, in their forms, with the bytes that each takes when it is loaded.
+///
+/// # Errors
+/// A weight of a shape that its kernel cannot pack.
+pub fn weights(runtime: &Runtime, graph: &Graph) -> Result<HashMap<(String, Form), usize>, CpuError> {
+    let mut all = HashMap::new();
+    let mut failed = None;
+    each_weight(graph, |_, name, shape, form| match bytes_of(runtime.isa, shape, &form) {
+        Ok(bytes) => drop(all.insert((name.to_string(), form), bytes)),
+        Err(error) => failed = Some(error),
+    });
+    failed.map_or(Ok(all), |error| Err(error.into()))
+}
+
+/// Who reads a weight.
+enum Reader {
+    /// Nodes that read this value as it is.
+    Value(ValueId),
+    /// The node of this index, which wants it packed.
+    Node(usize),
+}
+
+/// Every weight that a graph reads, with its shape and form.
+fn each_weight(graph: &Graph, mut read: impl FnMut(Reader, &str, &[usize], Form)) {
+    for (i, node) in graph.nodes().iter().enumerate() {
+        let form = products::packed_weight(graph, i);
+        for (place, &value) in node.inputs.iter().enumerate() {
+            let Some((name, shape)) = parameter(graph, value) else { continue };
+            match &form {
+                Some((at, form)) if *at == place => read(Reader::Node(i), name, shape, form.clone()),
+                _ => read(Reader::Value(value), name, shape, Form::Raw),
+            }
+        }
+    }
+    for (_, value) in graph.outputs() {
+        if let Some((name, shape)) = parameter(graph, *value) {
+            read(Reader::Value(*value), name, shape, Form::Raw);
+        }
+    }
+}
+
 impl Executor {
     /// Plans a graph and registers the weights that it needs, which [`WeightStore::load`] then supplies.
     ///
     /// The graph has been through [`velatura_graph::passes::for_inference`] or `for_training`.
     pub fn new(runtime: &Arc<Runtime>, graph: Graph, store: &Arc<WeightStore>) -> Result<Self, CpuError> {
         let plan = plan(runtime, &graph);
+        Self::planned(runtime, graph, plan, store)
+    }
+
+    /// The same with the plan that [`plan`] gave for the graph.
+    pub fn planned(
+        runtime: &Arc<Runtime>,
+        graph: Graph,
+        plan: MemoryPlan,
+        store: &Arc<WeightStore>,
+    ) -> Result<Self, CpuError> {
         let mut raw = vec![None; graph.values().len()];
         let mut packed = vec![None; graph.nodes().len()];
-        for (i, node) in graph.nodes().iter().enumerate() {
-            let form = products::packed_weight(&graph, i);
-            for (place, &value) in node.inputs.iter().enumerate() {
-                let Some((name, shape)) = parameter(&graph, value) else { continue };
-                match &form {
-                    Some((at, form)) if *at == place => {
-                        packed[i] = Some(store.register(name, shape, form.clone()));
-                    }
-                    _ => raw[value.index()] = Some(store.register(name, shape, Form::Raw)),
-                }
+        each_weight(&graph, |reader, name, shape, form| {
+            let position = Some(store.register(name, shape, form));
+            match reader {
+                Reader::Value(value) => raw[value.index()] = position,
+                Reader::Node(node) => packed[node] = position,
             }
-        }
-        for (_, value) in graph.outputs() {
-            if let Some((name, shape)) = parameter(&graph, *value) {
-                raw[value.index()] = Some(store.register(name, shape, Form::Raw));
-            }
-        }
+        });
         let mut constants = vec![None; graph.values().len()];
         for node in graph.nodes() {
             if let Op::Constant(constant) = &node.op {
@@ -77,9 +119,8 @@ impl Executor {
                 constants[node.outputs[0].index()] = Some(values);
             }
         }
-        let arena = AlignedBytes::zeroed(plan.arena_bytes);
         let (runtime, store) = (Arc::clone(runtime), Arc::clone(store));
-        Ok(Executor { runtime, store, graph, plan, arena, constants, raw, packed })
+        Ok(Executor { runtime, store, graph, plan, arena: AlignedBytes::default(), constants, raw, packed })
     }
 
     /// The graph that is run.
@@ -92,9 +133,19 @@ impl Executor {
         &self.plan
     }
 
-    /// Bytes of activations and scratch, as planned and as allocated.
+    /// Bytes of activations and scratch, as planned: what a run allocates.
     pub fn arena_bytes(&self) -> usize {
+        self.plan.arena_bytes
+    }
+
+    /// Bytes of them that are allocated: none before the first run, and after [`Executor::rest`].
+    pub fn held_bytes(&self) -> usize {
         self.arena.len()
+    }
+
+    /// Gives the memory of the activations back until the next run; the outputs are gone with it.
+    pub fn rest(&mut self) {
+        self.arena = AlignedBytes::default();
     }
 
     /// Bytes of the packed weights, shared with other plans of the same store.
@@ -114,6 +165,7 @@ impl Executor {
         cancel: &CancelToken,
         mut observe: impl FnMut(&Graph, usize, Duration),
     ) -> Result<(), CpuError> {
+        self.arena.reserve(self.plan.arena_bytes);
         let given = self.match_inputs(inputs)?;
         let weights = self.store.loaded();
         let memory = Memory {
@@ -125,13 +177,25 @@ impl Executor {
             weights: &weights,
             inputs: &given,
         };
-        let frame = Frame { runtime: &self.runtime, graph: &self.graph, memory: &memory, weights: &weights };
         for (i, node) in self.graph.nodes().iter().enumerate() {
             if cancel.is_cancelled() {
                 return Err(CpuError::Cancelled);
             }
             let start = Instant::now();
+            let streamed =
+                self.packed[i].map(|position| weights.stream(position, &self.store)).transpose()?;
+            let streamed = streamed.flatten();
+            let frame = Frame {
+                runtime: &self.runtime,
+                graph: &self.graph,
+                memory: &memory,
+                weights: &weights,
+                streamed: streamed.as_ref(),
+            };
             frame.run_node(i, node, self.packed[i])?;
+            if let Some(matrix) = streamed {
+                self.store.give_back(matrix);
+            }
             observe(&self.graph, i, start.elapsed());
         }
         Ok(())
@@ -149,7 +213,7 @@ impl Executor {
         }
         let (offset, _) = memory::arena_place(&self.plan, root).ok_or_else(unknown)?;
         let elements = self.graph.ty(value).elements();
-        Ok(&self.arena.typed::<f32>()[offset / 4..][..elements])
+        self.arena.typed::<f32>().get(offset / 4..).and_then(|from| from.get(..elements)).ok_or_else(unknown)
     }
 
     fn match_inputs<'d>(&self, given: &[(&str, Data<'d>)]) -> Result<Vec<Option<Data<'d>>>, CpuError> {

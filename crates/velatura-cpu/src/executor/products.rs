@@ -141,7 +141,7 @@ impl Frame<'_> {
         let shape = |i: usize| self.ty(node.inputs[i]).shape.as_slice();
         let out = || self.write(node.outputs[0]);
         let scratch = || self.memory.scratch(index);
-        let matrix = || packed.map(|position| self.weights.matrix(position)).transpose();
+        let matrix = || packed.map(|position| self.matrix(position)).transpose();
         match &node.op {
             Op::Linear(op) => {
                 self.linear(index, node, packed, &self.epilogue(node, &op.epilogue)?, PackedMatrix::linear)?;
@@ -217,7 +217,7 @@ impl Frame<'_> {
         let rows = ty.elements() / ty.last();
         let own;
         let weight = match packed {
-            Some(position) => self.weights.matrix(position)?,
+            Some(position) => self.matrix(position)?,
             None => {
                 let shape = &self.ty(node.inputs[1]).shape;
                 own = pack(pool, isa, ty.dtype, self.read_f32(node.inputs[1])?, [shape[0], shape[1]])?;

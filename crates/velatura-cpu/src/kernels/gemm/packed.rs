@@ -56,6 +56,9 @@ pub struct PackedMatrix {
     column_stride: usize,
     /// One, or one for each phase, row of phases by row.
     pub(super) parts: Vec<Part>,
+    /// Bytes of all panels.
+    bytes: usize,
+    /// The panels; empty until memory is given.
     cells: AlignedBytes,
     /// Of a layer in 8 bits.
     pub(super) quantized: int8::Columns,
@@ -162,6 +165,21 @@ impl PackedMatrix {
         stride: [usize; 2],
         purpose: Purpose,
     ) -> Result<Self, GemmError> {
+        let mut packed = Self::empty(isa, storage, shape, groups, stride, purpose)?;
+        packed.cells = AlignedBytes::zeroed(packed.bytes);
+        packed.fill(pool, weight)?;
+        Ok(packed)
+    }
+
+    /// What [`PackedMatrix::new`] makes, without memory yet: to know its size, and to give it memory that is there.
+    pub(crate) fn empty(
+        isa: Isa,
+        storage: DType,
+        shape: [usize; 4],
+        groups: usize,
+        stride: [usize; 2],
+        purpose: Purpose,
+    ) -> Result<Self, GemmError> {
         let [out, inputs, kh, kw] = shape;
         if groups == 0 || out % groups != 0 || shape.contains(&0) || stride.contains(&0) {
             return Err(GemmError::Geometry(format!(
@@ -203,8 +221,7 @@ impl PackedMatrix {
                 start += groups * Layout::right(kernels, columns, steps).cells();
             }
         }
-        let cells = AlignedBytes::zeroed(start * size_of::<u32>());
-        let mut packed = PackedMatrix {
+        Ok(PackedMatrix {
             kernels,
             purpose,
             shape,
@@ -215,11 +232,20 @@ impl PackedMatrix {
             columns,
             column_stride,
             parts,
-            cells,
+            bytes: start * size_of::<u32>(),
+            cells: AlignedBytes::default(),
             quantized: int8::Columns::default(),
-        };
-        packed.fill(pool, weight)?;
-        Ok(packed)
+        })
+    }
+
+    /// Gives memory of at least [`PackedMatrix::bytes`]; what was there stays behind until the next filling.
+    pub(crate) fn set_memory(&mut self, cells: AlignedBytes) {
+        self.cells = cells;
+    }
+
+    /// The memory, for another matrix.
+    pub(crate) fn into_memory(self) -> AlignedBytes {
+        self.cells
     }
 
     /// Packs new values of the same weight in place: after an optimizer step.
@@ -230,6 +256,9 @@ impl PackedMatrix {
     /// Packs values of any storage in place, without another copy of them on the way.
     pub(crate) fn fill(&mut self, pool: &ThreadPool, weight: &Values<'_>) -> Result<(), GemmError> {
         check_len("packing", "the weight", self.shape.iter().product(), weight.len())?;
+        if self.cells.len() < self.bytes {
+            return Err(GemmError::Geometry(format!("{} has no memory", self.description())));
+        }
         match weight {
             Values::F32(values) => self.fill_from(pool, values),
             Values::F16(values) => self.fill_from(pool, values),
@@ -240,7 +269,8 @@ impl PackedMatrix {
 
     fn fill_from<T: Number>(&mut self, pool: &ThreadPool, weight: &[T]) {
         if self.purpose == Purpose::LinearInt8 {
-            let (layout, cells) = (self.layout(0), self.cells.typed_mut::<u32>());
+            let cells = self.bytes / size_of::<u32>();
+            let (layout, cells) = (self.layout(0), &mut self.cells.typed_mut::<u32>()[..cells]);
             self.quantized = int8::pack(pool, self.kernels.isa, weight, self.depth, &layout, cells);
             return;
         }
@@ -268,7 +298,7 @@ impl PackedMatrix {
                 column_stride: self.column_stride,
             };
             let to = self.cells.as_mut_ptr().cast::<u32>().wrapping_add(*start);
-            // SAFETY: `new` reserved `groups * layout.cells()` cells from `start` on for this part.
+            // SAFETY: there are `bytes` of memory, which hold `groups * layout.cells()` cells from `start` on for this part.
             unsafe { pack(pool, self.kernels.isa, self.kernels.pairs, &source, &layout, to) };
         }
     }
@@ -295,7 +325,9 @@ impl PackedMatrix {
 
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
-        self.cells.len() + self.quantized.scales.len() * 8
+        // A layer in 8 bits has a scale and a sum for each output beside the panels.
+        let columns = if self.purpose == Purpose::LinearInt8 { self.columns } else { 0 };
+        self.bytes + self.quantized.scales.len().max(columns) * 8
     }
 
     /// The panels of one group of a part.
