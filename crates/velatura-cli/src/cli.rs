@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, completions, convert, eval, generate, inspect, man, models, samplers, train};
+use crate::commands::{
+    bench, completions, convert, eval, generate, inspect, man, models, plan, samplers, train,
+};
 
 /// Trains latent diffusion models and makes pictures with them.
 #[derive(Parser)]
@@ -34,6 +36,8 @@ pub struct Cli {
 pub enum Command {
     /// Make pictures from a prompt
     Generate(Box<generate::Args>),
+    /// Show what making pictures would need, without making them
+    Plan(Box<plan::Args>),
     /// Train a model as a recipe says
     Train(train::Args),
     /// Measure how often a model's pictures show what their prompts ask for

@@ -34,6 +34,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let quiet = cli.quiet;
     match cli.command {
         Command::Generate(args) => commands::generate::run(*args, quiet),
+        Command::Plan(args) => commands::plan::run(&args, quiet),
         Command::Train(args) => commands::train::run(args, quiet),
         Command::Eval(args) => commands::eval::run(args, quiet),
         Command::Bench(args) => commands::bench::run(&args),

@@ -32,6 +32,31 @@ pub fn threads(text: &str) -> Result<usize, String> {
     whole(text, 1, 1024, "").map(|n| n as usize)
 }
 
+/// `--memory`
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || {
+        "must be a number of bytes, perhaps with K, M, G or T (decimal) or KiB, MiB, GiB or TiB".to_string()
+    };
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = (text[..at].parse::<f64>().map_err(|_| wrong())?, text[at..].trim());
+    let unit = unit.to_ascii_lowercase();
+    let power = |letter: &str| match letter {
+        "" => Some(0),
+        "k" => Some(1),
+        "m" => Some(2),
+        "g" => Some(3),
+        "t" => Some(4),
+        _ => None,
+    };
+    let scale = match unit.strip_suffix("ib").or(unit.strip_suffix('i')) {
+        Some(letter) if !letter.is_empty() => power(letter).map(|p| 1024f64.powi(p)),
+        _ => power(unit.strip_suffix('b').unwrap_or(&unit)).map(|p| 1000f64.powi(p)),
+    };
+    let bytes = number * scale.ok_or_else(wrong)?;
+    if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
 /// `--guidance`
 pub fn guidance(text: &str) -> Result<f32, String> {
     match text.trim().parse::<f32>() {
@@ -179,4 +204,26 @@ pub fn sampler(text: &str) -> Result<String, String> {
 /// `--schedule`
 pub fn schedule(text: &str) -> Result<String, String> {
     velatura_samplers::find_spacing(text).map(|_| text.to_string()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn memory_is_read_in_decimal_and_binary() {
+        let good = [
+            ("6G", 6_000_000_000),
+            ("6 GB", 6_000_000_000),
+            ("1.5GiB", 3 << 29),
+            ("2Ki", 2048),
+            ("512m", 512_000_000),
+        ];
+        for (text, expected) in good.into_iter().chain([("4096", 4096), ("7b", 7)]) {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "G", "-1G", "0", "6X", "6GG", "1e9", "iB", "99999999999T", "NaN", "1.2.3"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+    }
 }

@@ -45,6 +45,11 @@ impl TensorView {
         self.places.insert(name, Place { source: 0, name: stored, form });
     }
 
+    /// The files that the tensors lie in; for a model of several files under one index, the index.
+    pub fn source_paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|source| source.path())
+    }
+
     /// The tensors of several views, each under a prefix.
     pub(crate) fn joined<'a>(path: &Path, views: impl Iterator<Item = (String, &'a TensorView)>) -> Self {
         let mut all = TensorView {

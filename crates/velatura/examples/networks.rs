@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let shape = reference.info("latent")?.shape;
     let &[height, width, _] = shape.as_slice() else { return Err("a latent [h, w, C] is expected".into()) };
 
-    let engine = Engine::open(model, EngineOptions { threads })?;
+    let engine = Engine::open(model, EngineOptions { threads, ..EngineOptions::default() })?;
     let prompt = engine.text_vectors(&request, false)?;
     let negative = engine.text_vectors(&request, true)?;
     let answer = engine.predict(&latent, [height, width], 501.0, &prompt, precision)?;

@@ -10,12 +10,12 @@ use velatura_text::UnknownWord;
 use velatura_weights::SafetensorsFile;
 
 use crate::infotext::ModelRef;
-use crate::networks::Network;
+use crate::memory::RunPlan;
 use crate::opened::{Opened, Weights};
 use crate::pipeline::{self, Job, Work};
-use crate::plans::{PlanFailure, PlanKey, Plans, SharedPlan};
+use crate::plans::{Needs, Part, PlanFailure, PlanKey, Plans, SharedPlan};
 use crate::prompt::{PromptStyle, Reader};
-use crate::request::{GenerateRequest, Precision, Settings, Tiling};
+use crate::request::{GenerateRequest, Precision, Settings};
 use crate::source::WeightSource;
 use crate::source_picture::{SourcePicture, Sources};
 use crate::{Error, ModelManifest, Picture, RequestError, SHIPPED_NAME, Task, shipped};
@@ -25,11 +25,15 @@ use crate::{Error, ModelManifest, Picture, RequestError, SHIPPED_NAME, Task, shi
 pub struct EngineOptions {
     /// Threads; all processors when `None`. Never changes a bit of a picture.
     pub threads: Option<usize>,
+    /// Bytes that packed weights, activations and pictures may take together; what the machine has free when `None`. A run
+    /// that would take more is made to fit ([`Engine::plan_run`]) or refused.
+    pub memory: Option<u64>,
 }
 
 /// A model, ready to serve requests. Networks are planned and their weights packed when first needed.
 pub struct Engine {
     runtime: Arc<Runtime>,
+    options: EngineOptions,
     manifest: ModelManifest,
     weights: Weights,
     plans: Plans,
@@ -218,7 +222,7 @@ impl Engine {
         let Opened { manifest, weights, remarks } = opened;
         let runtime = Runtime::new(options.threads);
         let plans = Plans::new(&runtime);
-        Engine { plans, runtime, manifest, weights, hash: OnceLock::new(), remarks, refiner: None }
+        Engine { plans, runtime, options, manifest, weights, hash: OnceLock::new(), remarks, refiner: None }
     }
 
     /// Runs on this runtime (and thread pool) instead of one of its own.
@@ -257,14 +261,53 @@ impl Engine {
         if self.runtime.isa == Isa::Avx512 { Precision::Bf16 } else { Precision::F32 }
     }
 
-    /// Bytes of the packed weights, and of the arenas of all plans made so far.
+    /// Bytes of the packed weights and of the activations that are held now, a refiner's as well.
     pub fn memory(&self) -> (usize, usize) {
-        self.plans.bytes()
+        let (weights, activations) = self.plans.bytes();
+        let (more, further) = self.refiner().map_or((0, 0), Engine::memory);
+        (weights + more, activations + further)
+    }
+
+    pub(crate) fn options(&self) -> EngineOptions {
+        self.options
+    }
+
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
+    }
+
+    /// What a plan of a network needs.
+    pub(crate) fn needs(&self, key: PlanKey) -> Result<Arc<Needs>, Error> {
+        self.plans.needs(key, &self.manifest)
+    }
+
+    /// Gives the weights of some networks back, a refiner's as well.
+    pub(crate) fn release(&self, which: impl Fn(Part) -> bool + Copy) {
+        self.plans.release(which);
+        if let Some(refiner) = self.refiner() {
+            refiner.release(which);
+        }
+    }
+
+    /// Gives the activations of some networks back, a refiner's as well.
+    pub(crate) fn rest(&self, which: impl Fn(Part) -> bool + Copy) {
+        self.plans.rest(which);
+        if let Some(refiner) = self.refiner() {
+            refiner.rest(which);
+        }
+    }
+
+    /// Keeps so many bytes of the packed weights of the denoiser and of a refiner's, or all.
+    pub(crate) fn keep_resident(&self, resident: Option<[u64; 2]>) {
+        self.plans.keep_resident(resident.map(|[own, _]| own));
+        if let Some(refiner) = self.refiner() {
+            refiner.plans.keep_resident(resident.map(|[_, refiners]| refiners));
+        }
     }
 
     /// Packs the weights anew after their source changed.
     pub fn reload(&self) -> Result<(), Error> {
-        self.plans.reload(self.weights.source()).map_err(|source| self.weights_error(source))
+        self.plans.reload(self.weights.source().as_ref()).map_err(|source| self.weights_error(source))
     }
 
     /// The model's name and hash, for metadata. The hash is computed when first asked for.
@@ -273,11 +316,30 @@ impl Engine {
         ModelRef { name: self.manifest.name.clone(), hash: hash.clone() }
     }
 
-    /// The request with everything decided: the model's defaults filled in, names in canonical spelling, a seed drawn.
+    /// The request with everything decided: the model's defaults filled in, names in canonical spelling, a seed drawn, and
+    /// what makes it fit into memory.
     ///
     /// # Errors
-    /// What the request asks for cannot be; also a picture to begin from that cannot be read.
+    /// As [`Engine::plan_run`].
     pub fn resolve(&self, request: &GenerateRequest) -> Result<GenerateRequest, Error> {
+        Ok(self.plan_run(request)?.request)
+    }
+
+    /// What a request will need, and what is decided so that it fits into memory, without running anything. In this order, as
+    /// far as needed: the VAE in tiles, parts released after use, fewer pictures at once, weights of the denoiser streamed
+    /// from the file, lower precision. Tiles and precision change the picture, so the request then says them; nothing else
+    /// changes a bit.
+    ///
+    /// # Errors
+    /// What the request asks for cannot be, or does not fit; also a picture to begin from that cannot be read.
+    pub fn plan_run(&self, request: &GenerateRequest) -> Result<RunPlan, Error> {
+        let resolved = self.decide(request)?;
+        let jobs = Job::each(&resolved);
+        self.fit(resolved, request.precision.is_some(), &jobs)
+    }
+
+    /// The request with everything decided but what depends on memory.
+    fn decide(&self, request: &GenerateRequest) -> Result<GenerateRequest, Error> {
         request.check()?;
         let sized = match &request.init {
             Some(init) if request.width.is_none() || request.height.is_none() => {
@@ -291,39 +353,7 @@ impl Engine {
             }
             _ => request,
         };
-        let mut resolved = sized.resolve(&self.manifest, self.default_precision())?;
-        if resolved.vae_tiling == Tiling::Auto {
-            resolved.vae_tiling = match self.needs_tiles(&resolved)? {
-                true => Tiling::On,
-                false => Tiling::Off,
-            };
-        }
-        Ok(resolved)
-    }
-
-    /// Whether the autoencoder at work on whole pictures would take more than half of the memory that is free.
-    fn needs_tiles(&self, request: &GenerateRequest) -> Result<bool, Error> {
-        let side = |asked: Option<u32>| asked.unwrap_or_default() as usize;
-        let (width, height) = (side(request.width), side(request.height));
-        if width.max(height) <= pipeline::TILE {
-            return Ok(false);
-        }
-        let factor = self.manifest.latent_factor() as usize;
-        let precision = request.precision.unwrap_or(Precision::F32);
-        let key = |network| PlanKey {
-            network,
-            batch: 1,
-            height: height / factor,
-            width: width / factor,
-            precision,
-        };
-        let networks = [Some(Network::Decode), request.init.as_ref().map(|_| Network::Encode)];
-        for network in networks.into_iter().flatten() {
-            if self.plans.exceeds_half_of_free_memory(key(network), &self.manifest)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(sized.resolve(&self.manifest, self.default_precision())?)
     }
 
     /// What is odd about a prompt for this model.
@@ -385,15 +415,14 @@ impl Engine {
 
     /// A request resolved, with what it reads and one job for each of its pictures.
     fn work(&self, request: &GenerateRequest) -> Result<Work, Error> {
-        let request = self.resolve(request)?;
-        let job = |index: usize| Job { request: request.of_picture(index), index };
-        let jobs = (0..request.batch as usize).map(job).collect();
-        self.work_of(&request, jobs)
+        let plan = self.plan_run(request)?;
+        let jobs = Job::each(&plan.request);
+        self.work_of(plan, jobs)
     }
 
-    fn work_of(&self, request: &GenerateRequest, jobs: Vec<Job>) -> Result<Work, Error> {
-        let settings = request.settings(&self.manifest)?;
-        Ok(Work { settings, sources: Sources::open(request)?, jobs })
+    fn work_of(&self, plan: RunPlan, jobs: Vec<Job>) -> Result<Work, Error> {
+        let settings = plan.request.settings(&self.manifest)?;
+        Ok(Work { settings, sources: Sources::open(&plan.request)?, jobs, plan })
     }
 
     /// Serves many prompts with the settings of one request, several at once in the networks' batch; each picture has the
@@ -409,13 +438,18 @@ impl Engine {
         observer: &mut dyn FnMut(Progress<'_>),
         cancel: &CancelToken,
     ) -> Result<Generation, Error> {
-        let request = self.resolve(&GenerateRequest { batch: 1, ..request.clone() })?;
+        let asked = request.precision.is_some();
+        let request = self.decide(&GenerateRequest { batch: 1, ..request.clone() })?;
         let job = |(index, (prompt, seed)): (usize, &(String, u64))| {
             let request = GenerateRequest { prompt: prompt.clone(), seed: Some(*seed), ..request.clone() };
             request.check().map(|()| Job { request, index })
         };
-        let jobs = prompts.iter().enumerate().map(job).collect::<Result<Vec<Job>, _>>()?;
-        self.run(&self.work_of(&request, jobs)?, observer, cancel)
+        let mut jobs = prompts.iter().enumerate().map(job).collect::<Result<Vec<Job>, _>>()?;
+        let plan = self.fit(request.clone(), asked, &jobs)?;
+        for Job { request, .. } in &mut jobs {
+            (request.vae_tiling, request.precision) = (plan.request.vae_tiling, plan.request.precision);
+        }
+        self.run(&self.work_of(plan, jobs)?, observer, cancel)
     }
 
     fn run(
@@ -451,7 +485,7 @@ impl Engine {
     }
 
     pub(crate) fn plan(&self, key: PlanKey) -> Result<SharedPlan, Error> {
-        self.plans.get(key, &self.manifest, self.weights.source()).map_err(|failure| match failure {
+        self.plans.get(key, &self.manifest, &self.weights.source()).map_err(|failure| match failure {
             PlanFailure::Error(error) => error,
             PlanFailure::Weights(source) => self.weights_error(source),
         })

@@ -10,7 +10,7 @@ use velatura_weights::{
 
 use crate::manifest::METADATA_KEY;
 use crate::source::WeightSource;
-use crate::{Error, ModelManifest, RequestError, checkpoint};
+use crate::{Error, ModelManifest, RequestError, checkpoint, hashes};
 
 /// A model that was opened; no weights are packed yet.
 pub(crate) struct Opened {
@@ -23,9 +23,9 @@ pub(crate) struct Opened {
 /// Where a model's weights are.
 pub(crate) enum Weights {
     /// In a file of Velatura's own.
-    File(SafetensorsFile),
+    File(Arc<SafetensorsFile>),
     /// In a file or folder of another tool.
-    Checkpoint(TensorView),
+    Checkpoint(Arc<TensorView>),
     /// Somewhere else.
     Other(Arc<dyn WeightSource>),
 }
@@ -54,7 +54,7 @@ impl Opened {
             return Err(RequestError::Vae { model: file.path().display().to_string() }.into());
         }
         let manifest = ModelManifest::of(&file)?;
-        Ok(Opened { manifest, weights: Weights::File(file), remarks: Vec::new() })
+        Ok(Opened { manifest, weights: Weights::File(Arc::new(file)), remarks: Vec::new() })
     }
 
     fn checkpoint(mut checkpoint: Checkpoint, vae: Option<&Path>) -> Result<Self, Error> {
@@ -71,7 +71,7 @@ impl Opened {
         }
         let checkpoint = &checkpoint;
         let (manifest, remarks) = checkpoint::describe(checkpoint)?;
-        Ok(Opened { manifest, weights: Weights::Checkpoint(checkpoint.tensors()), remarks })
+        Ok(Opened { manifest, weights: Weights::Checkpoint(Arc::new(checkpoint.tensors())), remarks })
     }
 }
 
@@ -92,11 +92,11 @@ fn other_half(file: &Path, given: &Checkpoint) -> Option<PathBuf> {
 
 impl Weights {
     /// All weights by name.
-    pub fn source(&self) -> &dyn WeightSource {
+    pub fn source(&self) -> Arc<dyn WeightSource> {
         match self {
-            Weights::File(file) => file,
-            Weights::Checkpoint(tensors) => tensors,
-            Weights::Other(source) => source.as_ref(),
+            Weights::File(file) => Arc::clone(file) as _,
+            Weights::Checkpoint(tensors) => Arc::clone(tensors) as _,
+            Weights::Other(source) => Arc::clone(source),
         }
     }
 
@@ -110,10 +110,26 @@ impl Weights {
     }
 
     /// The first ten hexadecimal digits of the SHA-256 of the file, as A1111 writes it; for a folder, of its tensors in
-    /// the order of their names. Empty where there is neither.
+    /// the order of their names. Empty where there is neither. What was computed for large files is remembered, as long as
+    /// they stay as they are.
     pub fn hash(&self) -> String {
+        let sources: Vec<&Path> = match self {
+            Weights::File(file) => vec![file.path()],
+            Weights::Checkpoint(tensors) if tensors.path().is_dir() => tensors.source_paths().collect(),
+            Weights::Checkpoint(tensors) => vec![tensors.path()],
+            Weights::Other(_) => Vec::new(),
+        };
+        hashes::remembered(&sources, || self.compute_hash())
+    }
+
+    fn compute_hash(&self) -> String {
         let mut sha = Sha256::new();
+        let mut whole = |path: &Path| {
+            std::fs::File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut sha)).is_ok()
+        };
         let hashed = match self {
+            // Read, not mapped: the pages would be held.
+            Weights::File(file) if file.path().is_file() => whole(file.path()),
             Weights::File(file) => {
                 sha.update(file.raw());
                 true
@@ -124,15 +140,13 @@ impl Weights {
                         sha.update(name);
                         sha.update(bytes);
                         // The packed weights are what is kept in memory, not the files.
-                        TensorSource::forget(tensors, name);
+                        TensorSource::forget(tensors.as_ref(), name);
                         true
                     }
                     Err(_) => false,
                 })
             }
-            Weights::Checkpoint(tensors) => std::fs::File::open(tensors.path())
-                .and_then(|mut file| std::io::copy(&mut file, &mut sha))
-                .is_ok(),
+            Weights::Checkpoint(tensors) => whole(tensors.path()),
             Weights::Other(_) => false,
         };
         match hashed {

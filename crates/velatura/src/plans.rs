@@ -1,16 +1,17 @@
-//! Plans of a model's networks: made when first needed, kept, and sharing one set of packed weights.
+//! Plans of a model's networks: made when first needed, kept, and those of a network sharing one set of packed weights.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use velatura_cpu::{CpuError, Executor, Runtime, Values, WeightStore};
-use velatura_graph::{Graph, GraphError, passes};
+use velatura_cpu::{CpuError, Executor, Form, Runtime, StoredWeights, Values, WeightStore};
+use velatura_graph::{Graph, MemoryPlan, passes};
 
 use crate::networks::Network;
-use crate::request::{Precision, RequestError};
+use crate::request::Precision;
 use crate::source::WeightSource;
-use crate::{Error, ModelManifest, memory};
+use crate::{Error, ModelManifest};
 
 /// What decides a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,21 +25,92 @@ pub(crate) struct PlanKey {
     pub precision: Precision,
 }
 
+/// A network whatever the size of what it is given: what weights belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// A text encoder, by number.
+    Text(usize),
+    Denoise,
+    Decode,
+    Encode,
+}
+
+impl Network {
+    fn part(self) -> Part {
+        match self {
+            Network::Text { encoder, .. } => Part::Text(encoder),
+            Network::Denoise { .. } => Part::Denoise,
+            Network::Decode => Part::Decode,
+            Network::Encode => Part::Encode,
+        }
+    }
+}
+
 /// More plans than this are of shapes that are no longer asked for.
 const MOST_PLANS: usize = 12;
+/// The same for what is known of them.
+const MOST_DRAFTS: usize = 24;
 
 pub(crate) type SharedPlan = Arc<Mutex<Executor>>;
 
+/// What a plan will need.
+pub(crate) struct Needs {
+    /// Bytes of each weight in its form.
+    pub weights: HashMap<(String, Form), usize>,
+    /// Bytes of activations and scratch.
+    pub arena: usize,
+    /// Arithmetic of its products in one run.
+    pub flops: f64,
+}
+
+/// A plan before it is made: what it will need, and the graph until it is.
+struct Draft {
+    needs: Arc<Needs>,
+    planned: Option<(Graph, MemoryPlan)>,
+}
+
 pub(crate) struct Plans {
     runtime: Arc<Runtime>,
-    store: Arc<WeightStore>,
+    drafts: Mutex<HashMap<PlanKey, Draft>>,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
     /// Least recently used first.
-    list: Mutex<Vec<(PlanKey, SharedPlan)>>,
+    plans: Vec<(PlanKey, SharedPlan)>,
+    stores: HashMap<Part, Arc<WeightStore>>,
+    /// Bytes of the denoiser's packed weights that are kept, where not all are.
+    resident: Option<u64>,
 }
 
 impl Plans {
     pub fn new(runtime: &Arc<Runtime>) -> Self {
-        Plans { runtime: Arc::clone(runtime), store: WeightStore::new(runtime), list: Mutex::default() }
+        Plans { runtime: Arc::clone(runtime), drafts: Mutex::default(), held: Mutex::default() }
+    }
+
+    /// What a plan needs; nothing is allocated for it.
+    pub fn needs(&self, key: PlanKey, manifest: &ModelManifest) -> Result<Arc<Needs>, Error> {
+        if let Some(draft) = lock(&self.drafts).get(&key) {
+            return Ok(Arc::clone(&draft.needs));
+        }
+        let (graph, plan) = self.draft(key, manifest)?;
+        let flops = graph.nodes().iter().map(|node| graph.flops(node)).sum();
+        let weights = velatura_cpu::weights_of(&self.runtime, &graph)?;
+        let needs = Arc::new(Needs { weights, arena: plan.arena_bytes, flops });
+        let mut drafts = lock(&self.drafts);
+        if drafts.len() >= MOST_DRAFTS {
+            drafts.clear();
+        }
+        drafts.insert(key, Draft { needs: Arc::clone(&needs), planned: Some((graph, plan)) });
+        Ok(needs)
+    }
+
+    fn draft(&self, key: PlanKey, manifest: &ModelManifest) -> Result<(Graph, MemoryPlan), Error> {
+        let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
+        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
+        let plan = velatura_cpu::plan(&self.runtime, &graph);
+        Ok((graph, plan))
     }
 
     /// The plan, made and its weights loaded if need be.
@@ -46,53 +118,93 @@ impl Plans {
         &self,
         key: PlanKey,
         manifest: &ModelManifest,
-        weights: &dyn WeightSource,
+        weights: &Arc<dyn WeightSource>,
     ) -> Result<SharedPlan, PlanFailure> {
-        let mut list = lock(&self.list);
-        if let Some(at) = list.iter().position(|(k, _)| *k == key) {
-            let entry = list.remove(at);
+        let mut held = lock(&self.held);
+        if let Some(at) = held.plans.iter().position(|(k, _)| *k == key) {
+            let entry = held.plans.remove(at);
             let plan = Arc::clone(&entry.1);
-            list.push(entry);
+            held.plans.push(entry);
             return Ok(plan);
         }
         let began = Instant::now();
-        let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
-        check_shapes(&graph, weights)?;
-        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
-        check_memory(&self.runtime, &graph, &key, manifest)?;
-        let executor = Executor::new(&self.runtime, graph, &self.store).map_err(Error::from)?;
+        let drafted = lock(&self.drafts).get_mut(&key).and_then(|draft| draft.planned.take());
+        let (graph, plan) = match drafted {
+            Some(drafted) => drafted,
+            None => self.draft(key, manifest)?,
+        };
+        check_shapes(&graph, weights.as_ref())?;
+        let part = key.network.part();
+        let resident = held.resident;
+        let store = held.stores.entry(part).or_insert_with(|| WeightStore::new(&self.runtime));
+        if let (Part::Denoise, Some(resident)) = (part, resident) {
+            let source: Arc<dyn StoredWeights> = Arc::new(Streamed(Arc::clone(weights)));
+            store.stream(Some(usize::try_from(resident).unwrap_or(usize::MAX)), &source);
+        }
+        let executor = Executor::planned(&self.runtime, graph, plan, store).map_err(Error::from)?;
         let planned = began.elapsed();
-        each_once(weights, |find| self.store.load_missing(find)).map_err(PlanFailure::Weights)?;
+        each_once(weights.as_ref(), |find| store.load_missing(find)).map_err(PlanFailure::Weights)?;
         tracing::debug!(?key, arena = executor.arena_bytes(), ?planned, packed = ?(began.elapsed() - planned), "ready");
         let plan = Arc::new(Mutex::new(executor));
-        if list.len() >= MOST_PLANS {
-            list.remove(0);
+        if held.plans.len() >= MOST_PLANS {
+            held.plans.remove(0);
         }
-        list.push((key, Arc::clone(&plan)));
+        held.plans.push((key, Arc::clone(&plan)));
         Ok(plan)
-    }
-
-    /// Whether running a network like this would take more than half of the memory that is free; nothing is allocated.
-    pub fn exceeds_half_of_free_memory(
-        &self,
-        key: PlanKey,
-        manifest: &ModelManifest,
-    ) -> Result<bool, GraphError> {
-        let Some(available) = memory::available() else { return Ok(false) };
-        let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
-        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
-        Ok(velatura_cpu::plan(&self.runtime, &graph).arena_bytes as u64 > available / 2)
     }
 
     /// Packs the weights of all plans anew, after the source changed.
     pub fn reload(&self, weights: &dyn WeightSource) -> Result<(), CpuError> {
-        each_once(weights, |find| self.store.load(find))
+        let held = lock(&self.held);
+        held.stores.values().try_for_each(|store| each_once(weights, |find| store.load(find)))
+    }
+
+    /// Keeps so many bytes of the denoiser's packed weights, or all. What is held otherwise is given back.
+    pub fn keep_resident(&self, resident: Option<u64>) {
+        let mut held = lock(&self.held);
+        if held.resident != resident {
+            held.release(|part| part == Part::Denoise);
+            held.resident = resident;
+        }
+    }
+
+    /// Gives the weights and plans of some networks back.
+    pub fn release(&self, which: impl Fn(Part) -> bool) {
+        lock(&self.held).release(which);
+    }
+
+    /// Gives the activations of some networks back.
+    pub fn rest(&self, which: impl Fn(Part) -> bool) {
+        let held = lock(&self.held);
+        let resting = held.plans.iter().filter(|(key, _)| which(key.network.part()));
+        resting.for_each(|(_, plan)| lock(plan).rest());
     }
 
     /// Bytes of packed weights, and of all arenas.
     pub fn bytes(&self) -> (usize, usize) {
-        let arenas = lock(&self.list).iter().map(|(_, plan)| lock(plan).arena_bytes()).sum();
-        (self.store.bytes(), arenas)
+        let held = lock(&self.held);
+        let arenas = held.plans.iter().map(|(_, plan)| lock(plan).held_bytes()).sum();
+        (held.stores.values().map(|store| store.bytes()).sum(), arenas)
+    }
+}
+
+impl Held {
+    fn release(&mut self, which: impl Fn(Part) -> bool) {
+        self.plans.retain(|(key, _)| !which(key.network.part()));
+        self.stores.retain(|part, _| !which(*part));
+    }
+}
+
+/// A model's weights for plans that read them while they run.
+struct Streamed(Arc<dyn WeightSource>);
+
+impl StoredWeights for Streamed {
+    fn stored(&self, name: &str) -> Option<Values<'_>> {
+        self.0.stored(name)
+    }
+
+    fn done(&self, name: &str) {
+        self.0.forget(name);
     }
 }
 
@@ -152,26 +264,4 @@ fn check_shapes(graph: &Graph, weights: &dyn WeightSource) -> Result<(), PlanFai
         }
     }
     Ok(())
-}
-
-/// Refuses what cannot fit before the arena is allocated.
-fn check_memory(
-    runtime: &Runtime,
-    graph: &Graph,
-    key: &PlanKey,
-    manifest: &ModelManifest,
-) -> Result<(), RequestError> {
-    let Some(available) = memory::available() else { return Ok(()) };
-    let needed = velatura_cpu::plan(runtime, graph).arena_bytes as u64;
-    if needed <= available {
-        return Ok(());
-    }
-    let factor = manifest.latent_factor();
-    Err(RequestError::Memory {
-        width: (key.width as u32).saturating_mul(factor),
-        height: (key.height as u32).saturating_mul(factor),
-        together: key.batch,
-        needed_mib: needed >> 20,
-        available_mib: available >> 20,
-    })
 }

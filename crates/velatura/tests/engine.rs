@@ -14,7 +14,12 @@ use velatura_weights::{SafetensorsFile, Storage};
 fn engine(threads: usize) -> Engine {
     let manifest = velatura::tiny::manifest().unwrap();
     let weights = Arc::new(manifest.random_weights(7).unwrap());
-    Engine::from_weights(manifest, weights, EngineOptions { threads: Some(threads) }).unwrap()
+    Engine::from_weights(
+        manifest,
+        weights,
+        EngineOptions { threads: Some(threads), ..EngineOptions::default() },
+    )
+    .unwrap()
 }
 
 fn request() -> GenerateRequest {

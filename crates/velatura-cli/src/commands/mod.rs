@@ -8,5 +8,6 @@ pub mod generate;
 pub mod inspect;
 pub mod man;
 pub mod models;
+pub mod plan;
 pub mod samplers;
 pub mod train;

@@ -126,7 +126,7 @@ impl<'o> Evaluation<'o> {
         runtime: &Arc<Runtime>,
         classifier: &Classifier,
     ) -> Result<Self, TrainError> {
-        let engine_options = EngineOptions { threads: options.threads };
+        let engine_options = EngineOptions { threads: options.threads, ..EngineOptions::default() };
         let engine = match &options.model {
             Some(path) => Engine::open(path, engine_options)?,
             None => Engine::shipped(engine_options)?,

@@ -11,7 +11,9 @@ use super::denoise::{Recipe, Told, guidance_embedding};
 use super::stage::Stage;
 use super::start::{Given, begin};
 use crate::engine::{Engine, Progress, Warning};
+use crate::memory::{RunPlan, group_sizes};
 use crate::picture::{Origin, Picture};
+use crate::plans::Part;
 use crate::request::{GenerateRequest, Settings};
 use crate::source_picture::Sources;
 use crate::{Error, ModelManifest, Task};
@@ -21,6 +23,7 @@ pub(crate) struct Work {
     pub settings: Settings,
     pub sources: Sources,
     pub jobs: Vec<Job>,
+    pub plan: RunPlan,
 }
 
 /// One picture to make.
@@ -31,11 +34,19 @@ pub(crate) struct Job {
     pub index: usize,
 }
 
+impl Job {
+    /// One for each picture of a request with everything decided.
+    pub fn each(request: &GenerateRequest) -> Vec<Self> {
+        let job = |index: usize| Job { request: request.of_picture(index), index };
+        (0..request.batch as usize).map(job).collect()
+    }
+}
+
 /// Pictures denoised together, at most: enough to keep all lanes busy on the smallest latents, few enough that a stop
 /// loses little.
-const MOST_TOGETHER: usize = 8;
+pub(crate) const MOST_TOGETHER: usize = 8;
 /// Pixels denoised together, at most, when there is more than one picture: bounds the memory.
-const PIXELS_TOGETHER: usize = 1 << 20;
+pub(crate) const PIXELS_TOGETHER: usize = 1 << 20;
 
 /// Makes the pictures, group by group; each is handed to the observer as soon as it is finished.
 pub(crate) fn pictures(
@@ -81,6 +92,7 @@ struct Run<'a> {
     settings: &'a Settings,
     sources: &'a Sources,
     jobs: &'a [Job],
+    plan: &'a RunPlan,
     cancel: &'a CancelToken,
     observer: &'a mut dyn FnMut(Progress<'_>),
     /// Sampling steps over all pictures, and those done.
@@ -103,7 +115,7 @@ impl<'a> Run<'a> {
         observer: &'a mut dyn FnMut(Progress<'_>),
         cancel: &'a CancelToken,
     ) -> Self {
-        let Work { settings, sources, jobs } = work;
+        let Work { settings, sources, jobs, plan } = work;
         let steps = jobs.len() * settings.plan.len();
         observer(Progress::Started { pictures: jobs.len(), steps });
         let model = Stage::new(engine, settings, cancel);
@@ -114,6 +126,7 @@ impl<'a> Run<'a> {
             settings,
             sources,
             jobs,
+            plan,
             cancel,
             observer,
             steps,
@@ -126,22 +139,32 @@ impl<'a> Run<'a> {
     }
 
     fn groups(&mut self, finish: &mut Finish<'_, 'a>) -> Result<(), Error> {
+        let (jobs, engine, plan) = (self.jobs, self.engine, self.plan);
+        make_room(engine, plan);
         self.given = self.read_sources()?;
-        let jobs = self.jobs;
-        let pixels = (self.settings.width * self.settings.height).max(1);
-        let together = (PIXELS_TOGETHER / pixels).clamp(1, MOST_TOGETHER);
-        // Groups of equal size, give or take one, so that few plans serve them all.
-        let groups = jobs.len().div_ceil(together).max(1);
+        if plan.released {
+            engine.release(|part| part == Part::Encode);
+        }
+        self.model.read(jobs)?;
+        if let Some((_, refiner)) = &mut self.refiner {
+            refiner.read(jobs)?;
+        }
+        if plan.released {
+            engine.release(|part| matches!(part, Part::Text(_)));
+        }
         let mut rest = jobs;
-        for group in (1..=groups).rev() {
-            let (now, later) = rest.split_at(rest.len().div_ceil(group));
+        for size in group_sizes(jobs.len(), plan.together) {
+            let (now, later) = rest.split_at(size);
             rest = later;
-            if now.is_empty() {
-                continue;
-            }
             let latents = self.denoise(now)?;
+            if plan.released {
+                engine.rest(|part| part == Part::Denoise);
+            }
             for (job, latent) in now.iter().zip(latents.chunks_exact(latents.len() / now.len())) {
                 finish(self, job, latent)?;
+            }
+            if plan.released {
+                engine.rest(|part| part == Part::Decode);
             }
         }
         Ok(())
@@ -291,6 +314,32 @@ impl<'a> Run<'a> {
         if let Some(warning) = warning.filter(|w| !self.warnings.contains(w)) {
             (self.observer)(Progress::Warning(&warning));
             self.warnings.push(warning);
+        }
+    }
+}
+
+/// Gives back what earlier runs left and this one has no room for.
+fn make_room(engine: &Engine, plan: &RunPlan) {
+    engine.keep_resident(plan.resident);
+    let sum = |denoisers: bool| -> u64 {
+        let counted = plan.parts.iter().filter(|part| !denoisers || part.name.ends_with("denoiser"));
+        counted.map(|part| part.weights).sum()
+    };
+    if plan.released {
+        engine.release(|part| part != Part::Denoise);
+        engine.rest(|_| true);
+        // Pictures of another size may have left the same weights in another form; what is streamed keeps to its share.
+        if plan.resident.is_none() && engine.memory().0 as u64 > sum(true) {
+            engine.release(|_| true);
+        }
+        return;
+    }
+    let (weights, activations) = engine.memory();
+    let (weights, held) = (weights as u64, (weights + activations) as u64);
+    if plan.limit.is_some_and(|limit| held + plan.peak > limit) {
+        match weights > sum(false) {
+            true => engine.release(|_| true),
+            false => engine.rest(|_| true),
         }
     }
 }

@@ -49,6 +49,15 @@ impl<'a> Stage<'a> {
         Ok((denoiser, guides))
     }
 
+    /// Encodes all prompts of these jobs.
+    pub fn read(&mut self, jobs: &[Job]) -> Result<(), Error> {
+        for Job { request, .. } in jobs {
+            self.encode(&request.negative, true)?;
+            self.encode(&request.prompt, false)?;
+        }
+        Ok(())
+    }
+
     fn encode(&mut self, text: &str, negative: bool) -> Result<Arc<Conditions>, Error> {
         let key = (text.to_string(), negative);
         if let Some(known) = self.texts.get(&key) {

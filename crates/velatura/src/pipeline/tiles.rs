@@ -65,7 +65,8 @@ impl Tiles {
         Self::new(height, width, height.max(width))
     }
 
-    fn all(&self) -> impl Iterator<Item = Tile> {
+    /// All of them, row by row.
+    pub fn all(&self) -> impl Iterator<Item = Tile> {
         self.rows.starts.iter().flat_map(move |&top| {
             let tile =
                 move |&left: &usize| Tile { top, left, height: self.rows.length, width: self.columns.length };

@@ -225,22 +225,22 @@ pub enum RequestError {
     /// Steps and schedule do not go together.
     #[error(transparent)]
     Plan(#[from] velatura_samplers::PlanError),
-    /// The pictures cannot fit into memory.
+    /// The pictures cannot fit into memory, whatever is done.
     #[error(
-        "{width}x{height} needs about {needed_mib} MiB of memory and {available_mib} MiB are free; \
-         ask for a smaller picture{}",
-        if *together > 1 { " or a smaller batch" } else { "" }
+        "{width}x{height} needs at least {needed_mib} MiB of memory and {available_mib} MiB may be used; ask for a smaller \
+         picture{}, or give more memory (--memory, or close other programs)",
+        if *pictures > 1 { " or fewer pictures" } else { "" }
     )]
     Memory {
         /// Width in pixels.
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// Pictures made at once.
-        together: usize,
-        /// What the planner says, in MiB.
+        /// Pictures asked for.
+        pictures: usize,
+        /// What the planner says, in MiB, rounded up.
         needed_mib: u64,
-        /// What the system says, in MiB.
+        /// What was given or is free, in MiB, rounded down.
         available_mib: u64,
     },
     /// JSON that is no request.

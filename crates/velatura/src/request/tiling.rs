@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tiling {
-    /// Where whole pictures would take more than half of the memory that is free.
+    /// Where whole pictures do not fit into the memory that may be used.
     #[default]
     Auto,
     /// Always.

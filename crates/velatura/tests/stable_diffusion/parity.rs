@@ -25,7 +25,7 @@ fn psnr(found: &[u8], expected: &[u8]) -> f64 {
 }
 
 fn open(path: &Path) -> Engine {
-    Engine::open(path, EngineOptions { threads: Some(2) }).unwrap()
+    Engine::open(path, EngineOptions { threads: Some(2), ..EngineOptions::default() }).unwrap()
 }
 
 fn make(engine: &Engine, request: &GenerateRequest) -> Vec<Picture> {
@@ -166,7 +166,9 @@ fn the_refiner_takes_over_as_in_diffusers() {
     let path = |name: &str| Some(temporary.path().join(name).to_str().unwrap().to_string());
     let asked = expected.case("sdxl_refiner").request("after_base");
     let request = GenerateRequest { model: path("sdxl"), refiner: path("sdxl_refiner"), ..asked };
-    let engine = Engine::for_request(&request, EngineOptions { threads: Some(2) }).unwrap();
+    let engine =
+        Engine::for_request(&request, EngineOptions { threads: Some(2), ..EngineOptions::default() })
+            .unwrap();
     whole(&engine, &request, &expected, "sdxl_refiner/after_base");
     let alone = open(&temporary.path().join("sdxl"));
     assert_ne!(make(&alone, &request)[0].rgb, make(&engine, &request)[0].rgb);

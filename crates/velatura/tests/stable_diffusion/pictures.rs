@@ -46,7 +46,8 @@ impl Fixture {
     }
 
     fn engine(&self, name: &str) -> Engine {
-        Engine::open(self.folder(name), EngineOptions { threads: Some(2) }).unwrap()
+        Engine::open(self.folder(name), EngineOptions { threads: Some(2), ..EngineOptions::default() })
+            .unwrap()
     }
 
     fn runs(&self, name: &str) -> Vec<Run> {
@@ -135,7 +136,9 @@ fn pictures_of_pictures_make_themselves_again_alone_and_in_a_batch() {
         model: Some(folder.to_str().unwrap().to_string()),
         ..fixture.request(run)
     };
-    let engine = Engine::named(asked.model.as_deref(), EngineOptions { threads: Some(2) }).unwrap();
+    let engine =
+        Engine::named(asked.model.as_deref(), EngineOptions { threads: Some(2), ..EngineOptions::default() })
+            .unwrap();
     let made = engine.generate(&asked, &mut |_| (), &CancelToken::default()).unwrap();
     assert_eq!((made.pictures[0].width, made.pictures[0].height), (64, 96));
     assert!(made.pictures[0].rgb != made.pictures[1].rgb);
@@ -339,7 +342,7 @@ fn distilled_models_have_their_own_defaults() {
     let file = fixture.temporary.path().join("tiny_Turbo.safetensors");
     let checkpoint = Checkpoint::open(&folder, &OpenOptions::default()).unwrap();
     checkpoint.write_single_file(&file, &SaveOptions::default()).unwrap();
-    let engine = Engine::open(&file, EngineOptions { threads: Some(2) }).unwrap();
+    let engine = Engine::open(&file, EngineOptions { threads: Some(2), ..EngineOptions::default() }).unwrap();
     assert_eq!(defaults(&engine), usual(4, 1.0, "euler", "trailing"));
 }
 
@@ -379,7 +382,8 @@ fn the_tiny_autoencoder_is_as_in_diffusers() {
             vae: Some(vae.to_str().unwrap().into()),
             ..fixture.request(run)
         };
-        let engine = Engine::for_request(&request, EngineOptions { threads: Some(2) })?;
+        let engine =
+            Engine::for_request(&request, EngineOptions { threads: Some(2), ..EngineOptions::default() })?;
         let latents = engine.latents(&request, &mut |_| (), &CancelToken::default())?;
         Ok::<_, velatura::Error>((engine, latents[0].clone()))
     };
@@ -412,7 +416,9 @@ fn a_tiny_decoder_alone_makes_pictures_from_noise() {
         height: Some(32),
         ..fixture.request(&fixture.runs("sd15")[0])
     };
-    let engine = Engine::for_request(&request, EngineOptions { threads: Some(2) }).unwrap();
+    let engine =
+        Engine::for_request(&request, EngineOptions { threads: Some(2), ..EngineOptions::default() })
+            .unwrap();
     let made = engine.generate(&request, &mut |_| (), &CancelToken::default()).unwrap();
     assert!(made.pictures[0].rgb.iter().any(|&v| v != made.pictures[0].rgb[0]));
 }

@@ -84,7 +84,10 @@ const STEPS: u32 = 30;
 
 fn generate(args: &GenerateArgs) -> Result<(), Failure> {
     let start = Instant::now();
-    let engine = Engine::named(args.model.as_deref(), EngineOptions { threads: args.threads })?;
+    let engine = Engine::named(
+        args.model.as_deref(),
+        EngineOptions { threads: args.threads, ..EngineOptions::default() },
+    )?;
     let open_s = start.elapsed().as_secs_f64();
     let mut measured = Vec::new();
     for pictures in [1, 4] {

@@ -30,8 +30,16 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     // Ctrl-C ends a download at once; what arrived of it is kept.
     let located = models::located(first, quiet)?;
     let cancel = interrupt::token();
-    let engine = Engine::for_request(&located, EngineOptions { threads: args.threads })?;
-    let requests = asked.iter().map(|asked| engine.resolve(asked)).collect::<Result<Vec<_>, _>>()?;
+    let engine = Engine::for_request(&located, EngineOptions { threads: args.threads, memory: args.memory })?;
+    let plans = asked.iter().map(|asked| engine.plan_run(asked)).collect::<Result<Vec<_>, _>>()?;
+    let mut decisions = Vec::new();
+    for decision in plans.iter().flat_map(|plan| &plan.decisions) {
+        let decision = decision.to_string();
+        if !decisions.contains(&decision) {
+            decisions.push(decision);
+        }
+    }
+    let requests: Vec<GenerateRequest> = plans.into_iter().map(|plan| plan.request).collect();
     let targets = targets(&args.output, &requests)?;
     if let (Some((_, Some(origin))), Some(request)) = (&from, requests.first()) {
         warn_of_changes(origin, &engine, request)?;
@@ -42,6 +50,9 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         }
         if let Some(chosen) = requests.first().and_then(|request| chosen(&engine, first, request)) {
             terminal::remark(&format!("note: {chosen}"));
+        }
+        for decision in &decisions {
+            terminal::remark(&format!("note: to fit into memory, {decision}"));
         }
         let mut said = HashSet::new();
         for warning in requests.iter().flat_map(|request| engine.request_warnings(request)) {
@@ -165,7 +176,7 @@ fn make(
 }
 
 /// The request that a picture carries, and how it was made where Velatura made it.
-fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>), Failure> {
+pub(super) fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>), Failure> {
     let (name, info) = if path == "-" {
         let mut bytes = Vec::new();
         std::io::stdin().lock().take(LONGEST_INPUT).read_to_end(&mut bytes)?;

@@ -49,6 +49,9 @@ pub struct Args {
     /// Threads; all processors when not given. The picture does not depend on it
     #[arg(long, value_name = "N", value_parser = parse::threads, allow_negative_numbers = true, env = "VELATURA_THREADS")]
     pub threads: Option<usize>,
+    /// Memory that may be used, like 6G or 6GiB; what the machine has free when not given. `velatura plan` shows what for
+    #[arg(long, value_name = "BYTES", value_parser = parse::bytes, allow_negative_numbers = true, env = "VELATURA_MEMORY")]
+    pub memory: Option<u64>,
     #[command(flatten)]
     prompts: PromptArgs,
     #[command(flatten)]
