@@ -6,7 +6,12 @@ use std::process::{Command, Output, Stdio};
 
 fn velatura(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_velatura"));
-    command.args(args).current_dir(folder).env_remove("VELATURA_LOG").env_remove("VELATURA_THREADS");
+    command
+        .args(args)
+        .current_dir(folder)
+        .env_remove("VELATURA_LOG")
+        .env_remove("VELATURA_THREADS")
+        .env_remove("VELATURA_MEMORY");
     command
         .env("VELATURA_MODELS", folder.join("no-models"))
         .env("HF_HUB_OFFLINE", "1")
@@ -461,4 +466,40 @@ fn a_picture_of_comfyui_is_made_again() {
     let request = &made["request"];
     assert_eq!((&request["seed"], &request["steps"], &request["width"]), (&11.into(), &2.into(), &72.into()));
     assert_eq!((&request["prompt"], &request["negative"]), (&"a cat".into(), &"rain".into()));
+}
+
+#[test]
+fn a_plan_tells_what_a_run_would_need_and_the_run_keeps_to_it() {
+    let (_folder, work) = workplace();
+    let plan =
+        |more: &[&str]| run(&work, &[&["plan", "a cat"], &QUICK[..], &["--batch", "3"], more].concat());
+    let json = |output: &Output| -> serde_json::Value {
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let free = json(&plan(&["--json"]));
+    let peak = free["peak"].as_u64().unwrap();
+    let of =
+        |part: &serde_json::Value| part["weights"].as_u64().unwrap() + part["activations"].as_u64().unwrap();
+    let parts: u64 = free["parts"].as_array().unwrap().iter().map(of).sum();
+    assert_eq!(peak, parts + free["pictures"].as_u64().unwrap());
+    assert!(free["expected_seconds"].as_f64().unwrap() > 0.0 && free["decisions"] == serde_json::json!([]));
+    let less = (peak - 1).to_string();
+    let tight = json(&plan(&["--json", "--memory", &less]));
+    assert_eq!(tight["decisions"][0], "released");
+    let table = text(&plan(&["--memory", &less]).stdout);
+    assert!(table.contains("denoiser") && table.contains("released after use"), "{table}");
+    assert!(listing(&work).is_empty(), "a plan writes nothing");
+
+    for command in ["plan", "generate"] {
+        let refused = run(&work, &[&[command, "a cat"], &QUICK[..], &["--memory", "1K"]].concat());
+        let said = text(&refused.stderr);
+        assert!(
+            !refused.status.success() && said.contains("needs at least") && said.contains("--memory"),
+            "{said}"
+        );
+        assert!(listing(&work).is_empty());
+    }
+    assert!(run(&work, &generate(&["--memory", &less, "--batch", "3"])).status.success());
+    assert_eq!(listing(&work).len(), 3);
 }

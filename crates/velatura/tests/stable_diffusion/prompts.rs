@@ -8,7 +8,11 @@ use velatura::{Dialect, Emphasis, Engine, EngineOptions, GenerateRequest};
 fn open(case: &Case) -> (tempfile::TempDir, Engine) {
     let temporary = tempfile::tempdir().unwrap();
     case.write_folder(&temporary.path().join(&case.name));
-    let engine = Engine::open(temporary.path().join(&case.name), EngineOptions { threads: Some(2) }).unwrap();
+    let engine = Engine::open(
+        temporary.path().join(&case.name),
+        EngineOptions { threads: Some(2), ..EngineOptions::default() },
+    )
+    .unwrap();
     (temporary, engine)
 }
 

@@ -31,7 +31,8 @@ pub struct ModelArgs {
     /// f32, bf16 or int8; bf16 where the processor multiplies it when not given
     #[arg(long, value_name = "NAME", value_parser = parse::precision)]
     precision: Option<Precision>,
-    /// Whether large pictures go through the autoencoder in tiles, which takes less memory: auto, on or off
+    /// Whether large pictures go through the autoencoder in tiles, which takes less memory: auto (where they do not fit), on
+    /// or off
     #[arg(long, value_name = "WHEN")]
     vae_tiling: Option<Tiling>,
 }
