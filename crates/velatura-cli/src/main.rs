@@ -9,6 +9,7 @@ mod models;
 mod naming;
 mod parse;
 mod progress;
+mod styles;
 mod terminal;
 
 use std::process::ExitCode;

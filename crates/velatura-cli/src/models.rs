@@ -27,6 +27,11 @@ pub fn located(request: &GenerateRequest, quiet: bool) -> Result<GenerateRequest
     })
 }
 
+/// Whether a name is that of a file, a folder, or a model of the models folder.
+pub fn is_here(name: &str) -> bool {
+    Path::new(name).exists() || ModelsFolder::from_env().find(name).is_ok()
+}
+
 /// The file or folder of a name, downloaded where it is one of the hub's.
 pub fn locate(name: &str, quiet: bool) -> Result<PathBuf, Failure> {
     let path = Path::new(name);

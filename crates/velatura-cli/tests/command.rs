@@ -503,3 +503,30 @@ fn a_plan_tells_what_a_run_would_need_and_the_run_keeps_to_it() {
     assert!(run(&work, &generate(&["--memory", &less, "--batch", "3"])).status.success());
     assert_eq!(listing(&work).len(), 3);
 }
+
+#[test]
+fn prompts_are_put_into_styles() {
+    let (_folder, work) = workplace();
+    let styles =
+        "name,prompt,negative_prompt\nSnow,\"{prompt}, on a white background\",rain\nRed,two red apples,\n";
+    std::fs::create_dir(work.join("no-models")).unwrap();
+    std::fs::write(work.join("no-models/styles.csv"), styles).unwrap();
+    std::fs::write(work.join("other.csv"), "name,prompt\nSnow,blue").unwrap();
+    let prompts = |more: &[&str]| {
+        let made = run(&work, &generate(&[more, &["--json", "-o", "a.png"]].concat()));
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        let report: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        let of = |key: &str| report["request"][key].as_str().unwrap().to_string();
+        (of("prompt"), of("negative"))
+    };
+    let (prompt, negative) = prompts(&["--style", "snow", "--style", "Red", "--negative", "dog"]);
+    assert_eq!(prompt, "a cat, on a white background, two red apples");
+    assert_eq!(negative, "dog, rain");
+    assert_eq!(prompts(&["--style", "Snow", "--styles-file", "other.csv"]).0, "a cat, blue");
+    let refused = run(&work, &generate(&["--style", "Sepia"]));
+    let says = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(says.contains("\"Sepia\"") && says.contains("Snow, Red"), "{says}");
+    let refused = run(&work, &generate(&["--style", "Snow", "--styles-file", "none.csv"]));
+    assert!(text(&refused.stderr).contains("none.csv"), "{}", text(&refused.stderr));
+}

@@ -7,6 +7,8 @@ use crate::cache::{names, walk};
 
 /// Endings of model files, the best first.
 const ENDINGS: [&str; 6] = ["safetensors", "gguf", "ckpt", "pt", "pth", "bin"];
+/// The folder within that holds embeddings.
+const EMBEDDINGS: &str = "embeddings";
 /// Folders in folders that are looked into.
 const DEEPEST: usize = 3;
 /// Models beyond these are not found.
@@ -48,6 +50,11 @@ impl ModelsFolder {
         &self.path
     }
 
+    /// Where embeddings for prompts are; nothing in it is a model.
+    pub fn embeddings(&self) -> PathBuf {
+        self.path.join(EMBEDDINGS)
+    }
+
     /// All models, by name: files with a model's ending, and folders in diffusers' layout.
     pub fn list(&self) -> Vec<Found> {
         let mut found = Vec::new();
@@ -55,6 +62,9 @@ impl ModelsFolder {
         while let Some((folder, depth)) = waiting.pop() {
             for name in names(&self.path.join(&folder)) {
                 let inner = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+                if inner == EMBEDDINGS {
+                    continue;
+                }
                 let path = self.path.join(&inner);
                 let Ok(meta) = std::fs::metadata(&path) else { continue };
                 if found.len() == MOST_MODELS {

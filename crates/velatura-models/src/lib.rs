@@ -27,6 +27,6 @@ pub mod unet;
 pub mod vae;
 
 pub use config::{ActFn, ConfigError, OneOrMany};
-pub use text::{TextConfig, TextInputs, TextOutput};
+pub use text::{Replaced, TextConfig, TextInputs, TextOutput};
 pub use unet::{UNetConfig, UNetInputs};
 pub use vae::{Autoencoder, AutoencoderConfig, Moments, TinyAutoencoderConfig};

@@ -55,12 +55,23 @@ pub struct TextInputs<'g> {
     pub pool_mask: Option<Var<'g>>,
     /// Added to the attention scores, f32 `[N or 1, heads or 1, T or 1, T]`: 0 to see, a large negative number not to.
     pub attention_mask: Option<Var<'g>>,
+    /// Vectors in place of the embeddings of some ids (textual inversion).
+    pub replaced: Option<Replaced<'g>>,
+}
+
+/// Vectors in place of token embeddings.
+#[derive(Clone, Copy, Debug)]
+pub struct Replaced<'g> {
+    /// 1 where an id's own embedding stays, 0 where it is replaced, f32 `[N, T, 1]`.
+    pub kept: Var<'g>,
+    /// What takes its place, and 0 elsewhere, f32 `[N, T, C]`.
+    pub vectors: Var<'g>,
 }
 
 impl<'g> TextInputs<'g> {
     /// Ids alone: pooling by the mean over all tokens.
     pub fn new(ids: Var<'g>) -> Self {
-        TextInputs { ids, end_rows: None, pool_mask: None, attention_mask: None }
+        TextInputs { ids, end_rows: None, pool_mask: None, attention_mask: None, replaced: None }
     }
 }
 
@@ -172,7 +183,7 @@ impl TextConfig {
             return nothing();
         }
         let model = p.at("text_model");
-        let mut hidden = self.embed(&model.at("embeddings"), inputs.ids);
+        let mut hidden = self.embed(&model.at("embeddings"), &inputs);
         let mut states = vec![hidden];
         for layer in 0..self.layers {
             let p = model.at("encoder").at("layers").at(layer);
@@ -187,9 +198,13 @@ impl TextConfig {
         TextOutput { hidden, states, pooled, projected }
     }
 
-    fn embed<'g>(&self, p: &Params<'g>, ids: Var<'g>) -> Var<'g> {
-        let [_, tokens] = ids.dims();
-        let words = p.at("token_embedding").embedding(ids, self.vocab_size, self.hidden_size, 0.02);
+    fn embed<'g>(&self, p: &Params<'g>, inputs: &TextInputs<'g>) -> Var<'g> {
+        let [_, tokens] = inputs.ids.dims();
+        let table = p.at("token_embedding");
+        let mut words = table.embedding(inputs.ids, self.vocab_size, self.hidden_size, 0.02);
+        if let Some(Replaced { kept, vectors }) = inputs.replaced {
+            words = words * kept + vectors;
+        }
         let table = [self.max_positions, self.hidden_size];
         let positions = p.at("position_embedding").get("weight", &table, Init::Normal(0.02));
         words + positions.slice(0, 0, tokens)

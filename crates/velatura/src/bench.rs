@@ -259,7 +259,9 @@ fn shipped_graph(options: &NetworkOptions, side: usize) -> Result<Graph, Error> 
         Part::Unet => Network::Denoise { changes: Changes::default(), tokens: manifest.context() },
         Part::Decoder => Network::Decode,
         Part::Encoder => Network::Encode,
-        Part::Text => Network::Text { encoder: manifest.text_encoders.len() - 1, clip_skip: 1 },
+        Part::Text => {
+            Network::Text { encoder: manifest.text_encoders.len() - 1, clip_skip: 1, replaced: false }
+        }
     };
     let latent = side / manifest.autoencoder.downsampling();
     let graph: Result<Graph, GraphError> = network.graph(&manifest, options.batch, latent, latent);

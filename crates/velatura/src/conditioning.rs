@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use velatura_graph::{Params, Var};
 use velatura_models::unet::UNetChanges;
-use velatura_models::{TextConfig, TextInputs, UNetConfig, UNetInputs};
+use velatura_models::{Replaced, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_text::Encoding;
 
 /// Added to the score of a token that is not to be seen: as good as infinite after the exponential.
@@ -76,6 +76,8 @@ pub struct TokenVars<'g> {
     pub mask: Var<'g>,
     /// i32 `[N]`, as in [`TokenBatch::end_rows`].
     pub end_rows: Var<'g>,
+    /// Vectors in place of some tokens.
+    pub replaced: Option<Replaced<'g>>,
 }
 
 /// Encoded prompts, and what goes with them, as values of a graph.
@@ -116,6 +118,7 @@ impl Conditioning {
             end_rows: (self.pooling == Pooling::End).then_some(tokens.end_rows),
             pool_mask: (self.pooling == Pooling::Mean).then_some(tokens.mask),
             attention_mask: self.mask_padding.then(|| scores(tokens.mask).reshape(&[n, 1, 1, length])),
+            replaced: tokens.replaced,
         };
         let layers = match self.tokens {
             TextLayer::Last => config.layers.saturating_sub(clip_skip.saturating_sub(1)),

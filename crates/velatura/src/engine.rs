@@ -9,6 +9,7 @@ use velatura_models::Autoencoder;
 use velatura_text::UnknownWord;
 use velatura_weights::SafetensorsFile;
 
+use crate::embeddings::{EmbeddingRef, EmbeddingsFolder};
 use crate::infotext::ModelRef;
 use crate::memory::RunPlan;
 use crate::opened::{Opened, Weights};
@@ -40,6 +41,7 @@ pub struct Engine {
     hash: OnceLock<String>,
     remarks: Vec<String>,
     refiner: Option<Box<Engine>>,
+    embeddings: Arc<EmbeddingsFolder>,
 }
 
 /// What came of a request.
@@ -199,6 +201,26 @@ impl Engine {
         Err(Error::Refiner { file, model: own.name.clone(), reason })
     }
 
+    /// With embeddings that prompts may name; the refiner's too.
+    #[must_use]
+    pub fn with_embeddings(mut self, folder: Arc<EmbeddingsFolder>) -> Self {
+        self.refiner = self.refiner.map(|refiner| Box::new(refiner.with_embeddings(Arc::clone(&folder))));
+        self.embeddings = folder;
+        self
+    }
+
+    /// The embeddings that the prompts of a request name.
+    ///
+    /// # Errors
+    /// An embedding that cannot be used, and a prompt that is too long.
+    pub fn embeddings_of(&self, request: &GenerateRequest) -> Result<Vec<EmbeddingRef>, Error> {
+        let steps = request.steps.unwrap_or(self.manifest.defaults.steps) as usize;
+        let reader = self.reader(request.prompt_style(), steps);
+        let mut names = reader.read(&request.prompt, false)?.embeddings;
+        names.extend(reader.read(&request.negative, true)?.embeddings);
+        names.iter().map(|name| self.embeddings.reference(name)).collect()
+    }
+
     pub(crate) fn refiner(&self) -> Option<&Engine> {
         self.refiner.as_deref()
     }
@@ -222,7 +244,17 @@ impl Engine {
         let Opened { manifest, weights, remarks } = opened;
         let runtime = Runtime::new(options.threads);
         let plans = Plans::new(&runtime);
-        Engine { plans, runtime, options, manifest, weights, hash: OnceLock::new(), remarks, refiner: None }
+        Engine {
+            plans,
+            runtime,
+            options,
+            manifest,
+            weights,
+            hash: OnceLock::new(),
+            remarks,
+            refiner: None,
+            embeddings: Arc::default(),
+        }
     }
 
     /// Runs on this runtime (and thread pool) instead of one of its own.
@@ -381,7 +413,7 @@ impl Engine {
     }
 
     pub(crate) fn reader(&self, style: PromptStyle, calls: usize) -> Reader<'_> {
-        Reader { encoders: &self.manifest.text_encoders, style, calls }
+        Reader { encoders: &self.manifest.text_encoders, embeddings: &self.embeddings, style, calls }
     }
 
     /// Serves a request. The observer sees every step and every finished picture; the token stops the run between two

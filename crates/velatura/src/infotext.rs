@@ -10,6 +10,7 @@ use velatura_models::unet::FreeU;
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{find_sampler, find_spacing};
 
+use crate::picture::Origin;
 use crate::request::{GenerateRequest, GuidanceOptions, Precision, SeedVariation};
 
 /// The model that made a picture, as its metadata names it.
@@ -21,8 +22,9 @@ pub struct ModelRef {
     pub hash: String,
 }
 
-/// Writes the text form of a resolved request for one picture.
-pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
+/// Writes the text form of how one picture was made.
+pub fn write(origin: &Origin) -> String {
+    let Origin { request, model, .. } = origin;
     // Neither the text form nor a PNG text chunk can hold a NUL.
     let mut text = request.prompt.replace('\0', "");
     if !request.negative.is_empty() {
@@ -66,6 +68,8 @@ pub fn write(request: &GenerateRequest, model: &ModelRef) -> String {
     pairs.extend(refiner.map(|name| ("Refiner", name.to_string_lossy().into_owned())));
     pairs.extend(request.refiner_switch.map(|v| ("Refiner switch at", v.to_string())));
     pairs.extend(request.precision.map(|v| ("Precision", v.name().to_string())));
+    let hashes: Vec<String> = origin.embeddings.iter().map(|e| format!("{}: {}", e.name, e.hash)).collect();
+    pairs.push(("TI hashes", hashes.join(", ")));
     pairs.push(("Version", format!("velatura {}", env!("CARGO_PKG_VERSION"))));
     let line: Vec<String> = pairs
         .into_iter()
@@ -275,6 +279,7 @@ mod tests {
     use super::*;
     use velatura_samplers::DynamicThreshold;
 
+    use crate::embeddings::EmbeddingRef;
     use crate::request::{Emphasis, PerturbedAttention, SeedOptions};
 
     #[test]
@@ -309,6 +314,12 @@ mod tests {
         assert_eq!(parse("a cat: fluffy").prompt, "a cat: fluffy");
         assert_eq!(parse("").prompt, "");
         assert_eq!(parse("a cat").rng, RngKind::Cpu);
+    }
+
+    fn origin(request: GenerateRequest, model: ModelRef) -> Origin {
+        let embeddings = vec![EmbeddingRef { name: "mist".into(), hash: "0123456789ab".into() }];
+        let (version, instructions, sources) = (String::new(), String::new(), Vec::new());
+        Origin { version, instructions, model, request, sources, embeddings }
     }
 
     fn full() -> GenerateRequest {
@@ -356,8 +367,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let model = ModelRef { name: "a, model: \"named\" badly".into(), hash: "0123456789".into() };
-        let text = write(&full(), &model);
+        let text = write(&origin(full(), model));
         assert!(text.contains("Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3.25"), "{text}");
+        assert!(text.contains("TI hashes: \"mist: 0123456789ab\", Version"), "{text}");
         let read = parse(&text);
         let spelled =
             GenerateRequest { sampler: Some("DPM++ 2M".into()), schedule: Some("Karras".into()), ..full() };
@@ -374,7 +386,7 @@ mod tests {
         fn one_line_prompts_come_back(prompt in "[a-zA-Z0-9 ,:.\"()\\[\\]<>|é猫🐈-]{0,80}") {
             prop_assume!(!prompt.trim_start().starts_with(NEGATIVE));
             let request = GenerateRequest { prompt: prompt.trim().to_string(), ..full() };
-            let read = parse(&write(&request, &ModelRef::default()));
+            let read = parse(&write(&origin(request.clone(), ModelRef::default())));
             prop_assert_eq!(read.prompt, request.prompt);
             prop_assert_eq!(read.seed, request.seed);
         }

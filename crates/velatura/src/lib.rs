@@ -15,6 +15,7 @@
 pub mod bench;
 mod checkpoint;
 pub mod conditioning;
+mod embeddings;
 mod engine;
 mod error;
 mod hashes;
@@ -38,6 +39,7 @@ mod usual;
 pub mod workflow;
 
 pub use conditioning::{Conditioning, Pooling, TextLayer};
+pub use embeddings::{EmbeddingRef, EmbeddingsFolder};
 pub use engine::{Engine, EngineOptions, Generation, Progress, Warning};
 pub use error::Error;
 pub use infotext::ModelRef;

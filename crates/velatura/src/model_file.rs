@@ -28,7 +28,7 @@ impl ModelManifest {
         // Names and shapes do not depend on the size of the picture.
         let texts = 0..self.text_encoders.len();
         let mut graphs = texts
-            .map(|encoder| Network::Text { encoder, clip_skip: 1 }.graph(self, 1, 0, 0))
+            .map(|encoder| Network::Text { encoder, clip_skip: 1, replaced: false }.graph(self, 1, 0, 0))
             .collect::<Result<Vec<_>, _>>()?;
         graphs.push(
             Network::Denoise { changes: Changes::default(), tokens: self.context() }.graph(self, 1, 1, 1)?,

@@ -2,13 +2,12 @@
 
 use velatura_cpu::{CancelToken, Data, Executor};
 use velatura_graph::{Builder, DType, Graph, GraphError};
-use velatura_models::UNetConfig;
-use velatura_models::UNetInputs;
 use velatura_models::unet::{ClassEmbedding, FreeU, UNetChanges};
+use velatura_models::{Replaced, UNetConfig, UNetInputs};
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
-use crate::prompt::Tokens;
+use crate::prompt::{Tokens, Vectors};
 use crate::{Error, ModelManifest, Precision, TextEncoder};
 
 /// Names of inputs and outputs.
@@ -16,6 +15,8 @@ pub(crate) mod names {
     pub const IDS: &str = "ids";
     pub const MASK: &str = "mask";
     pub const END_ROWS: &str = "end_rows";
+    pub const KEPT: &str = "kept";
+    pub const VECTORS: &str = "vectors";
     pub const CONTEXT: &str = "context";
     pub const POOLED: &str = "pooled";
     pub const TIME_IDS: &str = "time_ids";
@@ -39,6 +40,8 @@ pub(crate) enum Network {
         encoder: usize,
         /// The last block that is read, counted from the end: 1 is all of them.
         clip_skip: u32,
+        /// Whether vectors stand in place of some tokens.
+        replaced: bool,
     },
     /// Noisy latents to the prediction.
     Denoise {
@@ -120,7 +123,7 @@ impl Network {
         let builder = Builder::new();
         let params = builder.params();
         match self {
-            Network::Text { encoder, clip_skip } => {
+            Network::Text { encoder, clip_skip, replaced } => {
                 let last = encoder + 1 == manifest.text_encoders.len();
                 let TextEncoder { prefix, config, tokenizer } = &manifest.text_encoders[encoder];
                 let tokens = tokenizer.context();
@@ -128,6 +131,14 @@ impl Network {
                     ids: builder.input(names::IDS, &[batch, tokens], DType::I32),
                     mask: builder.input(names::MASK, &[batch, tokens], DType::F32),
                     end_rows: builder.input(names::END_ROWS, &[batch], DType::I32),
+                    replaced: replaced.then(|| Replaced {
+                        kept: builder.input(names::KEPT, &[batch, tokens, 1], DType::F32),
+                        vectors: builder.input(
+                            names::VECTORS,
+                            &[batch, tokens, config.hidden_size],
+                            DType::F32,
+                        ),
+                    }),
                 };
                 let (conditioning, p) = (manifest.conditioning, params.at(prefix));
                 let condition = conditioning.encode_skipping(config, &p, tokens, clip_skip as usize);
@@ -213,11 +224,14 @@ impl Encoded {
     pub fn compute(chunk: &Tokens, plan: &mut Executor, cancel: &CancelToken) -> Result<Self, Error> {
         let mut batch = TokenBatch::default();
         batch.push(&chunk.encoding);
-        let inputs = [
+        let mut inputs = vec![
             (names::IDS, Data::I32(&batch.ids)),
             (names::MASK, Data::F32(&batch.mask)),
             (names::END_ROWS, Data::I32(&batch.end_rows)),
         ];
+        if let Some(Vectors { kept, vectors }) = &chunk.replaced {
+            inputs.extend([(names::KEPT, Data::F32(kept)), (names::VECTORS, Data::F32(vectors))]);
+        }
         plan.run(&inputs, cancel)?;
         let pooled = plan.output(names::POOLED).map_or(Vec::new(), <[f32]>::to_vec);
         let context = plan.output(names::CONTEXT)?.to_vec();

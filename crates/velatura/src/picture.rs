@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use velatura_weights::atomic_write;
 
 use crate::Error;
+use crate::embeddings::EmbeddingRef;
 use crate::infotext::{self, ModelRef};
 use crate::request::GenerateRequest;
 use crate::source_picture::SourceRef;
@@ -41,6 +42,9 @@ pub struct Origin {
     /// The pictures that the request names, as they were.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<SourceRef>,
+    /// The embeddings that its prompts name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub embeddings: Vec<EmbeddingRef>,
 }
 
 impl Picture {
@@ -52,7 +56,7 @@ impl Picture {
     /// The picture as a PNG file, with its metadata.
     pub fn png(&self) -> Result<Vec<u8>, Error> {
         let json = serde_json::to_string(&self.origin).map_err(|e| Error::Internal(e.to_string()))?;
-        let parameters = infotext::write(&self.origin.request, &self.origin.model);
+        let parameters = infotext::write(&self.origin);
         encode(self.width, self.height, &self.rgb, &[("parameters", &parameters), ("velatura", &json)])
     }
 
@@ -90,7 +94,7 @@ pub fn grid(pictures: &[Picture], columns: usize) -> Result<Vec<u8>, Error> {
     let first = pictures.first().ok_or_else(|| Error::Internal("a grid of no pictures".into()))?;
     let (width, height, rgb) = tile(pictures, columns);
     let json = serde_json::to_string(&first.origin).map_err(|e| Error::Internal(e.to_string()))?;
-    let parameters = infotext::write(&first.origin.request, &first.origin.model);
+    let parameters = infotext::write(&first.origin);
     encode(width, height, &rgb, &[("parameters", &parameters), ("velatura", &json)])
 }
 

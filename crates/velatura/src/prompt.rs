@@ -1,19 +1,21 @@
 //! Prompts as the text encoders read them, in the way of their tokenizers: plain words for a word vocabulary, A1111's
 //! grammar for CLIP's.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use velatura_text::prompt::{self, Dialect, NetworkKind, PromptOptions, Steps, Weighting};
 use velatura_text::{Encoding, Tokenizer};
 
-use crate::TextEncoder;
+use crate::embeddings::{EmbeddingsFolder, OfEncoder};
 use crate::engine::Warning;
 use crate::request::{Emphasis, MOST_CHUNKS, RequestError};
+use crate::{Error, TextEncoder};
 
 /// How prompts are read: a model's text encoders, and what a request says of the grammar.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub encoders: &'a [TextEncoder],
+    pub embeddings: &'a EmbeddingsFolder,
     pub style: PromptStyle,
     /// How often the denoiser will be called.
     pub calls: usize,
@@ -32,6 +34,8 @@ pub(crate) struct Reading {
     pub parts: Vec<Part>,
     /// How weights are applied to the vectors.
     pub weighting: Weighting,
+    /// The embeddings that it names.
+    pub embeddings: BTreeSet<String>,
     /// What was odd.
     pub warnings: Vec<Warning>,
 }
@@ -50,18 +54,30 @@ pub(crate) struct Part {
 pub(crate) type Chunk = Vec<Tokens>;
 
 /// What a text transformer reads at once.
+#[derive(Clone)]
 pub(crate) struct Tokens {
     pub encoding: Encoding,
     /// What each token's vector is multiplied with.
     pub multipliers: Vec<f32>,
+    /// What stands in place of tokens.
+    pub replaced: Option<Vectors>,
+}
+
+/// Vectors in place of tokens.
+#[derive(Clone)]
+pub(crate) struct Vectors {
+    /// 0 for a token that is replaced, 1 for any other.
+    pub kept: Vec<f32>,
+    /// `[tokens, features]`, 0 where a token is kept.
+    pub vectors: Vec<f32>,
 }
 
 impl Reader<'_> {
     /// Reads a prompt, or a negative prompt.
     ///
     /// # Errors
-    /// A prompt of more than [`MOST_CHUNKS`] chunks.
-    pub fn read(&self, text: &str, negative: bool) -> Result<Reading, RequestError> {
+    /// A prompt of more than [`MOST_CHUNKS`] chunks, and embeddings that cannot be used.
+    pub fn read(&self, text: &str, negative: bool) -> Result<Reading, Error> {
         let grammatical = self.encoders.iter().any(|e| matches!(e.tokenizer, Tokenizer::Clip(_)));
         if grammatical { grammar(self, text, negative) } else { Ok(words(self.encoders, text)) }
     }
@@ -69,7 +85,7 @@ impl Reader<'_> {
 
 /// The empty prompt, as a text encoder reads it.
 pub(crate) fn empty(tokenizer: &Tokenizer) -> Tokens {
-    tokens(&prompt::empty_chunk(tokenizer), tokenizer)
+    plain_tokens(&prompt::empty_chunk(tokenizer), tokenizer)
 }
 
 fn words(encoders: &[TextEncoder], text: &str) -> Reading {
@@ -85,19 +101,18 @@ fn words(encoders: &[TextEncoder], text: &str) -> Reading {
         if encoding.dropped > 0 {
             warn(Warning::Dropped { words: encoding.dropped, context: tokenizer.context() });
         }
-        Tokens { multipliers: vec![1.0; encoding.ids.len()], encoding }
+        Tokens { multipliers: vec![1.0; encoding.ids.len()], encoding, replaced: None }
     };
     let texts = vec![vec![encoders.iter().map(read).collect()]];
     let part = Part { weight: 1.0, texts, schedule: vec![(usize::MAX, 0)] };
-    Reading { parts: vec![part], weighting: Weighting::Ignore, warnings }
+    Reading { parts: vec![part], weighting: Weighting::Ignore, embeddings: BTreeSet::new(), warnings }
 }
 
-fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, RequestError> {
-    let Reader { encoders, style: PromptStyle { dialect, emphasis }, calls } = *reader;
+fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, Error> {
+    let Reader { encoders, embeddings, style: PromptStyle { dialect, emphasis }, calls } = *reader;
     let weights = emphasis != Some(Emphasis::None);
     let options = PromptOptions { negative, weights, ..PromptOptions::new(dialect, Steps::new(calls)) };
     let prompt = prompt::Prompt::read(text, &options);
-    let no_embeddings = BTreeMap::<String, usize>::new();
     let mut warnings: Vec<Warning> = prompt.warnings.iter().map(|w| Warning::Prompt(w.to_string())).collect();
     for network in &prompt.networks {
         let kind = match network.kind {
@@ -111,40 +126,46 @@ fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, R
         )));
     }
     // By text, then by encoder.
-    let mut encoded: Vec<Vec<prompt::Encoded>> = Vec::new();
+    let mut encoded: Vec<Vec<Vec<Tokens>>> = Vec::new();
+    let mut named = BTreeSet::new();
     for text in 0..prompt.texts.len() {
         let mut of_text = Vec::new();
-        for TextEncoder { tokenizer, .. } in encoders {
-            let read = prompt.encode(text, tokenizer, &no_embeddings);
+        for encoder in encoders {
+            let tokenizer = &encoder.tokenizer;
+            let own = embeddings.of(encoder);
+            let read = prompt.encode(text, tokenizer, &own);
             if read.chunks.len() > MOST_CHUNKS {
                 let which = if negative { "negative prompt" } else { "prompt" };
                 let most = MOST_CHUNKS * (tokenizer.context() - 2);
-                return Err(RequestError::PromptTokens { which, tokens: read.tokens, most });
+                return Err(RequestError::PromptTokens { which, tokens: read.tokens, most }.into());
             }
             for warning in read.warnings.iter().map(|w| Warning::Prompt(w.to_string())) {
                 if !warnings.contains(&warning) {
                     warnings.push(warning);
                 }
             }
-            of_text.push(read);
+            named
+                .extend(read.chunks.iter().flat_map(|chunk| &chunk.embeddings).map(|used| used.name.clone()));
+            let chunks = read.chunks.iter().map(|chunk| tokens(chunk, encoder, &own));
+            of_text.push(chunks.collect::<Result<_, Error>>()?);
+            own.check()?;
         }
         encoded.push(of_text);
     }
     // A1111 fills shorter texts with empty chunks, so that the context does not change its length.
-    let chunk = |text: usize, chunk: usize| -> Chunk {
-        let of_text = encoders.iter().zip(&encoded[text]);
-        let tokens = of_text.map(|(encoder, read)| match read.chunks.get(chunk) {
-            Some(chunk) => tokens(chunk, &encoder.tokenizer),
-            None => empty(&encoder.tokenizer),
-        });
-        tokens.collect()
-    };
     let part = |part: &prompt::PromptPart| {
         let mut used: Vec<usize> = part.schedule.iter().map(|entry| entry.text).collect();
         used.sort_unstable();
         used.dedup();
-        let chunks = used.iter().flat_map(|&text| &encoded[text]).map(|read| read.chunks.len());
-        let chunks = chunks.max().unwrap_or(1);
+        let chunks = used.iter().flat_map(|&text| &encoded[text]).map(Vec::len).max().unwrap_or(1);
+        let chunk = |text: usize, at: usize| -> Chunk {
+            let of_text = encoders.iter().zip(&encoded[text]);
+            let tokens = of_text.map(|(encoder, read)| match read.get(at) {
+                Some(tokens) => tokens.clone(),
+                None => empty(&encoder.tokenizer),
+            });
+            tokens.collect()
+        };
         let texts = used.iter().map(|&text| (0..chunks).map(|at| chunk(text, at)).collect()).collect();
         let place = |text: usize| used.binary_search(&text).unwrap_or_default();
         Part {
@@ -154,10 +175,27 @@ fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, R
         }
     };
     let weighting = emphasis.map_or(dialect.weighting(), Emphasis::weighting);
-    Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting, warnings })
+    Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting, embeddings: named, warnings })
 }
 
-fn tokens(chunk: &prompt::Chunk, tokenizer: &Tokenizer) -> Tokens {
+/// A chunk with the vectors of its embeddings.
+fn tokens(chunk: &prompt::Chunk, encoder: &TextEncoder, own: &OfEncoder<'_>) -> Result<Tokens, Error> {
+    let mut tokens = plain_tokens(chunk, &encoder.tokenizer);
+    if !chunk.embeddings.is_empty() {
+        let (length, width) = (chunk.ids.len(), encoder.config.hidden_size);
+        let (mut kept, mut vectors) = (vec![1.0; length], vec![0.0; length * width]);
+        for used in &chunk.embeddings {
+            let places = used.at..used.at + used.count;
+            kept[places.clone()].fill(0.0);
+            let values = own.values(&used.name, used.first, used.count)?;
+            vectors[places.start * width..places.end * width].copy_from_slice(&values);
+        }
+        tokens.replaced = Some(Vectors { kept, vectors });
+    }
+    Ok(tokens)
+}
+
+fn plain_tokens(chunk: &prompt::Chunk, tokenizer: &Tokenizer) -> Tokens {
     let end = tokenizer.special().end;
     Tokens {
         encoding: Encoding {
@@ -167,6 +205,7 @@ fn tokens(chunk: &prompt::Chunk, tokenizer: &Tokenizer) -> Tokens {
             dropped: 0,
         },
         multipliers: chunk.multipliers.clone(),
+        replaced: None,
     }
 }
 
@@ -187,8 +226,9 @@ mod tests {
             .into()
     }
 
-    fn read_as(style: PromptStyle, text: &str, negative: bool) -> Result<Reading, RequestError> {
-        Reader { encoders: &encoders(), style, calls: 10 }.read(text, negative)
+    fn read_as(style: PromptStyle, text: &str, negative: bool) -> Result<Reading, Error> {
+        Reader { encoders: &encoders(), embeddings: &EmbeddingsFolder::default(), style, calls: 10 }
+            .read(text, negative)
     }
 
     fn read(text: &str, negative: bool) -> Reading {

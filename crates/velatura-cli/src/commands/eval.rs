@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
+use velatura::SHIPPED_NAME;
 use velatura_train::eval::{self, EvalOptions};
 use velatura_train::{Observer, TrainError};
 
 use crate::failure::Failure;
 use crate::progress::TrainingBar;
-use crate::{interrupt, parse, terminal};
+use crate::{interrupt, models, parse, terminal};
 
 /// Measures how often a model's pictures show what their prompts ask for.
 #[derive(clap::Args)]
@@ -16,9 +17,10 @@ use crate::{interrupt, parse, terminal};
     velatura eval --model runs/diffusion/model.safetensors --json > report.json\n\n\
     It needs the Noto Color Emoji font (Debian package fonts-noto-color-emoji) to draw true pictures.")]
 pub struct Args {
-    /// The model file; the model that ships with velatura when not given
-    #[arg(short, long, value_name = "FILE")]
-    model: Option<PathBuf>,
+    /// A model: a file, a folder, a short name that `velatura models` lists, or a hub's owner/name; the model that ships
+    /// with velatura when not given
+    #[arg(short, long, value_name = "MODEL")]
+    model: Option<String>,
     /// Prompts of pairs that training saw; half as many of held-out pairs are added
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1000,
         value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -56,8 +58,9 @@ pub struct Args {
 pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let cancel = interrupt::token();
     let json = args.json;
+    let named = args.model.as_deref().filter(|name| *name != SHIPPED_NAME);
     let options = EvalOptions {
-        model: args.model,
+        model: named.map(|name| models::locate(name, quiet)).transpose()?,
         font: args.font,
         prompts: args.prompts as usize,
         held_out: args.held_out.map(|n| n as usize),

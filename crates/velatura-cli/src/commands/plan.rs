@@ -1,9 +1,10 @@
 //! `velatura plan PROMPT`
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use serde_json::json;
-use velatura::{Engine, EngineOptions, RunPlan};
+use velatura::{Engine, EngineOptions, GenerateRequest, RunPlan};
 
 use super::generate;
 use crate::failure::Failure;
@@ -30,13 +31,17 @@ pub struct Args {
 pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let args = &args.generate;
     let from = args.from.as_deref().map(generate::read_origin).transpose()?;
-    let request = args.request(from.as_ref().map(|(request, _)| request))?;
-    request.check()?;
-    let located = models::located(&request, quiet)?;
+    let requests = args.requests(from.as_ref().map(|(request, _)| request))?;
+    requests.iter().try_for_each(GenerateRequest::check)?;
+    let embeddings = args.prompts.embeddings()?;
+    let Some(first) = requests.first() else { return Ok(()) };
+    let located = models::located(first, quiet)?;
     let options = EngineOptions { threads: args.threads, memory: args.memory };
-    let engine = Engine::for_request(&located, options)?;
-    let plan = engine.plan_run(&request)?;
-    let seconds = engine.expected_seconds(&plan);
+    let engine = Engine::for_request(&located, options)?.with_embeddings(Arc::new(embeddings));
+    // Several prompts are one run after another: the peak is the greatest one's, the time that of all.
+    let plans = requests.iter().map(|request| engine.plan_run(request)).collect::<Result<Vec<_>, _>>()?;
+    let seconds = plans.iter().map(|plan| engine.expected_seconds(plan)).sum();
+    let Some(plan) = plans.into_iter().max_by_key(|plan| plan.peak) else { return Ok(()) };
     if args.output.json {
         return terminal::print_json(&json!({
             "model": engine.manifest().name,

@@ -124,6 +124,7 @@ impl Case {
                     end_rows: input("end_rows"),
                     pool_mask: input("pool_mask"),
                     attention_mask: input("attention_mask"),
+                    replaced: None,
                 };
                 let out = config.build(&p, inputs);
                 let made = [("hidden", out.hidden), ("penultimate", out.state(2)), ("pooled", out.pooled)];

@@ -213,6 +213,7 @@ impl Networks {
             ids: b.input(names::IDS, &[n, tokens], DType::I32),
             mask: b.input(names::MASK, &[n, tokens], DType::F32),
             end_rows: b.input(names::END_ROWS, &[n], DType::I32),
+            replaced: None,
         };
         let sample = b.input(names::SAMPLE, &shape, DType::F32);
         let timestep = b.input(names::TIMESTEP, &[n], DType::F32);

@@ -7,7 +7,7 @@ use velatura_text::prompt::Dialect;
 use super::choose::group_sizes;
 use crate::Error;
 use crate::engine::Engine;
-use crate::networks::Network;
+use crate::networks::{Changes, Network};
 use crate::pipeline::{Job, TILE, Tiles};
 use crate::plans::PlanKey;
 use crate::request::{Precision, Settings};
@@ -133,7 +133,7 @@ impl Collect<'_> {
         let count = self.engine.manifest().text_encoders.len();
         let chunks: usize = self.texts_of(0)?.iter().flatten().map(|text| text.chunks).sum();
         for encoder in 0..count {
-            let network = Network::Text { encoder, clip_skip: self.settings.clip_skip };
+            let network = Network::Text { encoder, clip_skip: self.settings.clip_skip, replaced: false };
             let key = PlanKey { network, batch: 1, height: 0, width: 0, precision: Precision::F32 };
             let name = match encoder {
                 0 => "text encoder".to_string(),
@@ -189,6 +189,9 @@ impl Collect<'_> {
         let groups = group_sizes(self.jobs.len(), self.choice.together);
         let mut sizes = groups.clone();
         sizes.dedup();
+        let changes = Changes::freeu(self.settings.freeu);
+        let perturbed = self.settings.guidance_options.perturbed_attention.as_ref();
+        let perturbed = perturbed.map_or(0, |perturbed| perturbed.of(&manifest.unet));
         let mut plans: Vec<(PlanKey, f64, usize)> = Vec::new();
         for (group, &images) in sizes.iter().enumerate() {
             let alike = groups.iter().filter(|&&g| g == images).count();
@@ -201,11 +204,15 @@ impl Collect<'_> {
                 for tokens in lengths {
                     let without = unguided.iter().take(1).filter(|text| text.tokens == tokens).count();
                     let with = prompt.iter().filter(|text| text.tokens == tokens).count();
-                    let mut left = images * (without * (1 + usize::from(twice)) + with);
-                    while left > 0 {
-                        let batch = left.min(2 * images);
-                        left -= batch;
-                        let network = Network::Denoise { tokens };
+                    let usual = (changes, images * (without * (1 + usize::from(twice)) + with));
+                    let away = (changes.perturbed(perturbed), images * with);
+                    let batches = |(changes, count): (Changes, usize)| {
+                        let whole = (0..count).step_by(2 * images);
+                        whole.map(move |at| (changes, (2 * images).min(count - at)))
+                    };
+                    let away = Some(away).filter(|_| perturbed != 0);
+                    for (changes, batch) in batches(usual).chain(away.into_iter().flat_map(batches)) {
+                        let network = Network::Denoise { tokens, changes };
                         let precision = self.choice.precision;
                         let key = PlanKey { network, batch, height, width, precision };
                         match plans.iter_mut().find(|(k, _, g)| *k == key && *g == group) {

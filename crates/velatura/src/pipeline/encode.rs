@@ -141,19 +141,25 @@ impl Encoder<'_> {
     /// A chunk without its weights.
     fn plain(&mut self, encoder: usize, tokens: &Tokens) -> Result<Arc<Encoded>, Error> {
         let key = (encoder, tokens.encoding.ids.clone());
-        if let Some(known) = self.known.get(&key) {
+        if let Some(known) = self.known.get(&key).filter(|_| tokens.replaced.is_none()) {
             return Ok(Arc::clone(known));
         }
         // Once a prompt, and small: the reference precision costs nothing here.
         let plan = self.engine.plan(PlanKey {
-            network: Network::Text { encoder, clip_skip: self.clip_skip },
+            network: Network::Text {
+                encoder,
+                clip_skip: self.clip_skip,
+                replaced: tokens.replaced.is_some(),
+            },
             batch: 1,
             height: 0,
             width: 0,
             precision: Precision::F32,
         })?;
         let encoded = Arc::new(Encoded::compute(tokens, &mut lock(&plan), self.cancel)?);
-        self.known.insert(key, Arc::clone(&encoded));
+        if tokens.replaced.is_none() {
+            self.known.insert(key, Arc::clone(&encoded));
+        }
         Ok(encoded)
     }
 }

@@ -183,6 +183,7 @@ impl<'a> Run<'a> {
             model: self.engine.model_ref(),
             request: job.request.clone(),
             sources: self.sources.refs(),
+            embeddings: self.engine.embeddings_of(&job.request)?,
         };
         let (width, height) = (self.settings.width, self.settings.height);
         Ok(Picture { width, height, rgb, index: job.index, origin })

@@ -23,7 +23,8 @@ impl Fixture {
         let (expected, temporary) = (Expected::guidance(), tempfile::tempdir().unwrap());
         let folder = temporary.path().join("sd15");
         expected.case("sd15").write_folder(&folder);
-        let engine = Engine::open(&folder, EngineOptions { threads: Some(2) }).unwrap();
+        let engine =
+            Engine::open(&folder, EngineOptions { threads: Some(2), ..EngineOptions::default() }).unwrap();
         Fixture { expected, engine, _temporary: temporary }
     }
 }

@@ -2,7 +2,9 @@
 
 use crate::parity::error;
 use crate::pipelines::{Case, Expected};
-use velatura::{Dialect, Emphasis, Engine, EngineOptions, GenerateRequest};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use velatura::{CancelToken, Dialect, EmbeddingsFolder, Emphasis, Engine, EngineOptions, GenerateRequest};
 
 /// A tiny pipeline, opened.
 fn open(case: &Case) -> (tempfile::TempDir, Engine) {
@@ -69,4 +71,82 @@ fn emphasis_is_chosen_by_name() {
         engine.text_vectors(&request, false).unwrap(),
         engine.text_vectors(&comfy(weighted), false).unwrap()
     );
+}
+
+fn embeddings() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/embeddings")
+}
+
+/// A tiny pipeline with the embeddings of a folder.
+fn open_with(case: &Case, folder: &Path) -> (tempfile::TempDir, Engine) {
+    let (temporary, engine) = open(case);
+    (temporary, engine.with_embeddings(Arc::new(EmbeddingsFolder::open(folder).unwrap())))
+}
+
+#[test]
+fn embeddings_are_as_in_diffusers() {
+    let (_temporary, engine) = open_with(&Expected::sd().case("sd15"), &embeddings());
+    let vectors = |request: &GenerateRequest| engine.text_vectors(request, false).unwrap();
+    let prompt = "a lake in mist, inkwash, at dawn";
+    let bare = vectors(&GenerateRequest::new(prompt));
+    close(bare.values(), "sd15/embedded");
+    // The same vectors in another form, and in ComfyUI's spelling; there a bare name is a word.
+    assert_eq!(vectors(&GenerateRequest::new(prompt.replace("inkwash", "inkwash-file"))), bare);
+    let spelled = "a lake in embedding:mist, embedding:inkwash.pt, at dawn";
+    assert_eq!(vectors(&comfy(spelled)), bare);
+    let words = vectors(&comfy(prompt));
+    assert_ne!(words, bare);
+    let (_other, plain) = open(&Expected::sd().case("sd15"));
+    assert_eq!(plain.text_vectors(&GenerateRequest::new(prompt), false).unwrap(), words);
+
+    let (_temporary, engine) = open_with(&Expected::xl().case("sdxl"), &embeddings());
+    let vectors = engine.text_vectors(&GenerateRequest::new("a lake, both, at dawn"), false).unwrap();
+    close(vectors.values(), "sdxl/embedded");
+    close(vectors.pooled(), "sdxl/embedded_pooled");
+}
+
+#[test]
+fn pictures_name_their_embeddings() {
+    let (_temporary, engine) = open_with(&Expected::sd().case("sd15"), &embeddings());
+    let request = GenerateRequest {
+        negative: "(mist:1.3)".into(),
+        steps: Some(1),
+        width: Some(32),
+        height: Some(32),
+        ..GenerateRequest::new("a lake in INKWASH")
+    };
+    let made = engine.generate(&request, &mut |_| (), &CancelToken::default()).unwrap();
+    let named = &made.pictures[0].origin.embeddings;
+    assert_eq!(named.iter().map(|e| e.name.as_str()).collect::<Vec<_>>(), ["inkwash", "mist"]);
+    assert!(named.iter().all(|e| e.hash.len() == 12) && named[0].hash != named[1].hash);
+}
+
+#[test]
+fn embeddings_that_cannot_be_used_are_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let file = |name: &str| embeddings().join(name);
+    let pt = std::fs::read(file("inkwash.pt")).unwrap();
+    std::fs::write(temporary.path().join("cut.pt"), &pt[..pt.len() / 2]).unwrap();
+    std::fs::write(temporary.path().join("noise.bin"), b"no tensors at all").unwrap();
+    std::fs::create_dir(temporary.path().join("more")).unwrap();
+    std::fs::copy(file("both.safetensors"), temporary.path().join("more/both.safetensors")).unwrap();
+    std::fs::copy(file("mist.bin"), temporary.path().join("mist.bin")).unwrap();
+    let refusal = |case: &Case, prompt: &str| {
+        let (_temporary, engine) = open_with(case, temporary.path());
+        let error = engine.text_vectors(&GenerateRequest::new(prompt), false).err().unwrap().to_string();
+        assert!(!error.contains('\n'), "{error}");
+        error
+    };
+    let (sd15, xl) = (Expected::sd().case("sd15"), Expected::xl().case("sdxl"));
+    assert!(refusal(&sd15, "a cut").contains("cut.pt"));
+    assert!(refusal(&sd15, "some noise").contains("noise.bin"));
+    let error = refusal(&xl, "a mist");
+    assert!(error.contains("mist.bin") && error.contains("64") && error.contains("128"), "{error}");
+    // What no prompt names is not looked at; and what is missing is said.
+    let (_temporary, engine) = open_with(&sd15, temporary.path());
+    engine.text_vectors(&GenerateRequest::new("a lake"), false).unwrap();
+    let warnings = engine.request_warnings(&comfy("a embedding:nowhere lake"));
+    assert!(warnings[0].to_string().contains("nowhere"), "{warnings:?}");
+    // In a folder, as ComfyUI spells it.
+    engine.text_vectors(&comfy("a embedding:more/both lake"), false).unwrap();
 }

@@ -5,6 +5,7 @@ mod output;
 
 use std::collections::HashSet;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Instant;
 
 use velatura::picture::PictureInfo;
@@ -26,11 +27,13 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let asked = args.requests(from.as_ref().map(|(request, _)| request))?;
     asked.iter().try_for_each(GenerateRequest::check)?;
     check_stdout(&args.output, &asked)?;
+    let embeddings = args.prompts.embeddings()?;
     let Some(first) = asked.first() else { return Ok(()) };
     // Ctrl-C ends a download at once; what arrived of it is kept.
     let located = models::located(first, quiet)?;
     let cancel = interrupt::token();
     let engine = Engine::for_request(&located, EngineOptions { threads: args.threads, memory: args.memory })?;
+    let engine = engine.with_embeddings(Arc::new(embeddings));
     let plans = asked.iter().map(|asked| engine.plan_run(asked)).collect::<Result<Vec<_>, _>>()?;
     let mut decisions = Vec::new();
     for decision in plans.iter().flat_map(|plan| &plan.decisions) {
@@ -106,6 +109,13 @@ fn warn_of_changes(origin: &Origin, engine: &Engine, request: &GenerateRequest) 
     if !was.is_empty() && *was != is {
         terminal::remark(&format!(
             "warning: the picture was made with another model file (hash {was}, this one is {is}); expect another picture"
+        ));
+    }
+    let embeddings = engine.embeddings_of(request)?;
+    for was in origin.embeddings.iter().filter(|was| !embeddings.contains(was)) {
+        terminal::remark(&format!(
+            "warning: the embedding {} (hash {}) is not there as it was when the picture was made, or is no longer named; expect another picture",
+            was.name, was.hash
         ));
     }
     let named = [&request.init, &request.mask];
@@ -192,7 +202,17 @@ pub(super) fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>
             terminal::remark(&format!("note: {name} was made with {model}; --model takes one"));
         }
     }
-    Ok((info.request(name)?, info.origin()))
+    let (mut request, origin) = (info.request(name)?, info.origin());
+    // A1111 names a refiner without its path.
+    if origin.is_none()
+        && let Some(refiner) = request.refiner.take_if(|refiner| !models::is_here(refiner))
+    {
+        request.refiner_switch = None;
+        terminal::remark(&format!(
+            "note: {name} was refined by {refiner}, which is not in the models folder, so that is left out; --refiner takes one"
+        ));
+    }
+    Ok((request, origin))
 }
 
 /// What the program chose for a model that has no defaults of its own.

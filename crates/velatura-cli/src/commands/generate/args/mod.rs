@@ -53,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = parse::bytes, allow_negative_numbers = true, env = "VELATURA_MEMORY")]
     pub memory: Option<u64>,
     #[command(flatten)]
-    prompts: PromptArgs,
+    pub prompts: PromptArgs,
     #[command(flatten)]
     size: SizeArgs,
     #[command(flatten)]
@@ -75,10 +75,13 @@ impl Args {
     pub fn requests(&self, from: Option<&GenerateRequest>) -> Result<Vec<GenerateRequest>, Failure> {
         let request = self.request(from)?;
         let prompts = self.prompts()?;
-        if prompts.is_empty() {
-            return Ok(vec![request]);
-        }
-        Ok(prompts.into_iter().map(|prompt| GenerateRequest { prompt, ..request.clone() }).collect())
+        let mut requests: Vec<GenerateRequest> = if prompts.is_empty() {
+            vec![request]
+        } else {
+            prompts.into_iter().map(|prompt| GenerateRequest { prompt, ..request.clone() }).collect()
+        };
+        requests.iter_mut().try_for_each(|request| self.prompts.style(request))?;
+        Ok(requests)
     }
 
     /// The prompts in their order; none where the picture's is to stay.
