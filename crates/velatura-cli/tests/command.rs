@@ -86,7 +86,7 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--threads", "0"], 2, "whole number from 1"),
         (&["--sampler", "eulr"], 2, "did you mean euler"),
         (&["--schedule", "karas"], 2, "did you mean karras"),
-        (&["--precision", "f17"], 2, "f32 or bf16"),
+        (&["--precision", "f17"], 2, "f32, bf16 or int8"),
         (&["--rng", "dice"], 2, "cpu or cuda"),
         (&["--clip-skip", "0"], 2, "whole number from 1"),
         (&["--clip-skip", "2"], 2, "must be 1 for this model"),
