@@ -303,3 +303,25 @@ fn f32_is_left_alone() {
     let original = graph(|b, x, _| conv(b, x, "c", true).silu());
     assert_eq!(lower_precision(original.clone(), Precision::F32), original);
 }
+
+#[test]
+fn int8_marks_the_linear_layers_over_tokens_alone() {
+    let builder = Builder::new();
+    let p = builder.params();
+    let weight = |name: &str| p.get(name, &[6, 4], velatura_graph::Init::Ones);
+    let tokens = builder.input("tokens", &[2, 3, 4], DType::F32);
+    let pooled = builder.input("pooled", &[2, 4], DType::F32);
+    builder.output("tokens", tokens.linear(weight("a"), None));
+    builder.output("pooled", pooled.linear(weight("b"), None));
+    let graph = builder.finish().unwrap();
+    let marks = |precision| -> Vec<(usize, bool)> {
+        let graph = for_inference(graph.clone(), precision);
+        let linear = |node: &velatura_graph::Node| match &node.op {
+            Op::Linear(op) => Some((graph.ty(node.inputs[0]).shape.len(), op.int8)),
+            _ => None,
+        };
+        graph.nodes().iter().filter_map(linear).collect()
+    };
+    assert_eq!(marks(Precision::Int8), [(3, true), (2, false)]);
+    assert_eq!(marks(Precision::Bf16), [(3, false), (2, false)]);
+}

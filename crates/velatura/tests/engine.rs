@@ -39,7 +39,7 @@ fn make(engine: &Engine, request: &GenerateRequest) -> Vec<Picture> {
 
 #[test]
 fn bits_do_not_depend_on_batch_threads_or_what_ran_before() {
-    for precision in [Precision::F32, Precision::Bf16] {
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         let request = GenerateRequest { precision: Some(precision), ..request() };
         let (one, two) = (engine(1), engine(2));
         let together = make(&one, &request);
@@ -278,6 +278,33 @@ fn the_shipped_model_runs_and_fits_its_description() {
     let engine = Engine::shipped(EngineOptions::default()).unwrap();
     let request = GenerateRequest { steps: Some(1), ..GenerateRequest::new("a cat") };
     assert_eq!(make(&engine, &request).len(), 1);
+}
+
+/// Its convolutions are large enough for Winograd's algorithm, which the tiny model's are not.
+#[test]
+fn the_shipped_models_bits_do_not_depend_on_batch_or_threads_and_its_precisions_agree() {
+    let open = |threads| {
+        let options = EngineOptions { threads: Some(threads), ..EngineOptions::default() };
+        Engine::shipped(options).unwrap()
+    };
+    let (one, two) = (open(1), open(2));
+    let request = |precision, seed, batch| GenerateRequest {
+        seed: Some(seed),
+        steps: Some(4),
+        batch,
+        precision: Some(precision),
+        ..GenerateRequest::new("a cat")
+    };
+    let exact = make(&two, &request(Precision::F32, 1, 1));
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let together = make(&two, &request(precision, 1, 2));
+        assert!(together == make(&one, &request(precision, 1, 2)), "threads, {precision:?}");
+        assert!(make(&one, &request(precision, 2, 1))[0].rgb == together[1].rgb, "batch, {precision:?}");
+        let difference: f64 =
+            exact[0].rgb.iter().zip(&together[0].rgb).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum();
+        let mean = difference / exact[0].rgb.len() as f64;
+        assert!(mean < 4.0, "{precision:?} is {mean} of 255 away from single precision");
+    }
 }
 
 #[test]

@@ -308,7 +308,7 @@ pub fn conv2d(
     unsafe {
         let x = rows(pool, weight.kernels, operation, x, [g.in_pixels(), g.groups, weight.depth], memory)?;
         if g.is_pointwise() {
-            linear::product(pool, weight, x, g.out_pixels(), &finish);
+            linear::product(pool, weight, x, g.out_pixels(), None, &finish);
             return Ok(());
         }
         let (to_height, to_width) = (g.out_height(), g.out_width());
@@ -351,7 +351,7 @@ pub fn conv2d_input_gradient(
     unsafe {
         let dy = rows(pool, weight.kernels, operation, dy, [g.out_pixels(), g.groups, weight.depth], memory)?;
         if g.is_pointwise() {
-            linear::product(pool, weight, dy, g.in_pixels(), &finish);
+            linear::product(pool, weight, dy, g.in_pixels(), None, &finish);
             return Ok(());
         }
         let axis = |i: usize, size, out, phase| {

@@ -5,9 +5,9 @@
 //! times the sum of a column's weights is taken off again. Sums of whole numbers are exact, so that the only error is
 //! the rounding of the operands.
 
-use super::driver::{Dequantize, Product, run};
+use super::driver::Dequantize;
 use super::finish::Finish;
-use super::linear::fill;
+use super::linear;
 use super::pack::{Layout, Number};
 use super::packed::PackedMatrix;
 use super::prepare::Rows;
@@ -17,6 +17,10 @@ use crate::{Data, Isa, ThreadPool};
 
 /// Largest magnitude of a quantized number.
 const LARGEST: f32 = 127.0;
+/// What is smaller counts as zero: its inverse would overflow.
+const LEAST: f32 = 1e-30;
+/// Greatest depth whose sums fit 32 bits.
+pub(super) const DEEPEST: usize = (i32::MAX / (255 * 128)) as usize;
 /// Added to activations.
 const OFFSET: i32 = 128;
 
@@ -73,7 +77,7 @@ simd! {
         for x in column {
             greatest = greatest.max(x.single().abs());
         }
-        let inverse = if greatest > 0.0 { LARGEST / greatest } else { 0.0 };
+        let inverse = if greatest > LEAST { LARGEST / greatest } else { 0.0 };
         let mut sum = 0;
         for (cell, four) in cells.iter_mut().step_by(width).zip(column.chunks(STEP)) {
             let mut bytes = [0; STEP];
@@ -112,22 +116,9 @@ pub(super) unsafe fn product(
         Data::I32(_) => unreachable!("checked by the caller"),
     }
     let x = Rows { data: bytes, stride: row_bytes(depth), group: 0 };
-    let product = Product {
-        kernels: weight.kernels,
-        items: 1,
-        rows,
-        columns: weight.columns,
-        segments: 1,
-        steps: weight.steps(),
-        row_step: STEP,
-        panels: weight.panels(0),
-        item_panels: 0,
-        item_columns: 0,
-        dequantize: Some(Dequantize { columns: &weight.quantized, rows: scales }),
-        finish,
-    };
+    let dequantize = Dequantize { columns: &weight.quantized, rows: scales };
     // SAFETY: the caller's promise.
-    unsafe { run(pool, &product, 0, |block| fill(x, 0, block)) };
+    unsafe { linear::product(pool, weight, x, rows, Some(dequantize), finish) };
 }
 
 fn quantize_rows<T: Number>(
@@ -165,7 +156,7 @@ simd! {
             }
         }
         let greatest = lanes.iter().fold(0.0f32, |a, b| a.max(*b));
-        let inverse = if greatest > 0.0 { LARGEST / greatest } else { 0.0 };
+        let inverse = if greatest > LEAST { LARGEST / greatest } else { 0.0 };
         // Adding it leaves the nearest whole number in the low bits.
         const ROUND: f32 = 12_582_912.0;
         let (numbers, padding) = to.split_at_mut(x.len());

@@ -1,6 +1,6 @@
 //! Linear layers: one matrix product with a packed weight.
 
-use super::driver::{Product, RowBlock, run};
+use super::driver::{Dequantize, Product, RowBlock, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
 use super::finish::Finish;
@@ -66,16 +66,23 @@ pub fn linear(
     // SAFETY: lengths were checked, and the scratch memory was cut for it.
     unsafe {
         let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory)?;
-        product(pool, weight, x, m, &finish);
+        product(pool, weight, x, m, None, &finish);
     }
     Ok(())
 }
 
-/// The product of rows and the only part of a weight with one tap.
+/// The product of rows and the only part of a weight with one tap; rows of bytes come with what takes their products back.
 ///
 /// # Safety
 /// `x` has `m` rows of the weight's depth; `finish` was bound for `m` rows.
-pub(super) unsafe fn product(pool: &ThreadPool, weight: &PackedMatrix, x: Rows, m: usize, finish: &Finish) {
+pub(super) unsafe fn product(
+    pool: &ThreadPool,
+    weight: &PackedMatrix,
+    x: Rows,
+    m: usize,
+    dequantize: Option<Dequantize<'_>>,
+    finish: &Finish,
+) {
     let product = Product {
         kernels: weight.kernels,
         items: 1,
@@ -87,7 +94,7 @@ pub(super) unsafe fn product(pool: &ThreadPool, weight: &PackedMatrix, x: Rows, 
         panels: weight.panels(0),
         item_panels: 0,
         item_columns: 0,
-        dequantize: None,
+        dequantize,
         finish,
     };
     // SAFETY: the caller's promise.

@@ -168,7 +168,7 @@ impl<T: Number> Side<'_, T> {
                 width,
             };
             let data = &self.data[first * self.all + self.first + p * layout.panel..];
-            match plan.kernels.pairs {
+            match plan.kernels.pairs() {
                 true => pack_pairs(plan.kernels.isa, data, block, cells),
                 false => pack_singles(plan.kernels.isa, data, block, cells),
             }

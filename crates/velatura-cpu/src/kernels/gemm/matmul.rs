@@ -194,7 +194,7 @@ unsafe fn pack_data(
         let item_stride = depth * layout.columns;
         let source = Source { data, items, item_stride, taps: &[0], depth, depth_stride, column_stride };
         // SAFETY: the caller's promise.
-        unsafe { pack(pool, kernels.isa, kernels.pairs, &source, layout, to.cast()) };
+        unsafe { pack(pool, kernels.isa, kernels.pairs(), &source, layout, to.cast()) };
     }
     // SAFETY: the caller's promise.
     unsafe {

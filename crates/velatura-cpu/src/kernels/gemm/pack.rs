@@ -129,14 +129,15 @@ pub(super) struct Source<'a, T> {
 /// Steps of one task of packing: with 64 columns a task writes 16 KiB.
 const CHUNK: usize = 64;
 
+/// Where panels go.
 #[derive(Clone, Copy)]
-struct Cells(*mut u32);
+pub(super) struct Cells(pub *mut u32);
 
 // SAFETY: tasks write disjoint cells.
 unsafe impl Sync for Cells {}
 
 impl Cells {
-    fn at(&self, offset: usize) -> *mut u32 {
+    pub(super) fn at(&self, offset: usize) -> *mut u32 {
         self.0.wrapping_add(offset)
     }
 }

@@ -64,6 +64,15 @@ pub struct PackedMatrix {
     pub(super) quantized: int8::Columns,
 }
 
+/// The taps that meet each phase of a stride, row of phases by row.
+fn taps_by_phase([kh, kw]: [usize; 2], stride: [usize; 2]) -> Vec<Vec<usize>> {
+    let taps = |y: usize, x: usize| {
+        let rows = (y..kh).step_by(stride[0]);
+        rows.flat_map(|y| (x..kw).step_by(stride[1]).map(move |x| y * kw + x)).collect()
+    };
+    (0..stride[0]).flat_map(|y| (0..stride[1]).map(move |x| (y, x))).map(|(y, x)| taps(y, x)).collect()
+}
+
 impl std::fmt::Debug for PackedMatrix {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.description())
@@ -197,29 +206,20 @@ impl PackedMatrix {
             }
             _ => (out_per_group, inputs * area, inputs, area),
         };
+        let refused =
+            |why: &str| Err(GemmError::Geometry(format!("a weight {shape:?} in {groups} groups{why}")));
+        let taps_of_parts = match purpose {
+            Purpose::ConvWinograd if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
+            Purpose::ConvWinograd => vec![(0..winograd::POINTS).collect()],
+            Purpose::LinearInt8 if depth > int8::DEEPEST => return refused(", too deep for sums in 8 bits"),
+            _ => taps_by_phase([kh, kw], stride),
+        };
         let mut parts = Vec::new();
         let mut start = 0;
-        if purpose == Purpose::ConvWinograd {
-            if [kh, kw, groups] != [3, 3, 1] {
-                return Err(GemmError::Geometry(format!(
-                    "a weight {shape:?} in {groups} groups, for Winograd"
-                )));
-            }
-            let taps: Vec<usize> = (0..winograd::POINTS).collect();
-            start = Layout::right(kernels, columns, taps.len() * depth.div_ceil(kernels.depth())).cells();
-            parts.push(Part { start: 0, taps });
-        }
-        let phases = if parts.is_empty() { stride } else { [0, 0] };
-        for phase_y in 0..phases[0] {
-            for phase_x in 0..phases[1] {
-                let taps: Vec<usize> = (phase_y..kh)
-                    .step_by(stride[0])
-                    .flat_map(|y| (phase_x..kw).step_by(stride[1]).map(move |x| y * kw + x))
-                    .collect();
-                let steps = taps.len() * depth.div_ceil(kernels.depth());
-                parts.push(Part { start, taps });
-                start += groups * Layout::right(kernels, columns, steps).cells();
-            }
+        for taps in taps_of_parts {
+            let steps = taps.len() * depth.div_ceil(kernels.depth());
+            parts.push(Part { start, taps });
+            start += groups * Layout::right(kernels, columns, steps).cells();
         }
         Ok(PackedMatrix {
             kernels,
@@ -278,7 +278,7 @@ impl PackedMatrix {
             let (layout, to) = (self.layout(0), self.cells.as_mut_ptr().cast::<u32>());
             // SAFETY: `new` reserved the layout's cells, of sixteen segments.
             unsafe {
-                winograd::pack(pool, self.kernels.isa, self.kernels.pairs, weight, self.depth, &layout, to);
+                winograd::pack(pool, self.kernels.isa, self.kernels.pairs(), weight, self.depth, &layout, to);
             }
             return;
         }
@@ -299,7 +299,7 @@ impl PackedMatrix {
             };
             let to = self.cells.as_mut_ptr().cast::<u32>().wrapping_add(*start);
             // SAFETY: there are `bytes` of memory, which hold `groups * layout.cells()` cells from `start` on for this part.
-            unsafe { pack(pool, self.kernels.isa, self.kernels.pairs, &source, &layout, to) };
+            unsafe { pack(pool, self.kernels.isa, self.kernels.pairs(), &source, &layout, to) };
         }
     }
 
@@ -310,7 +310,7 @@ impl PackedMatrix {
 
     /// The type in which products with it are computed.
     pub fn compute_dtype(&self) -> DType {
-        if self.kernels.pairs { DType::Bf16 } else { DType::F32 }
+        if self.kernels.pairs() { DType::Bf16 } else { DType::F32 }
     }
 
     /// Features that it takes: the last axis of the input of [`linear`](super::linear), or channels.

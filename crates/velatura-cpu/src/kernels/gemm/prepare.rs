@@ -29,7 +29,7 @@ pub(super) fn rows_bytes(
     groups: usize,
     depth: usize,
 ) -> usize {
-    match (kernels.pairs, storage) {
+    match (kernels.pairs(), storage) {
         (false, DType::Bf16) => rows * groups * depth * 4,
         (true, _) if depth % 2 == 1 => rows * groups * (depth + 1) * 2,
         _ => 0,
@@ -53,7 +53,7 @@ pub(super) unsafe fn rows(
 ) -> Result<Rows, GemmError> {
     let direct =
         |data: *const u8, size: usize| Rows { data, stride: groups * depth * size, group: depth * size };
-    match (kernels.pairs, x) {
+    match (kernels.pairs(), x) {
         (false, Data::F32(x)) => Ok(direct(x.as_ptr().cast(), 4)),
         (true, Data::Bf16(x)) if depth % 2 == 0 => Ok(direct(x.as_ptr().cast(), 2)),
         (false, Data::Bf16(x)) => {

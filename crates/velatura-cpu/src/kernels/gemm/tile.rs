@@ -51,6 +51,22 @@ pub(super) struct Tile {
     pub sums_stride: usize,
 }
 
+/// What the four bytes of a step hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Steps {
+    /// A single-precision number.
+    Single,
+    /// Two brain floating-point numbers.
+    Pairs,
+    /// Four bytes; sums are then whole numbers, stored as the bits of single-precision ones.
+    Bytes,
+}
+
+// The same as constants of the kernel, which cannot be of an enum's type.
+const SINGLE: u8 = Steps::Single as u8;
+const PAIRS: u8 = Steps::Pairs as u8;
+const BYTES: u8 = Steps::Bytes as u8;
+
 /// A tile kernel for a fixed number of rows and vectors of columns.
 pub(super) type TileFn = unsafe fn(&Tile);
 
@@ -61,10 +77,7 @@ pub(super) struct Kernels {
     pub lanes: usize,
     /// Columns of a full panel.
     pub panel: usize,
-    /// Whether a step is a pair of brain floating-point numbers.
-    pub pairs: bool,
-    /// Whether a step is four bytes; sums are then whole numbers, stored as the bits of single-precision ones.
-    pub bytes: bool,
+    pub steps: Steps,
     /// By vectors of columns, then rows, each less one.
     pub tiles: &'static [[TileFn; ROWS]],
     /// Writes finished sums to the output.
@@ -100,11 +113,16 @@ impl Kernels {
 
     /// The numbers of a row that a step holds.
     pub(super) fn depth(&self) -> usize {
-        match self {
-            Kernels { bytes: true, .. } => 4,
-            Kernels { pairs: true, bytes: false, .. } => 2,
-            _ => 1,
+        match self.steps {
+            Steps::Single => 1,
+            Steps::Pairs => 2,
+            Steps::Bytes => 4,
         }
+    }
+
+    /// Whether a step is a pair of brain floating-point numbers.
+    pub(super) fn pairs(&self) -> bool {
+        self.steps == Steps::Pairs
     }
 
     /// Computes a tile of `rows` rows and `width` columns, a multiple of [`Kernels::lanes`].
@@ -117,13 +135,6 @@ impl Kernels {
         unsafe { self.tiles[width / self.lanes - 1][rows - 1](tile) }
     }
 }
-
-/// What a step multiplies.
-const SINGLE: u8 = 0;
-/// Pairs of brain floating-point numbers.
-const PAIR: u8 = 1;
-/// Four bytes.
-const BYTES: u8 = 2;
 
 /// The kernel itself, compiled for each instruction set by the wrappers below.
 #[inline(always)]
@@ -160,7 +171,7 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
                     for v in 0..V {
                         acc[r][v] = match STEPS {
                             BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
-                            PAIR => acc[r][v].multiply_add_pairs(x, columns[v]),
+                            PAIRS => acc[r][v].multiply_add_pairs(x, columns[v]),
                             _ => acc[r][v].multiply_add(x, columns[v]),
                         };
                     }
@@ -204,21 +215,20 @@ const PORTABLE_F32: Kernels = Kernels {
     isa: Isa::Portable,
     lanes: 8,
     panel: 8,
-    pairs: false,
-    bytes: false,
+    steps: Steps::Single,
     tiles: &[row_counts!(portable, 1)],
     finish: finish::portable,
     winograd: (winograd::portable::input, winograd::portable::output),
 };
 
 static PORTABLE_BYTES: Kernels =
-    Kernels { bytes: true, tiles: &[row_counts!(portable_bytes, 1)], ..PORTABLE_F32 };
+    Kernels { steps: Steps::Bytes, tiles: &[row_counts!(portable_bytes, 1)], ..PORTABLE_F32 };
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{BYTES, Kernels, PAIR, SINGLE, Tile, finish, tile, winograd};
+    use super::{BYTES, Kernels, PAIRS, SINGLE, Steps, Tile, finish, tile, winograd};
     use crate::Isa;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -236,7 +246,7 @@ mod x86 {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn avx512_bf16<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, PAIR, R, V>(t) }
+        unsafe { tile::<__m512, PAIRS, R, V>(t) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -251,11 +261,14 @@ mod x86 {
         unsafe { tile::<__m512, BYTES, R, V>(t) }
     }
 
-    pub(super) static AVX2_BYTES: Kernels =
-        Kernels { bytes: true, tiles: &[row_counts!(avx2_bytes, 1), row_counts!(avx2_bytes, 2)], ..AVX2_F32 };
+    pub(super) static AVX2_BYTES: Kernels = Kernels {
+        steps: Steps::Bytes,
+        tiles: &[row_counts!(avx2_bytes, 1), row_counts!(avx2_bytes, 2)],
+        ..AVX2_F32
+    };
 
     pub(super) static AVX512_BYTES: Kernels = Kernels {
-        bytes: true,
+        steps: Steps::Bytes,
         tiles: &[
             row_counts!(avx512_bytes, 1),
             row_counts!(avx512_bytes, 2),
@@ -269,8 +282,7 @@ mod x86 {
         isa: Isa::Avx2,
         lanes: 8,
         panel: 16,
-        pairs: false,
-        bytes: false,
+        steps: Steps::Single,
         tiles: &[row_counts!(avx2, 1), row_counts!(avx2, 2)],
         finish: finish::x86::avx2,
         winograd: (winograd::avx2::input, winograd::avx2::output),
@@ -280,8 +292,7 @@ mod x86 {
         isa: Isa::Avx512,
         lanes: 16,
         panel: 64,
-        pairs: false,
-        bytes: false,
+        steps: Steps::Single,
         tiles: &[
             row_counts!(avx512, 1),
             row_counts!(avx512, 2),
@@ -296,8 +307,7 @@ mod x86 {
         isa: Isa::Avx512,
         lanes: 16,
         panel: 64,
-        pairs: true,
-        bytes: false,
+        steps: Steps::Pairs,
         tiles: &[
             row_counts!(avx512_bf16, 1),
             row_counts!(avx512_bf16, 2),

@@ -313,7 +313,7 @@ impl<T: Number> Side<'_, T> {
                 let pixel = (image * o.height + line) * o.width;
                 Some(&self.data[pixel * o.all_channels..(pixel + end - start) * o.all_channels])
             };
-            let (low, high) = (pixels(line), if kernels.pairs { pixels(line + o.half) } else { None });
+            let (low, high) = (pixels(line), if kernels.pairs() { pixels(line + o.half) } else { None });
             for p in 0..layout.panels() {
                 let (width, columns) = (layout.width(p), layout.valid(p));
                 let cells = &mut to[layout.start(p) + (at + row * o.columns) * width..][..o.columns * width];
@@ -322,7 +322,7 @@ impl<T: Number> Side<'_, T> {
                 let cells = &mut cells[start * width..end * width];
                 let channel = self.first + p * layout.panel;
                 let (low, high) = (low.map(|x| &x[channel..]), high.map(|x| &x[channel..]));
-                if kernels.pairs {
+                if kernels.pairs() {
                     pack_halves(kernels.isa, low, high, o.all_channels, columns, width, cells);
                 } else if let Some(low) = low {
                     let (depth, depth_stride) = (end - start, o.all_channels);

@@ -65,7 +65,7 @@ fn chunk(g: &ConvGeometry, number: usize) -> usize {
 
 /// Bytes of a transformed number.
 fn number(kernels: &Kernels) -> usize {
-    if kernels.pairs { 2 } else { 4 }
+    if kernels.pairs() { 2 } else { 4 }
 }
 
 /// Bytes of memory for the transformed input.
@@ -148,13 +148,13 @@ pub(super) unsafe fn conv2d(
 ) -> Result<(), GemmError> {
     let kernels = weight.kernels;
     let (image, narrow) = match x {
-        Data::F32(x) if !kernels.pairs => (x.as_ptr().cast::<u8>(), false),
+        Data::F32(x) if !kernels.pairs() => (x.as_ptr().cast::<u8>(), false),
         Data::Bf16(x) => (x.as_ptr().cast::<u8>(), true),
         x => {
             return Err(GemmError::Storage {
                 operation: "conv2d",
                 operand: "the input",
-                expected: if kernels.pairs { "bf16" } else { "f32 or bf16" },
+                expected: if kernels.pairs() { "bf16" } else { "f32 or bf16" },
                 found: x.dtype(),
             });
         }

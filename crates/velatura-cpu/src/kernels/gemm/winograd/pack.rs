@@ -1,6 +1,6 @@
 //! The transform of the weights, `G g G'`, into panels: one segment for each point.
 
-use super::super::pack::{Layout, Number, bf16_bits};
+use super::super::pack::{Cells, Layout, Number, bf16_bits};
 use super::POINTS;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
@@ -11,18 +11,6 @@ const TAPS: usize = 9;
 const DEPTH: usize = 32;
 /// Columns that are transformed at a time.
 const LANES: usize = 64;
-
-#[derive(Clone, Copy)]
-struct Cells(*mut u32);
-
-// SAFETY: tasks write disjoint cells.
-unsafe impl Sync for Cells {}
-
-impl Cells {
-    fn at(&self, offset: usize) -> *mut u32 {
-        self.0.wrapping_add(offset)
-    }
-}
 
 /// Packs a weight `[out, in, 3, 3]`.
 ///
