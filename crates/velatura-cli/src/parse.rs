@@ -140,7 +140,7 @@ pub fn freeu(text: &str) -> Result<FreeU, String> {
     }
 }
 
-/// `--pag-scale`, `--pag-adaptive-scale`
+/// `--pag-scale`, `--pag-adaptive-scale`, `--sag-scale`
 pub fn pag_scale(text: &str) -> Result<f32, String> {
     match text.trim().parse::<f32>() {
         Ok(value) if (0.0..=MOST_GUIDANCE).contains(&value) => Ok(value),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use velatura_graph::{Params, Var};
-use velatura_models::unet::UNetChanges;
+use velatura_models::unet::{UNetChanges, UNetOutput};
 use velatura_models::{Replaced, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_text::Encoding;
 
@@ -150,6 +150,7 @@ impl Conditioning {
             mask,
             &UNetChanges::default(),
         )
+        .prediction
     }
 
     /// As [`Conditioning::denoise`], for a denoiser that reads more than latents and timesteps: a class label, or the
@@ -162,7 +163,7 @@ impl Conditioning {
         condition: Condition<'g>,
         mask: Var<'g>,
         changes: &UNetChanges,
-    ) -> Var<'g> {
+    ) -> UNetOutput<'g> {
         let inputs = UNetInputs {
             context: config.reads_context().then_some(condition.context),
             context_mask: (self.mask_padding && config.reads_context()).then(|| scores(mask)),

@@ -146,6 +146,8 @@ const DIALECT: &str = "Prompt dialect";
 const PAG_SCALE: &str = "PerturbedAttentionGuidance_scale";
 const PAG_ADAPTIVE: &str = "PerturbedAttentionGuidance_adaptive_scale";
 const PAG_LAYERS: &str = "PerturbedAttentionGuidance_layers";
+const SAG_SCALE: &str = "sag_scale";
+const SAG_BLUR: &str = "sag_blur_sigma";
 const MIMIC_SCALE: &str = "dynthres_mimic_scale";
 const MIMIC_PERCENTILE: &str = "dynthres_threshold_percentile";
 
@@ -166,6 +168,11 @@ fn guidance(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) {
             pairs.push((PAG_LAYERS, perturbed.layers.join(" ")));
         }
     }
+    if let Some(own) = &options.self_attention {
+        pairs.push(("sag_enabled", "True".into()));
+        pairs.push((SAG_SCALE, own.scale.to_string()));
+        pairs.push((SAG_BLUR, own.blur.to_string()));
+    }
     if let Some(threshold) = &options.threshold {
         pairs.push(("dynthres_enabled", "True".into()));
         pairs.push((MIMIC_SCALE, threshold.mimic_scale.to_string()));
@@ -185,6 +192,13 @@ fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
                 PAG_SCALE => perturbed.scale = number.unwrap_or(perturbed.scale),
                 PAG_ADAPTIVE => perturbed.adaptive_scale = number.unwrap_or_default(),
                 _ => perturbed.layers = value.split_whitespace().map(String::from).collect(),
+            }
+        }
+        SAG_SCALE | SAG_BLUR => {
+            let own = options.self_attention.get_or_insert_default();
+            match key {
+                SAG_SCALE => own.scale = number.unwrap_or(own.scale),
+                _ => own.blur = value.parse().unwrap_or(own.blur),
             }
         }
         MIMIC_SCALE | MIMIC_PERCENTILE => {
@@ -280,7 +294,7 @@ mod tests {
     use velatura_samplers::DynamicThreshold;
 
     use crate::embeddings::EmbeddingRef;
-    use crate::request::{Emphasis, PerturbedAttention, SeedOptions};
+    use crate::request::{Emphasis, PerturbedAttention, SeedOptions, SelfAttentionGuidance};
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -359,6 +373,7 @@ mod tests {
                     adaptive_scale: 0.001,
                     layers: vec!["mid".into(), "up_blocks.1".into()],
                 }),
+                self_attention: Some(SelfAttentionGuidance { scale: 0.6, blur: 1.5 }),
             },
             ..GenerateRequest::default()
         }

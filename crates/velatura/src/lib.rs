@@ -50,7 +50,7 @@ pub use picture::{Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{
     Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError, SeedOptions,
-    SeedVariation, Tiling,
+    SeedVariation, SelfAttentionGuidance, Tiling,
 };
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use sizes::SizeConditions;

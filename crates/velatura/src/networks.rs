@@ -29,6 +29,7 @@ pub(crate) mod names {
     pub const MEAN: &str = "mean";
     pub const DEVIATION: &str = "deviation";
     pub const OUTPUT: &str = "output";
+    pub const RECEIVED: &str = "received";
 }
 
 /// A network of a model, used in one way.
@@ -63,11 +64,22 @@ pub(crate) struct Changes {
     freeu: Option<[u32; 4]>,
     /// Self-attentions that are the identity: one bit for each, in the network's order.
     identity: u128,
+    /// Whether the answer also says where the middle looks.
+    watched: bool,
 }
 
 impl Changes {
     pub fn freeu(freeu: Option<FreeU>) -> Self {
-        Changes { freeu: freeu.map(|f| [f.s1, f.s2, f.b1, f.b2].map(f32::to_bits)), identity: 0 }
+        Changes { freeu: freeu.map(|f| [f.s1, f.s2, f.b1, f.b2].map(f32::to_bits)), ..Changes::default() }
+    }
+
+    /// With an answer that also says where the middle looks, or without.
+    pub fn watching(self, watched: bool) -> Self {
+        Changes { watched, ..self }
+    }
+
+    pub fn is_watched(self) -> bool {
+        self.watched
     }
 
     /// With the identity in these self-attentions: [`self_attentions_in`].
@@ -82,7 +94,7 @@ impl Changes {
         });
         let names = unet.self_attentions().into_iter().enumerate();
         let identity = names.filter(|(i, _)| self.identity >> i.min(&127) & 1 == 1).map(|(_, name)| name);
-        UNetChanges { freeu, identity: identity.collect() }
+        UNetChanges { freeu, identity: identity.collect(), watched: self.watched }
     }
 }
 
@@ -179,7 +191,10 @@ impl Network {
                 let p = params.at(UNET_PREFIX);
                 let output =
                     manifest.conditioning.denoise_with(unet, &p, inputs, condition, mask, &changes.of(unet));
-                builder.output(names::OUTPUT, output);
+                builder.output(names::OUTPUT, output.prediction);
+                if let Some(received) = output.received {
+                    builder.output(names::RECEIVED, received);
+                }
             }
             Network::Decode => {
                 let shape = [batch, height, width, manifest.latent_channels()];

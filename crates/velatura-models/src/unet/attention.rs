@@ -1,5 +1,7 @@
 //! Transformers over the pixels of an image that look at a context of tokens (Rombach et al. 2022, section 3.3).
 
+use std::cell::Cell;
+
 use velatura_graph::{Activation, Params, Var};
 
 use crate::blocks::BlockStyle;
@@ -27,6 +29,8 @@ pub(super) struct Looks<'a, 'g> {
     pub identity: &'a [String],
     /// Length of the path that is no part of those names.
     pub root: usize,
+    /// Where the first self-attention leaves how much each token is looked at, where that is asked for.
+    pub received: Option<&'a Cell<Option<Var<'g>>>>,
 }
 
 impl Looks<'_, '_> {
@@ -83,23 +87,43 @@ fn block<'g>(p: &Params<'g>, shape: &Transformer, x: Var<'g>, looks: Looks<'_, '
     let own = p.at("attn1");
     let mut h = x + match looks.is_identity(&own) {
         true => identity_attention(&own, norm("norm1", x)),
-        false => attention(&own, norm("norm1", x), first, shape.heads),
+        false => attention(&own, norm("norm1", x), first, shape.heads, looks.received),
     };
     if context.is_some() {
-        h = h + attention(&p.at("attn2"), norm("norm2", h), context, shape.heads);
+        h = h + attention(&p.at("attn2"), norm("norm2", h), context, shape.heads, None);
     }
     h + feed_forward(&p.at("ff").at("net"), norm("norm3", h))
 }
 
 /// Attention of tokens to the context, or to themselves without one.
-fn attention<'g>(p: &Params<'g>, x: Var<'g>, context: Option<Context<'g>>, heads: usize) -> Var<'g> {
+fn attention<'g>(
+    p: &Params<'g>,
+    x: Var<'g>,
+    context: Option<Context<'g>>,
+    heads: usize,
+    received: Option<&Cell<Option<Var<'g>>>>,
+) -> Var<'g> {
     let c = x.channels();
     let source = context.map_or(x, |c| c.tokens);
     let q = p.at("to_q").linear_no_bias(x, c);
     let k = p.at("to_k").linear_no_bias(source, c);
     let v = p.at("to_v").linear_no_bias(source, c);
+    if let Some(received) = received.filter(|received| received.get().is_none()) {
+        received.set(Some(attention_received(q, k, heads)));
+    }
     let mixed = q.attention(k, v, context.and_then(|c| c.mask), heads, None, false);
     p.at("to_out").at(0).linear(mixed, c)
+}
+
+/// How much each token is looked at, `[N, T]`: its attention summed over all queries, in the mean of the heads. The map is
+/// written out for it, which the attention itself never does, so this is for the few tokens of the coarsest level.
+fn attention_received<'g>(q: Var<'g>, k: Var<'g>, heads: usize) -> Var<'g> {
+    let [n, tokens, c] = q.dims();
+    let width = c / heads.max(1);
+    let by_head = |x: Var<'g>| x.reshape(&[n, tokens, heads, width]).permute(&[0, 2, 1, 3]);
+    let scores = by_head(q).matmul_transposed(by_head(k), false, true);
+    let map = scores.affine(1.0 / (width.max(1) as f32).sqrt(), 0.0).softmax();
+    map.sum(&[2], false).mean(&[1], false)
 }
 
 /// Self-attention with the identity in place of the map: every token keeps its own value.

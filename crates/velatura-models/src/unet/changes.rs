@@ -28,9 +28,29 @@ pub struct UNetChanges {
     /// Self-attentions, of those that [`UNetConfig::self_attentions`] names, in which every pixel looks at itself alone
     /// (Ahn et al. 2024, "Self-rectifying diffusion sampling with perturbed-attention guidance", arXiv 2403.17377).
     pub identity: Vec<String>,
+    /// Whether the network also says how much each pixel is looked at by the first self-attention of its middle
+    /// ([`UNetOutput::received`]).
+    pub watched: bool,
+}
+
+/// What a U-Net answers.
+#[derive(Clone, Copy, Debug)]
+pub struct UNetOutput<'g> {
+    /// The prediction, `[N, H, W, out_channels]`.
+    pub prediction: Var<'g>,
+    /// How much the pixels are looked at, `[N, H, W, 1]`, where [`UNetChanges::watched`] asks for it and the middle has a
+    /// self-attention: the attention that a token of the coarsest level receives, summed over all queries and in the mean
+    /// of the heads (1 in the mean over the tokens), each token standing for the pixels nearest to it (Hong et al. 2023,
+    /// "Improving sample quality of diffusion models using self-attention guidance", arXiv 2210.00939).
+    pub received: Option<Var<'g>>,
 }
 
 impl UNetConfig {
+    /// Whether the middle has the self-attention that [`UNetChanges::watched`] is about.
+    pub fn can_be_watched(&self) -> bool {
+        self.mid_block_type == Some(MidBlock::UNetMidBlock2DCrossAttn)
+    }
+
     /// Names of the self-attentions in transformers, below the network's own prefix and in its order, such as
     /// `mid_block.attentions.0.transformer_blocks.0.attn1`.
     pub fn self_attentions(&self) -> Vec<String> {

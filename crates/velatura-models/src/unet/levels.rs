@@ -1,5 +1,7 @@
 //! The levels of the U-Net: down, middle, up, and the skip connections between.
 
+use std::cell::Cell;
+
 use velatura_graph::{Params, Var};
 
 use super::attention::{Context, Looks, Transformer, transformer};
@@ -17,6 +19,8 @@ pub(super) struct Levels<'a, 'g> {
     pub changes: &'a UNetChanges,
     /// Length of the path of the network's own parameters.
     pub root: usize,
+    /// Where the middle leaves how much each token is looked at.
+    pub received: &'a Cell<Option<Var<'g>>>,
 }
 
 /// What follows each residual block of a level.
@@ -58,8 +62,9 @@ impl<'g> Levels<'_, 'g> {
             Some(MidBlock::UNetMidBlock2D) => self.residual(&p, 0, x, level),
             Some(MidBlock::UNetMidBlock2DCrossAttn) => {
                 let x = self.residual(&p, 0, x, level);
+                let looks = Looks { received: self.changes.watched.then_some(self.received), ..self.looks() };
                 let shape = Transformer { only_cross_attention: false, ..self.transformer(level, 0, false) };
-                let x = transformer(&p.at("attentions").at(0), &self.style, &shape, x, self.looks());
+                let x = transformer(&p.at("attentions").at(0), &self.style, &shape, x, looks);
                 self.residual(&p, 1, x, level)
             }
         }
@@ -130,7 +135,7 @@ impl<'g> Levels<'_, 'g> {
     /// What the attentions look at.
     fn looks(&self) -> Looks<'_, 'g> {
         let identity = &self.changes.identity;
-        Looks { context: self.context_of(), identity, root: self.root }
+        Looks { context: self.context_of(), identity, root: self.root, received: None }
     }
 
     /// The context, for networks whose transformers look at one.

@@ -8,12 +8,15 @@ mod config;
 mod embedding;
 mod levels;
 
-pub use changes::{FreeU, UNetChanges};
+pub use changes::{FreeU, UNetChanges, UNetOutput};
 pub use config::{
     AdditionEmbedding, ClassEmbedding, DownBlock, MidBlock, TimeScaleShift, UNetConfig, UpBlock,
 };
 pub use embedding::sinusoid;
 
+use std::cell::Cell;
+
+use velatura_graph::op::ResizeMode;
 use velatura_graph::{Params, Var};
 
 use self::attention::Context;
@@ -69,7 +72,7 @@ impl UNetConfig {
     /// What does not fit (a configuration that does not divide, an input that lacks or has another shape) is the error
     /// of [`velatura_graph::Builder::finish`].
     pub fn build<'g>(&self, p: &Params<'g>, inputs: UNetInputs<'g>) -> Var<'g> {
-        self.build_changed(p, inputs, &UNetChanges::default())
+        self.build_changed(p, inputs, &UNetChanges::default()).prediction
     }
 
     /// As [`build`](Self::build), with changes on the way.
@@ -78,10 +81,10 @@ impl UNetConfig {
         p: &Params<'g>,
         inputs: UNetInputs<'g>,
         changes: &UNetChanges,
-    ) -> Var<'g> {
+    ) -> UNetOutput<'g> {
         if let Err(reason) = self.accepts(&inputs) {
             refuse(p, NETWORK, reason, inputs.sample);
-            return inputs.sample;
+            return UNetOutput { prediction: inputs.sample, received: None };
         }
         let sample = inputs.sample;
         let embedding = embedding::embed(self, p, &inputs);
@@ -90,7 +93,9 @@ impl UNetConfig {
         let style = self.style();
         // Every residual block begins with this activation of the same embedding.
         let time = embedding.activation(style.activation);
-        let levels = Levels { config: self, style, time, context, changes, root: p.path().len() };
+        let received = Cell::default();
+        let root = p.path().len();
+        let levels = Levels { config: self, style, time, context, changes, root, received: &received };
 
         let x = if self.center_input_sample { sample.affine(2.0, -1.0) } else { sample };
         let x = p.at("conv_in").conv_same(x, self.block_out_channels[0], self.conv_in_kernel, false);
@@ -98,7 +103,15 @@ impl UNetConfig {
         let x = levels.middle(p, x);
         let x = levels.up(p, x, skips);
         let x = p.at("conv_norm_out").group_norm(x, style.groups, style.eps).activation(style.activation);
-        p.at("conv_out").conv_same(x, self.out_channels, self.conv_out_kernel, self.zero_init)
+        let prediction =
+            p.at("conv_out").conv_same(x, self.out_channels, self.conv_out_kernel, self.zero_init);
+        let [n, height, width, _] = sample.dims();
+        let coarsest = |side: usize| (1..self.levels()).fold(side, |side, _| side.div_ceil(2));
+        let received = received.get().map(|received: Var<'_>| {
+            let map = received.reshape(&[n, coarsest(height), coarsest(width), 1]);
+            map.resize(ResizeMode::Nearest, height, width)
+        });
+        UNetOutput { prediction, received }
     }
 
     /// Whether the configuration can be built and the inputs are what it needs.

@@ -190,7 +190,9 @@ impl Collect<'_> {
         let mut sizes = groups.clone();
         sizes.dedup();
         let changes = Changes::freeu(self.settings.freeu);
-        let perturbed = self.settings.guidance_options.perturbed_attention.as_ref();
+        let options = &self.settings.guidance_options;
+        let watched = options.self_attention.is_some() && manifest.unet.can_be_watched();
+        let perturbed = options.perturbed_attention.as_ref();
         let perturbed = perturbed.map_or(0, |perturbed| perturbed.of(&manifest.unet));
         let mut plans: Vec<(PlanKey, f64, usize)> = Vec::new();
         for (group, &images) in sizes.iter().enumerate() {
@@ -204,14 +206,19 @@ impl Collect<'_> {
                 for tokens in lengths {
                     let without = unguided.iter().take(1).filter(|text| text.tokens == tokens).count();
                     let with = prompt.iter().filter(|text| text.tokens == tokens).count();
-                    let usual = (changes, images * (without * (1 + usize::from(twice)) + with));
+                    let usual =
+                        (changes.watching(watched), images * (without * (1 + usize::from(twice)) + with));
                     let away = (changes.perturbed(perturbed), images * with);
                     let batches = |(changes, count): (Changes, usize)| {
                         let whole = (0..count).step_by(2 * images);
                         whole.map(move |at| (changes, (2 * images).min(count - at)))
                     };
                     let away = Some(away).filter(|_| perturbed != 0);
-                    for (changes, batch) in batches(usual).chain(away.into_iter().flat_map(batches)) {
+                    // About the degraded latent, with the text of the answer that it is compared with.
+                    let first = unguided.first().or(prompt.first());
+                    let again = first.is_some_and(|text| text.tokens == tokens).then_some((changes, images));
+                    let more = away.into_iter().chain(again.filter(|_| watched));
+                    for (changes, batch) in batches(usual).chain(more.flat_map(batches)) {
                         let network = Network::Denoise { tokens, changes };
                         let precision = self.choice.precision;
                         let key = PlanKey { network, batch, height, width, precision };

@@ -3,15 +3,17 @@
 use velatura_cpu::{CancelToken, Data};
 use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{
-    Answer, Call, Guidance, perturbed_attention, perturbed_attention_scale, rescale_noise_cfg,
+    Answer, Call, Guidance, Prediction, perturbed_attention, perturbed_attention_scale, rescale_noise_cfg,
+    self_attention,
 };
 
 use super::encode::Conditions;
+use super::self_attention::Seen;
 use crate::Error;
 use crate::engine::Engine;
 use crate::networks::{Changes, Encoded, Network, names};
 use crate::plans::{PlanKey, lock};
-use crate::request::{GuidanceOptions, Precision};
+use crate::request::{GuidanceOptions, Precision, SelfAttentionGuidance};
 
 /// Asks a model's denoiser about latents of one size.
 pub(crate) struct Denoiser<'a> {
@@ -32,6 +34,8 @@ pub(crate) struct Recipe<'a> {
     pub guidance: &'a Guidance,
     pub options: &'a GuidanceOptions,
     pub call: Call,
+    /// What the network's answers mean.
+    pub prediction: Prediction,
     /// Whether guidance by the prompt is on.
     pub guided: bool,
 }
@@ -42,6 +46,12 @@ impl Recipe<'_> {
         let perturbed = self.options.perturbed_attention.as_ref()?;
         let scale = perturbed_attention_scale(perturbed.scale, perturbed.adaptive_scale, self.call.timestep);
         (scale > 0.0 && self.guidance.is_on(self.call.step, self.call.steps)).then_some(scale)
+    }
+
+    /// Self-attention guidance; nothing where there is none.
+    fn self_attention(&self) -> Option<&SelfAttentionGuidance> {
+        let on = self.guidance.is_on(self.call.step, self.call.steps);
+        self.options.self_attention.as_ref().filter(|_| on)
     }
 }
 
@@ -65,13 +75,22 @@ pub(crate) struct Guide {
 }
 
 /// An image and a text to look at.
+#[derive(Clone, Copy)]
 struct Question<'a> {
     image: usize,
     text: &'a Encoded,
     /// Whether zeros stand in place of what is beside the latent.
     blind: bool,
-    /// Whether self-attentions are perturbed.
-    perturbed: bool,
+    /// Changes on the network's way.
+    changes: Changes,
+}
+
+/// What came of questions, in their order.
+#[derive(Default)]
+struct Replies {
+    answers: Vec<Vec<f32>>,
+    /// Where the network looked, where that was asked for.
+    received: Vec<Vec<f32>>,
 }
 
 impl Denoiser<'_> {
@@ -80,6 +99,9 @@ impl Denoiser<'_> {
     pub fn guided(&self, latents: &[f32], guides: &[Guide], recipe: Recipe<'_>) -> Result<Answer, Error> {
         let Recipe { call, guided, .. } = recipe;
         let perturbed_scale = recipe.perturbed_scale().filter(|_| self.perturbed != 0);
+        let watches = self.engine.manifest().unet.can_be_watched();
+        let own = recipe.self_attention().filter(|_| watches);
+        let usual = self.changes.watching(own.is_some());
         let twice = !self.told.beside.is_empty() && self.told.beside_guidance != 1.0;
         let sides: Vec<Side<'_>> =
             guides.iter().map(|guide| Side::new(guide, call.evaluation, guided || twice)).collect();
@@ -87,18 +109,23 @@ impl Denoiser<'_> {
         let unguided: Vec<(usize, &Encoded)> =
             sides.iter().enumerate().filter_map(|(image, side)| Some((image, side.without?))).collect();
         let of = |blind: bool| {
-            unguided.iter().map(move |&(image, text)| Question { image, text, blind, perturbed: false })
+            unguided.iter().map(move |&(image, text)| Question { image, text, blind, changes: usual })
         };
         let without = of(true).filter(|_| twice).chain(of(false));
-        let with = |perturbed: bool| {
+        let with = |changes: Changes| {
             sides.iter().enumerate().flat_map(move |(image, side)| {
-                side.with.iter().map(move |&(_, text)| Question { image, text, blind: false, perturbed })
+                side.with.iter().map(move |&(_, text)| Question { image, text, blind: false, changes })
             })
         };
         let parts: usize = sides.iter().map(|side| side.with.len()).sum();
-        let perturbed = with(true).filter(|_| perturbed_scale.is_some());
-        let questions: Vec<Question<'_>> = without.chain(with(false)).chain(perturbed).collect();
-        let answers = self.ask(latents, call.timestep, &questions, guides.len())?;
+        let perturbed = with(self.changes.perturbed(self.perturbed)).filter(|_| perturbed_scale.is_some());
+        let questions: Vec<Question<'_>> = without.chain(with(usual)).chain(perturbed).collect();
+        let replies = self.ask(latents, call.timestep, &questions, guides.len())?;
+        let away_from = match own {
+            Some(own) => self.ask_degraded(latents, &sides, &questions, &replies, (own, &recipe))?,
+            None => Vec::new(),
+        };
+        let answers = replies.answers;
         let (blind, rest) = answers.split_at(if twice { unguided.len() } else { 0 });
         let (without, with) = rest.split_at(unguided.len());
         let (with, perturbed) = with.split_at(parts);
@@ -106,7 +133,7 @@ impl Denoiser<'_> {
         let (mut with, mut perturbed) = (with.iter(), perturbed.iter());
         let mut out = Vec::with_capacity(latents.len());
         let mut unprompted = Vec::with_capacity(if guided { latents.len() } else { 0 });
-        for side in &sides {
+        for (image, side) in sides.iter().enumerate() {
             let unguided = side.without.and_then(|_| without.next());
             let prompted = side.together(unguided, &mut with)?;
             let mut answer = match unguided {
@@ -116,6 +143,9 @@ impl Denoiser<'_> {
             if let Some(scale) = perturbed_scale {
                 let away = side.together(unguided, &mut perturbed)?;
                 answer = perturbed_attention(&answer, &prompted, &away, scale)?;
+            }
+            if let (Some(own), Some(away)) = (own, away_from.get(image)) {
+                answer = self_attention(&answer, unguided.unwrap_or(&prompted), away, own.scale)?;
             }
             if unguided.is_some() && guided && recipe.guidance.rescale > 0.0 {
                 rescale_noise_cfg(&mut answer, &prompted, recipe.guidance.rescale);
@@ -134,6 +164,34 @@ impl Denoiser<'_> {
         Ok(Answer { guided: out, unguided })
     }
 
+    /// For each image the answer about its latent blurred where the network looked without its prompt, or with it where
+    /// nothing was asked without.
+    fn ask_degraded(
+        &self,
+        latents: &[f32],
+        sides: &[Side<'_>],
+        questions: &[Question<'_>],
+        replies: &Replies,
+        (own, recipe): (&SelfAttentionGuidance, &Recipe<'_>),
+    ) -> Result<Vec<Vec<f32>>, Error> {
+        let (level, prediction) = (recipe.call.level, recipe.prediction);
+        let seen = Seen { shape: self.shape, level, prediction, blur: own.blur };
+        let mut degraded = Vec::with_capacity(latents.len());
+        let mut again = Vec::with_capacity(sides.len());
+        for (image, side) in sides.iter().enumerate() {
+            let text = side.without.or(side.with.first().map(|&(_, text)| text));
+            let asked = |q: &Question<'_>| {
+                q.image == image && !q.blind && text.is_some_and(|text| std::ptr::eq(q.text, text))
+            };
+            let at = questions.iter().position(asked);
+            let at = at.ok_or_else(|| Error::Internal("a picture without a question".into()))?;
+            let latent = &latents[image * self.shape.len()..][..self.shape.len()];
+            degraded.extend(seen.degraded(latent, &replies.answers[at], &replies.received[at])?);
+            again.push(Question { changes: self.changes, ..questions[at] });
+        }
+        Ok(self.ask(&degraded, recipe.call.timestep, &again, sides.len())?.answers)
+    }
+
     /// The answers to questions, in their order. Those with contexts of one length are asked together.
     fn ask(
         &self,
@@ -141,21 +199,21 @@ impl Denoiser<'_> {
         timestep: f32,
         questions: &[Question<'_>],
         images: usize,
-    ) -> Result<Vec<Vec<f32>>, Error> {
+    ) -> Result<Replies, Error> {
         let length = self.shape.len();
-        let mut answers = vec![Vec::new(); questions.len()];
-        let mut lengths: Vec<(usize, bool)> = Vec::new();
+        let pixels = self.shape.height * self.shape.width;
+        let none = || vec![Vec::new(); questions.len()];
+        let mut replies = Replies { answers: none(), received: none() };
+        let kind = |question: &Question<'_>| (question.text.tokens, question.changes);
+        let mut kinds = Vec::new();
         for question in questions {
-            let kind = (question.text.tokens, question.perturbed);
-            if !lengths.contains(&kind) {
-                lengths.push(kind);
+            if !kinds.contains(&kind(question)) {
+                kinds.push(kind(question));
             }
         }
-        for (tokens, perturbed) in lengths {
-            let changes = self.changes.perturbed(if perturbed { self.perturbed } else { 0 });
-            let alike: Vec<usize> = (0..questions.len())
-                .filter(|&i| (questions[i].text.tokens, questions[i].perturbed) == (tokens, perturbed))
-                .collect();
+        for (tokens, changes) in kinds {
+            let alike: Vec<usize> =
+                (0..questions.len()).filter(|&i| kind(&questions[i]) == (tokens, changes)).collect();
             // Prompts of several parts must not need more memory than those of one.
             for group in alike.chunks(2 * images) {
                 let mut sample = Vec::new();
@@ -167,23 +225,27 @@ impl Denoiser<'_> {
                     texts.pooled.extend(&text.pooled);
                     texts.time_ids.extend(&text.time_ids);
                 }
-                let output = self.run(&sample, timestep, &texts, (group.len(), changes))?;
+                let (output, received) = self.run(&sample, timestep, &texts, (group.len(), changes))?;
                 for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
-                    answers[question] = answer.to_vec();
+                    replies.answers[question] = answer.to_vec();
+                }
+                for (&question, received) in group.iter().zip(received.chunks_exact(pixels)) {
+                    replies.received[question] = received.to_vec();
                 }
             }
         }
-        Ok(answers)
+        Ok(replies)
     }
 
-    /// One run of the network on a batch; `texts` holds as many texts of equal length.
+    /// One run of the network on a batch; `texts` holds as many texts of equal length. Gives the answers, and where the
+    /// network looked: `[h, w]` for each image, or nothing where that is not asked for.
     pub fn run(
         &self,
         sample: &[f32],
         timestep: f32,
         texts: &Encoded,
         (batch, changes): (usize, Changes),
-    ) -> Result<Vec<f32>, Error> {
+    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let plan = self.engine.plan(PlanKey {
             network: Network::Denoise { tokens: texts.tokens / batch, changes },
             batch,
@@ -206,7 +268,8 @@ impl Denoiser<'_> {
             (names::GUIDANCE, Data::F32(&guidance)),
         ];
         plan.run(&inputs, self.cancel)?;
-        Ok(plan.output(names::OUTPUT)?.to_vec())
+        let received = if changes.is_watched() { plan.output(names::RECEIVED)?.to_vec() } else { Vec::new() };
+        Ok((plan.output(names::OUTPUT)?.to_vec(), received))
     }
 }
 

@@ -5,6 +5,7 @@ mod autoencoder;
 mod denoise;
 mod encode;
 mod pictures;
+mod self_attention;
 mod single;
 mod stage;
 mod start;

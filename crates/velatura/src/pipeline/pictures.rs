@@ -226,6 +226,7 @@ impl<'a> Run<'a> {
                 guidance: &settings.guidance,
                 options: &settings.guidance_options,
                 call,
+                prediction: settings.plan.prediction,
                 guided: settings.is_guided(call),
             };
             let (denoiser, guides) = match &refiner {

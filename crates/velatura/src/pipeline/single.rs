@@ -71,7 +71,8 @@ impl Engine {
             changes: Changes::default(),
             perturbed: 0,
         };
-        denoiser.run(latent, timestep, &text.0, (1, Changes::default()))
+        let (answer, _) = denoiser.run(latent, timestep, &text.0, (1, Changes::default()))?;
+        Ok(answer)
     }
 
     /// The mean and the deviation, `[height, width, channels]` in the denoiser's scale, that the encoder gives for a

@@ -2,6 +2,7 @@
 
 use velatura_samplers::UnknownName;
 
+use super::guidance::MOST_BLUR;
 use super::{LONGEST_PROMPT, LONGEST_SIDE, MOST_FREEU, MOST_GUIDANCE, MOST_PICTURES, MOST_STEPS};
 
 /// A request that cannot be served. Each message is one sentence that names the field and the remedy.
@@ -48,6 +49,33 @@ pub enum RequestError {
     PerturbedLayer {
         /// The layer.
         layer: String,
+    },
+    /// Scale of self-attention guidance out of range.
+    #[error(
+        "scale of self-attention guidance is {0}, but must be from 0 to {MOST_GUIDANCE} (0.5 to 1 is usual)"
+    )]
+    SelfAttentionScale(f32),
+    /// Blur of self-attention guidance out of range.
+    #[error(
+        "blur of self-attention guidance is {0}, but must be above 0 and at most {MOST_BLUR} (1 to 2 is usual)"
+    )]
+    SelfAttentionBlur(f64),
+    /// Self-attention guidance for a model whose middle has no self-attention.
+    #[error(
+        "self-attention guidance needs a model with attention in the middle of its denoiser, which this one lacks; leave \
+         it out"
+    )]
+    SelfAttentionModel,
+    /// Self-attention guidance for a latent that is too small to be blurred.
+    #[error(
+        "self-attention guidance needs a latent of at least {least} pixels a side, but this one has {given}; make a larger \
+         picture or leave it out"
+    )]
+    SelfAttentionSize {
+        /// The shorter side.
+        given: u32,
+        /// The least.
+        least: u32,
     },
     /// Dynamic thresholding out of range.
     #[error("dynamic thresholding: {0}")]

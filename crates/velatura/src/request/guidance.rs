@@ -45,6 +45,54 @@ impl PerturbedAttention {
     }
 }
 
+/// Guidance away from the answer about a picture that is blurred where the denoiser looks (Hong et al. 2023,
+/// arXiv 2210.00939), as in diffusers' `StableDiffusionSAGPipeline`. It takes one more answer for each picture, after the
+/// others.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SelfAttentionGuidance {
+    /// How far to go away from that answer, 0 (none) to [`MOST_GUIDANCE`]. 0.75 is the authors' and diffusers', 0.5
+    /// ComfyUI's.
+    pub scale: f32,
+    /// Standard deviation of the blur in pixels of the latent, above 0 and up to [`MOST_BLUR`]; 1 is the authors' and
+    /// diffusers', 2 ComfyUI's. The blur reaches four pixels far.
+    pub blur: f64,
+}
+
+/// Widest blur of [`SelfAttentionGuidance`]; beyond the reach of nine pixels more makes no difference.
+pub const MOST_BLUR: f64 = 10.0;
+/// The least side of a latent that can be blurred, in pixels of the latent.
+const LEAST_BLURRED: u32 = 5;
+
+impl Default for SelfAttentionGuidance {
+    fn default() -> Self {
+        SelfAttentionGuidance { scale: 0.75, blur: 1.0 }
+    }
+}
+
+impl SelfAttentionGuidance {
+    fn check(&self) -> Result<(), RequestError> {
+        if !(0.0..=MOST_GUIDANCE).contains(&self.scale) {
+            return Err(RequestError::SelfAttentionScale(self.scale));
+        }
+        if !(self.blur > 0.0 && self.blur <= MOST_BLUR) {
+            return Err(RequestError::SelfAttentionBlur(self.blur));
+        }
+        Ok(())
+    }
+
+    /// Whether a model can do it for latents of this least side.
+    fn fits(&self, unet: &UNetConfig, side: u32) -> Result<(), RequestError> {
+        if !unet.can_be_watched() {
+            return Err(RequestError::SelfAttentionModel);
+        }
+        if side < LEAST_BLURRED {
+            return Err(RequestError::SelfAttentionSize { given: side, least: LEAST_BLURRED });
+        }
+        Ok(())
+    }
+}
+
 /// What is done beside classifier-free guidance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -63,6 +111,9 @@ pub struct GuidanceOptions {
     /// Perturbed-attention guidance, in the same part of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perturbed_attention: Option<PerturbedAttention>,
+    /// Self-attention guidance, in the same part of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub self_attention: Option<SelfAttentionGuidance>,
 }
 
 impl GuidanceOptions {
@@ -87,6 +138,9 @@ impl GuidanceOptions {
         if let Some(perturbed) = &self.perturbed_attention {
             perturbed.check()?;
         }
+        if let Some(own) = &self.self_attention {
+            own.check()?;
+        }
         Ok(())
     }
 
@@ -96,19 +150,24 @@ impl GuidanceOptions {
         Guidance { scale, rescale: self.rescale.unwrap_or_default(), interval }
     }
 
-    /// Without what changes nothing.
-    pub(super) fn resolved(&self, unet: &UNetConfig) -> Result<Self, RequestError> {
+    /// Without what changes nothing. `side` is the shorter one of the latent.
+    pub(super) fn resolved(&self, unet: &UNetConfig, side: u32) -> Result<Self, RequestError> {
         let perturbed = self.perturbed_attention.clone().filter(|perturbed| perturbed.scale != 0.0);
         for layer in perturbed.iter().flat_map(|perturbed| &perturbed.layers) {
             if layer.is_empty() || self_attentions_in(unet, layer) == 0 {
                 return Err(RequestError::PerturbedLayer { layer: layer.clone() });
             }
         }
+        let own = self.self_attention.filter(|own| own.scale != 0.0);
+        if let Some(own) = &own {
+            own.fits(unet, side)?;
+        }
         Ok(GuidanceOptions {
             rescale: self.rescale.filter(|&rescale| rescale != 0.0),
             interval: self.interval.filter(|&interval| interval != [0.0, 1.0]),
             threshold: self.threshold,
             perturbed_attention: perturbed,
+            self_attention: own,
         })
     }
 }

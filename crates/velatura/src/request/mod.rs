@@ -17,7 +17,7 @@ pub use check::{
 };
 pub use emphasis::Emphasis;
 pub use error::RequestError;
-pub use guidance::{GuidanceOptions, PerturbedAttention};
+pub use guidance::{GuidanceOptions, MOST_BLUR, PerturbedAttention, SelfAttentionGuidance};
 pub use noise::{SeedOptions, SeedVariation};
 pub use precision::Precision;
 pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};

@@ -46,7 +46,9 @@ impl GenerateRequest {
             batch: if self.seeds.each.is_empty() { self.batch } else { self.seeds.each.len() as u32 },
             steps: Some(self.steps.unwrap_or(defaults.steps)),
             guidance: Some(self.guidance.unwrap_or(defaults.guidance)),
-            guidance_options: self.guidance_options.resolved(&manifest.unet)?,
+            guidance_options: self
+                .guidance_options
+                .resolved(&manifest.unet, width.min(height) / manifest.latent_factor())?,
             width: Some(width),
             height: Some(height),
             sampler: Some(sampler.name.to_string()),

@@ -2,7 +2,7 @@
 
 use velatura::{
     CancelToken, DynamicThreshold, Engine, EngineOptions, GenerateRequest, GuidanceOptions,
-    PerturbedAttention, Precision, RequestError,
+    PerturbedAttention, Precision, RequestError, SelfAttentionGuidance,
 };
 
 use crate::parity::error;
@@ -77,6 +77,28 @@ fn a_threshold_that_mimics_its_own_scale_changes_nothing() {
     let wanted = expected.numbers("sd15/plain");
     assert!(error(&latents(&engine, &request(7.5)), &wanted) < 1e-3);
     assert!(error(&latents(&engine, &request(2.0)), &wanted) > 0.05);
+}
+
+#[test]
+fn self_attention_guidance_changes_pictures_and_needs_room() {
+    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let sag = expected.case("sd15").request("sag");
+    let plain =
+        GenerateRequest { guidance_options: GuidanceOptions::default(), seed: sag.seed, ..sag.clone() };
+    let wanted = expected.numbers("sd15/sag");
+    assert!(error(&latents(&engine, &plain), &wanted) > 0.05);
+    // Several pictures at once are each as alone.
+    let both = GenerateRequest { batch: 2, ..sag.clone() };
+    let alone = latents(&engine, &sag);
+    assert_eq!(latents(&engine, &both)[..alone.len()], alone);
+    let small = GenerateRequest { width: Some(72), height: Some(32), ..sag.clone() };
+    let refused = engine.resolve(&small).unwrap_err();
+    assert_eq!(refused.to_string(), RequestError::SelfAttentionSize { given: 4, least: 5 }.to_string());
+    for (scale, blur) in [(-1.0, 1.0), (f32::NAN, 1.0), (0.75, 0.0), (0.75, f64::INFINITY)] {
+        let own = SelfAttentionGuidance { scale, blur };
+        let options = GuidanceOptions { self_attention: Some(own), ..GuidanceOptions::default() };
+        assert!(engine.resolve(&GenerateRequest { guidance_options: options, ..sag.clone() }).is_err());
+    }
 }
 
 #[test]

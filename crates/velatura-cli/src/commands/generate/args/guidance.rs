@@ -31,6 +31,13 @@ pub struct GuidanceArgs {
     /// Layers in which attention is perturbed, as in mid,up_blocks.1; mid when not given
     #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "pag_scale")]
     pag_layers: Vec<String>,
+    /// Self-attention guidance: how far to go away from a picture that is blurred where the denoiser looks; 0.75 is usual.
+    /// Half as long again
+    #[arg(long, value_name = "X", value_parser = parse::pag_scale, allow_negative_numbers = true)]
+    sag_scale: Option<f32>,
+    /// How wide that blur is, in pixels of the latent; 1 when not given (ComfyUI: 2)
+    #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "sag_scale")]
+    sag_blur: Option<f64>,
     /// Dynamic thresholding: the guidance whose range of values a higher one is brought back to; 7 is usual
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     mimic_guidance: Option<f64>,
@@ -52,6 +59,11 @@ impl GuidanceArgs {
             if !self.pag_layers.is_empty() {
                 perturbed.layers.clone_from(&self.pag_layers);
             }
+        }
+        if let Some(scale) = self.sag_scale {
+            let own = options.self_attention.get_or_insert_default();
+            own.scale = scale;
+            set(&mut own.blur, &self.sag_blur);
         }
         if let Some(scale) = self.mimic_guidance {
             let threshold = options.threshold.get_or_insert_default();
