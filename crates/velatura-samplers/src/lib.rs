@@ -36,8 +36,8 @@ mod spacing;
 
 pub use error::{GuidanceError, NoiseError, OptionError, PlanError, RunError, ScheduleError, UnknownName};
 pub use guidance::{
-    DynamicThreshold, Guidance, ScaleMode, degrade, perturbed_attention, perturbed_attention_scale,
-    rescale_noise_cfg, self_attention,
+    DynamicThreshold, Guidance, PercentileThreshold, ScaleMode, degrade, perturbed_attention,
+    perturbed_attention_scale, rescale_noise_cfg, self_attention,
 };
 pub use noise::{ImageNoise, LatentShape, NoiseOptions, NoiseSource, PerImage, Variation};
 pub use plan::{Path, Plan, PlanRequest, Step};

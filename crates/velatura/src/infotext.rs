@@ -60,6 +60,9 @@ pub fn write(origin: &Origin) -> String {
     pairs.push(("Model", model.name.clone()));
     pairs.push(("RNG", if request.rng == RngKind::Cpu { "CPU" } else { "NV" }.to_string()));
     pairs.extend(request.clip_skip.map(|v| ("Clip skip", v.to_string())));
+    if request.zero_snr == Some(true) {
+        pairs.push((NOISE_SCHEDULE, ZERO_SNR.into()));
+    }
     if !request.prompt_dialect.is_default() {
         pairs.push((DIALECT, request.prompt_dialect.title().to_string()));
     }
@@ -119,6 +122,7 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Seed resize from" => request.seeds.resize_from = size(&value),
             "RNG" => rng = Some(if value == "CPU" { RngKind::Cpu } else { RngKind::Cuda }),
             "Clip skip" => request.clip_skip = value.parse().ok(),
+            NOISE_SCHEDULE => request.zero_snr = (value == ZERO_SNR).then_some(true),
             DIALECT => request.prompt_dialect = value.parse().unwrap_or_default(),
             "Emphasis" => request.emphasis = value.parse().ok(),
             // A1111 writes the hash behind the name.
@@ -140,6 +144,9 @@ pub fn parse(text: &str) -> GenerateRequest {
     request
 }
 
+/// A1111's setting "Noise schedule for sampling".
+const NOISE_SCHEDULE: &str = "Noise Schedule";
+const ZERO_SNR: &str = "Zero Terminal SNR";
 /// No key of A1111's, which knows one grammar only.
 const DIALECT: &str = "Prompt dialect";
 /// Keys of Forge, and beside them our own for what it does not have.
@@ -148,6 +155,9 @@ const PAG_ADAPTIVE: &str = "PerturbedAttentionGuidance_adaptive_scale";
 const PAG_LAYERS: &str = "PerturbedAttentionGuidance_layers";
 const SAG_SCALE: &str = "sag_scale";
 const SAG_BLUR: &str = "sag_blur_sigma";
+/// Nobody else has a key for it.
+const PERCENTILE: &str = "Threshold percentile";
+const PERCENTILE_MAX: &str = "Threshold maximum";
 const MIMIC_SCALE: &str = "dynthres_mimic_scale";
 const MIMIC_PERCENTILE: &str = "dynthres_threshold_percentile";
 
@@ -178,6 +188,10 @@ fn guidance(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) {
         pairs.push((MIMIC_SCALE, threshold.mimic_scale.to_string()));
         pairs.push((MIMIC_PERCENTILE, threshold.percentile.to_string()));
     }
+    if let Some(threshold) = &options.percentile_threshold {
+        pairs.push((PERCENTILE, threshold.ratio.to_string()));
+        pairs.extend(threshold.max.map(|max| (PERCENTILE_MAX, max.to_string())));
+    }
 }
 
 fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
@@ -199,6 +213,13 @@ fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
             match key {
                 SAG_SCALE => own.scale = number.unwrap_or(own.scale),
                 _ => own.blur = value.parse().unwrap_or(own.blur),
+            }
+        }
+        PERCENTILE | PERCENTILE_MAX => {
+            let threshold = options.percentile_threshold.get_or_insert_default();
+            match key {
+                PERCENTILE => threshold.ratio = value.parse().unwrap_or(threshold.ratio),
+                _ => threshold.max = value.parse().ok(),
             }
         }
         MIMIC_SCALE | MIMIC_PERCENTILE => {
@@ -291,7 +312,7 @@ mod tests {
     use velatura_text::prompt::Dialect;
 
     use super::*;
-    use velatura_samplers::DynamicThreshold;
+    use velatura_samplers::{DynamicThreshold, PercentileThreshold};
 
     use crate::embeddings::EmbeddingRef;
     use crate::request::{Emphasis, PerturbedAttention, SeedOptions, SelfAttentionGuidance};
@@ -349,6 +370,7 @@ mod tests {
             schedule: Some("karras".into()),
             precision: Some(Precision::Bf16),
             clip_skip: Some(2),
+            zero_snr: Some(true),
             prompt_dialect: Dialect::ComfyUi,
             emphasis: Some(Emphasis::Ignore),
             refiner: Some("refiner".into()),
@@ -368,6 +390,7 @@ mod tests {
                     percentile: 0.995,
                     ..Default::default()
                 }),
+                percentile_threshold: Some(PercentileThreshold { ratio: 0.99, max: Some(1.5) }),
                 perturbed_attention: Some(PerturbedAttention {
                     scale: 2.5,
                     adaptive_scale: 0.001,

@@ -58,5 +58,5 @@ pub use source_picture::SourceRef;
 pub use velatura_cpu::CancelToken;
 pub use velatura_models::unet::FreeU;
 pub use velatura_samplers::noise::RngKind;
-pub use velatura_samplers::{DynamicThreshold, Prediction};
+pub use velatura_samplers::{DynamicThreshold, PercentileThreshold, Prediction};
 pub use velatura_text::prompt::Dialect;

@@ -4,9 +4,11 @@
 //! [`DynamicThreshold`] alone cares which, and its authors take it of noise.
 
 mod attention;
+mod percentile;
 mod threshold;
 
 pub use attention::{degrade, perturbed_attention, perturbed_attention_scale, self_attention};
+pub use percentile::PercentileThreshold;
 pub use threshold::{DynamicThreshold, ScaleMode};
 
 use serde::{Deserialize, Serialize};

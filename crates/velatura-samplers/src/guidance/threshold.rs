@@ -260,7 +260,7 @@ fn deviation(values: &[f64]) -> f64 {
 }
 
 /// `torch.quantile`: linear between the neighbours.
-fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+pub(super) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     let Some(last) = values.len().checked_sub(1) else { return 0.0 };
     let at = share * last as f64;

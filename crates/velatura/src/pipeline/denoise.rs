@@ -3,8 +3,8 @@
 use velatura_cpu::{CancelToken, Data};
 use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{
-    Answer, Call, Guidance, Prediction, perturbed_attention, perturbed_attention_scale, rescale_noise_cfg,
-    self_attention,
+    Answer, Call, Guidance, PercentileThreshold, Prediction, perturbed_attention, perturbed_attention_scale,
+    rescale_noise_cfg, self_attention,
 };
 
 use super::encode::Conditions;
@@ -156,6 +156,10 @@ impl Denoiser<'_> {
                 for ((answer, unguided), blind) in answer.iter_mut().zip(unguided).zip(blind) {
                     *answer += more * (unguided - blind);
                 }
+            }
+            if let Some(threshold) = &recipe.options.percentile_threshold {
+                let latent = &latents[image * self.shape.len()..][..self.shape.len()];
+                answer = recipe.thresholded(threshold, latent, answer)?;
             }
             out.extend(answer);
             unprompted.extend(unguided.into_iter().flatten().filter(|_| guided));
@@ -340,6 +344,23 @@ impl<'a> Side<'a> {
 }
 
 impl Recipe<'_> {
+    /// An answer about a latent whose clean part is thresholded. Where there is nothing but noise, a prediction of noise
+    /// says nothing of the clean part and stays as it is.
+    fn thresholded(
+        &self,
+        threshold: &PercentileThreshold,
+        latent: &[f32],
+        answer: Vec<f32>,
+    ) -> Result<Vec<f32>, Error> {
+        let (prediction, level) = (self.prediction, self.call.level);
+        if prediction == Prediction::Epsilon && level.alpha == 0.0 {
+            return Ok(answer);
+        }
+        let mut clean = prediction.x0(latent, &answer, level);
+        threshold.apply(&mut clean)?;
+        Ok(Prediction::Sample.convert(prediction, latent, &clean, level))
+    }
+
     /// The answers without and with the prompt as one.
     fn guide(&self, without: &[f32], with: &[f32], channels: usize) -> Result<Vec<f32>, Error> {
         let scale = if self.guided { self.guidance.scale } else { 1.0 };

@@ -103,6 +103,12 @@ pub enum RequestError {
         "variation strength is {0}, but must be from 0 (the seed's own picture) to 1 (the variation seed's)"
     )]
     VariationStrength(f64),
+    /// Noise scaled to zero terminal SNR for a model of the straight path.
+    #[error(
+        "zero_snr is for models with betas; this one is of rectified flow, which ends in pure noise by itself, so leave it \
+         out"
+    )]
+    ZeroSnrOfFlow,
     /// A side of zero or too long.
     #[error("{side} is {given}, but must be from {least} to {LONGEST_SIDE} pixels")]
     SizeRange {

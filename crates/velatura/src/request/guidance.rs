@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use velatura_models::UNetConfig;
-use velatura_samplers::{DynamicThreshold, Guidance};
+use velatura_samplers::{DynamicThreshold, Guidance, PercentileThreshold};
 
 use super::{MOST_GUIDANCE, RequestError};
 use crate::networks::self_attentions_in;
@@ -108,6 +108,9 @@ pub struct GuidanceOptions {
     /// Dynamic thresholding of the guided answer, for scales beyond what the model bears.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<DynamicThreshold>,
+    /// Dynamic thresholding of the clean latent in Imagen's form, at every step, after all guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentile_threshold: Option<PercentileThreshold>,
     /// Perturbed-attention guidance, in the same part of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub perturbed_attention: Option<PerturbedAttention>,
@@ -133,6 +136,9 @@ impl GuidanceOptions {
             return Err(RequestError::GuidanceInterval { start, end });
         }
         if let Some(threshold) = &self.threshold {
+            threshold.validate().map_err(RequestError::Threshold)?;
+        }
+        if let Some(threshold) = &self.percentile_threshold {
             threshold.validate().map_err(RequestError::Threshold)?;
         }
         if let Some(perturbed) = &self.perturbed_attention {
@@ -166,6 +172,7 @@ impl GuidanceOptions {
             rescale: self.rescale.filter(|&rescale| rescale != 0.0),
             interval: self.interval.filter(|&interval| interval != [0.0, 1.0]),
             threshold: self.threshold,
+            percentile_threshold: self.percentile_threshold,
             perturbed_attention: perturbed,
             self_attention: own,
         })

@@ -89,6 +89,12 @@ pub struct GenerateRequest {
     /// What the model predicts, where its files do not say or say it wrongly. `None` is what they say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction: Option<Prediction>,
+    /// Whether the noise is scaled so that nothing of the picture is left in it at the first step (Lin et al. 2023, "Common
+    /// diffusion noise schedules and sample steps are flawed"; diffusers' `rescale_betas_zero_snr`), where the model's files
+    /// do not say or say it wrongly: for models that were trained so, which predict v. `None` is what they say. Without a
+    /// schedule of the request the timesteps are then trailing, so that the first step is that one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zero_snr: Option<bool>,
     /// What Stable Diffusion XL is told of the picture's size.
     #[serde(skip_serializing_if = "SizeConditions::is_default")]
     pub sizes: SizeConditions,
@@ -147,6 +153,7 @@ impl Default for GenerateRequest {
             emphasis: None,
             vae: None,
             prediction: None,
+            zero_snr: None,
             sizes: SizeConditions::default(),
             refiner: None,
             refiner_switch: None,

@@ -1,6 +1,6 @@
 //! A request with every field decided for a model.
 
-use velatura_samplers::{find_spacing, parse_sampler};
+use velatura_samplers::{Spacing, find_spacing, parse_sampler};
 
 use super::check::{MOST_NOISE_LEVEL, check_side};
 use super::{GenerateRequest, Precision, RequestError};
@@ -38,8 +38,13 @@ impl GenerateRequest {
         let schedule = match (&self.schedule, carried) {
             (Some(name), _) => find_spacing(name)?.spacing,
             (None, Some(spacing)) => spacing,
+            (None, None) if self.zero_snr == Some(true) => Spacing::Trailing,
             (None, None) => find_spacing(&defaults.schedule)?.spacing,
         };
+        let noise = self.noise_schedule(manifest);
+        if noise.zero_snr && noise.is_flow() {
+            return Err(RequestError::ZeroSnrOfFlow);
+        }
         Ok(GenerateRequest {
             seed: Some(self.seed.or(self.seeds.each.first().copied()).unwrap_or_else(draw_seed)),
             seeds: self.seeds.resolved([width, height], draw_seed),

@@ -2,7 +2,8 @@
 
 use velatura_models::unet::FreeU;
 use velatura_samplers::{
-    Call, Guidance, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing, parse_sampler,
+    Call, Guidance, NoiseSchedule, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing,
+    parse_sampler,
 };
 
 use super::resolve::REFINER_SWITCH;
@@ -54,6 +55,15 @@ impl GenerateRequest {
         PromptStyle { dialect: self.prompt_dialect, emphasis: self.emphasis }
     }
 
+    /// How the model was noised, as its files or the request say.
+    pub(super) fn noise_schedule(&self, manifest: &ModelManifest) -> NoiseSchedule {
+        let schedule = match self.prediction {
+            Some(prediction) => manifest.schedule.predicting(prediction),
+            None => manifest.schedule.clone(),
+        };
+        NoiseSchedule { zero_snr: self.zero_snr.unwrap_or(schedule.zero_snr), ..schedule }
+    }
+
     /// The timestep below which the refiner takes over: diffusers' `discrete_timestep_cutoff`.
     fn refine_below(&self, train_timesteps: usize) -> f32 {
         let (all, switch) =
@@ -71,11 +81,7 @@ impl GenerateRequest {
             None => carried.unwrap_or_default(),
         };
         let sampler = entry.build(&SamplerOptions::default())?;
-        let schedule = match self.prediction {
-            Some(prediction) => manifest.schedule.predicting(prediction),
-            None => manifest.schedule.clone(),
-        };
-        let table = schedule.table()?;
+        let table = self.noise_schedule(manifest).table()?;
         let steps = self.steps.unwrap_or(defaults.steps) as usize;
         let strength = self.strength.unwrap_or(1.0);
         let layout = PlanRequest { strength, ..PlanRequest::new(steps, spacing) };

@@ -44,6 +44,13 @@ pub struct GuidanceArgs {
     /// Share of the values that this range covers, 0 to 1; 1 when not given
     #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "mimic_guidance")]
     mimic_percentile: Option<f64>,
+    /// Dynamic thresholding in Imagen's form: share of the clean latent's values that stay, the others being cut off, and all
+    /// scaled back to at most 1; 0.995 is usual for models of pixels, and takes contrast from latents
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    threshold_percentile: Option<f64>,
+    /// The largest value at which that cuts off, 1 or more; no limit when not given (diffusers: 1)
+    #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "threshold_percentile")]
+    threshold_max: Option<f64>,
 }
 
 impl GuidanceArgs {
@@ -69,6 +76,11 @@ impl GuidanceArgs {
             let threshold = options.threshold.get_or_insert_default();
             threshold.mimic_scale = scale;
             set(&mut threshold.percentile, &self.mimic_percentile);
+        }
+        if let Some(ratio) = self.threshold_percentile {
+            let threshold = options.percentile_threshold.get_or_insert_default();
+            threshold.ratio = ratio;
+            set_some(&mut threshold.max, &self.threshold_max);
         }
         set_some(&mut request.freeu, &self.freeu);
     }

@@ -25,6 +25,10 @@ pub struct ModelArgs {
     /// What the model predicts, where its file does not say or says it wrongly: eps, v, sample or flow
     #[arg(long, value_name = "NAME", value_parser = parse::prediction)]
     prediction: Option<Prediction>,
+    /// Scale the noise so that nothing of the picture is left in it at the first step, for models that were trained so and
+    /// whose file does not say it (zero terminal SNR; they predict v); --zero-snr=false where it says it wrongly
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    zero_snr: Option<bool>,
     /// Block of the text transformer to take the prompt from, counted from its end as A1111 counts; 1 is the model's own
     #[arg(long, value_name = "N", value_parser = parse::clip_skip, allow_negative_numbers = true)]
     clip_skip: Option<u32>,
@@ -44,6 +48,7 @@ impl ModelArgs {
         set_some(&mut request.refiner, &self.refiner);
         set_some(&mut request.refiner_switch, &self.refiner_switch);
         set_some(&mut request.prediction, &self.prediction);
+        set_some(&mut request.zero_snr, &self.zero_snr);
         set_some(&mut request.clip_skip, &self.clip_skip);
         set_some(&mut request.precision, &self.precision);
         set(&mut request.vae_tiling, &self.vae_tiling);
