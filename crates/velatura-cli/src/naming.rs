@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use velatura::GenerateRequest;
+use velatura::{Format, GenerateRequest};
 use velatura_weights::check_writable;
 
 use crate::failure::Failure;
 
 /// What pictures are called when nobody says.
-const DEFAULT: &str = "velatura-{number:04}.png";
+const DEFAULT: &str = "velatura-{number:04}";
 /// The placeholders, for messages.
 const KNOWN: &str = "{seed}, {index}, {number}, {prompt}, {width}, {height}, {steps}";
 /// More numbered files than this in one folder are not looked through.
@@ -32,17 +32,26 @@ enum Field {
     Steps,
 }
 
+/// What kind of picture a name says, by its extension. A folder's says nothing.
+pub fn format(name: &str) -> Option<Format> {
+    let is_folder = name.ends_with(std::path::is_separator) || Path::new(name).is_dir();
+    Format::named(Path::new(name).extension()?.to_str()?).filter(|_| !is_folder)
+}
+
 /// A file name with placeholders.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pattern {
     parts: Vec<Part>,
+    /// Length of the extension at the end, with its dot.
+    extension: usize,
     /// Whether it names a device or a pipe, which takes everything.
     special: bool,
 }
 
 impl Pattern {
-    /// Reads a pattern; `None` is the default one. A folder gets the default names; a name without extension gets `.png`.
-    pub fn new(pattern: Option<&str>) -> Result<Self, Failure> {
+    /// Reads a pattern; `None` is the default one. A folder gets the default names; a name without extension gets that of
+    /// the pictures' format.
+    pub fn new(pattern: Option<&str>, format: Format) -> Result<Self, Failure> {
         let mut text = pattern.unwrap_or(DEFAULT).to_string();
         if text.is_empty() {
             return Err(Failure::Usage("the output's name is empty".into()));
@@ -55,19 +64,25 @@ impl Pattern {
             text = Path::new(&text).join(DEFAULT).to_string_lossy().into_owned();
         }
         let special = std::fs::metadata(&text).is_ok_and(|m| !m.is_file() && !m.is_dir());
+        let mut extension = 0;
         if !special {
             match Path::new(&text).extension().and_then(|e| e.to_str()) {
-                Some(e) if e.eq_ignore_ascii_case("png") => {}
+                Some(e) if Format::named(e).is_some() => extension = e.len() + 1,
                 // `{seed}` or `v1.5-{seed}` has no extension.
                 Some(e) if !e.contains(['{', '}', '-', ' ']) && e.chars().any(char::is_alphabetic) => {
                     return Err(Failure::Usage(format!(
-                        "the output is named {text}, but pictures are written as PNG only; end the name in .png"
+                        "the output is named {text}, but pictures are written as PNG, JPEG or WebP only; end the name in \
+                         .png, .jpg or .webp"
                     )));
                 }
-                _ => text.push_str(".png"),
+                _ => {
+                    let usual = format!(".{}", format.extensions()[0]);
+                    extension = usual.len();
+                    text.push_str(&usual);
+                }
             }
         }
-        Ok(Pattern { parts: parse(&text)?, special })
+        Ok(Pattern { parts: parse(&text)?, extension, special })
     }
 
     /// The names of files with what each request makes. `{number}` takes the lowest numbers that are free now; several
@@ -80,7 +95,7 @@ impl Pattern {
         }
         let mut parts = self.parts.clone();
         if let Some(Part::Text(last)) = parts.last_mut() {
-            let extension = last.split_off(last.len().saturating_sub(".png".len()));
+            let extension = last.split_off(last.len().saturating_sub(self.extension));
             last.push('-');
             parts.extend([Part::Field { field: Field::Index, digits: 0 }, Part::Text(extension)]);
         }
@@ -206,7 +221,7 @@ mod tests {
         let request =
             GenerateRequest { seed: Some(7), width: Some(64), ..GenerateRequest::new("A cat, & 2 dogs!") };
         let requests: Vec<_> = (0..files).map(|index| request.of_picture(index)).collect();
-        let names = Pattern::new(Some(pattern)).unwrap().names(&requests).unwrap();
+        let names = Pattern::new(Some(pattern), Format::Png).unwrap().names(&requests).unwrap();
         names.into_iter().map(|n| n.to_string_lossy().into_owned()).collect()
     }
 
@@ -217,13 +232,18 @@ mod tests {
         assert_eq!(names("cat.png", 1), ["cat.png"]);
         assert_eq!(names("cat.PNG", 2), ["cat-1.PNG", "cat-2.PNG"]);
         assert_eq!(names("v1.5", 1), ["v1.5.png"]);
+        assert_eq!(names("cat.jpeg", 2), ["cat-1.jpeg", "cat-2.jpeg"]);
+        assert_eq!(names("cat.WebP", 1), ["cat.WebP"]);
+        let webp = Pattern::new(Some("cat"), Format::WebP).unwrap();
+        assert_eq!(webp.names(&[GenerateRequest::new("")]).unwrap(), [PathBuf::from("cat.webp")]);
     }
 
     #[test]
     fn one_seed_makes_files_of_many_names() {
         let request = |prompt: &str| GenerateRequest { seed: Some(7), ..GenerateRequest::new(prompt) };
         let requests = [request("a cat"), request("a dog"), request("a cat")];
-        let names = |pattern: &str| Pattern::new(Some(pattern)).unwrap().names(&requests).unwrap();
+        let names =
+            |pattern: &str| Pattern::new(Some(pattern), Format::Png).unwrap().names(&requests).unwrap();
         let paths = |names: [&str; 3]| names.map(PathBuf::from).to_vec();
         assert_eq!(names("{seed}"), paths(["7-1.png", "7-2.png", "7-3.png"]));
         assert_eq!(names("{prompt}-{seed}"), paths(["a-cat-7-1.png", "a-dog-7-2.png", "a-cat-7-3.png"]));
@@ -246,10 +266,10 @@ mod tests {
             ("{seed", "without }"),
             ("{seed:x}.png", "{seed:x}"),
             ("{seed:99}.png", "{seed:99}"),
-            ("cat.jpg", ".png"),
+            ("cat.gif", ".png"),
             ("a\0b.png", "NUL"),
         ] {
-            match Pattern::new(Some(pattern)) {
+            match Pattern::new(Some(pattern), Format::Png) {
                 Err(Failure::Usage(text)) => assert!(text.contains(word), "{text}"),
                 other => panic!("{pattern}: {other:?}"),
             }

@@ -3,7 +3,7 @@
 use velatura::request::{
     LONGEST_SIDE, MOST_FREEU, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES, MOST_STEPS,
 };
-use velatura::{FreeU, Precision, Prediction, RngKind};
+use velatura::{Format, FreeU, Precision, Prediction, RngKind};
 
 fn whole(text: &str, least: u32, most: u32, hint: &str) -> Result<u32, String> {
     match text.trim().parse::<u32>() {
@@ -55,6 +55,16 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     };
     let bytes = number * scale.ok_or_else(wrong)?;
     if bytes >= 1.0 && bytes < u64::MAX as f64 { Ok(bytes as u64) } else { Err(wrong()) }
+}
+
+/// `--format`
+pub fn format(text: &str) -> Result<Format, String> {
+    Format::named(text.trim()).ok_or_else(|| "must be png, jpeg or webp".to_string())
+}
+
+/// `--quality`
+pub fn quality(text: &str) -> Result<u8, String> {
+    whole(text, 1, 100, " (75 to 95 is usual)").map(|n| n as u8)
 }
 
 /// `--guidance`

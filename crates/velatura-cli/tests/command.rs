@@ -92,7 +92,17 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--clip-skip", "2"], 2, "must be 1 for this model"),
         (&["--stepz", "3"], 2, "--steps"),
         (&["--output", "no/such/folder/cat.png"], 1, "create its folder first"),
-        (&["--output", "cat.jpg"], 2, "PNG only"),
+        (&["--output", "cat.gif"], 2, "PNG, JPEG or WebP only"),
+        (&["--format", "gif"], 2, "png, jpeg or webp"),
+        (&["--format", "webp", "--output", "cat.jpg"], 2, "end the name in .webp"),
+        (&["--quality", "80"], 2, "--quality is for JPEG and WebP"),
+        (&["--quality", "0", "--output", "cat.jpg"], 2, "whole number from 1"),
+        (&["--sag-scale", "-1"], 2, "from 0 to 100"),
+        (&["--sag-blur", "2"], 2, "--sag-scale"),
+        (&["--sag-scale", "1", "--sag-blur", "0"], 2, "blur of self-attention guidance"),
+        (&["--threshold-percentile", "2"], 2, "threshold percentile"),
+        (&["--threshold-max", "2"], 2, "--threshold-percentile"),
+        (&["--zero-snr=perhaps"], 2, "true"),
         (&["--output", "{sed}.png"], 2, "{sed}"),
         (&["--output", ""], 2, "empty"),
         (&["--output", "-", "--batch", "2"], 2, "one picture"),
@@ -309,6 +319,39 @@ fn a_sheet_holds_the_batch() {
     let info = velatura::PictureInfo::open(work.join("sheet.png")).unwrap();
     assert_eq!((info.width, info.height), (130, 130));
     assert_eq!(info.request("").unwrap().batch, 3);
+}
+
+#[test]
+fn every_format_carries_the_request() {
+    let (_folder, work) = workplace();
+    let made = |flags: &[&str]| {
+        let output = run(&work, &generate(flags));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_string()
+    };
+    let png = made(&["--output", "cat.png"]);
+    let wanted = velatura::PictureInfo::open(work.join(&png)).unwrap();
+    for flags in [
+        &["--output", "cat.jpg"][..],
+        &["--output", "good.jpeg", "--quality", "100"],
+        &["--output", "cat.webp"],
+        &["--output", "lossy.webp", "--quality", "50"],
+        &["--output", "sheet.webp", "--grid"],
+        &["--format", "webp"],
+    ] {
+        let name = made(flags);
+        let info = velatura::PictureInfo::open(work.join(&name)).unwrap();
+        assert_eq!(info.request(&name).unwrap(), wanted.request("").unwrap(), "{name}");
+        assert_eq!(info.text("parameters"), wanted.text("parameters"), "{name}");
+        let inspected = run(&work, &["inspect", &name]);
+        assert!(text(&inspected.stdout).contains("make it again"), "{name}");
+    }
+    let size = |name: &str| std::fs::metadata(work.join(name)).unwrap().len();
+    assert!(size("lossy.webp") < size("cat.webp"));
+    assert!(work.join("velatura-0001.webp").is_file());
+    // What a lossless WebP is made from is made again to the bit.
+    let again = made(&["--from", "cat.webp", "--output", "again.png"]);
+    assert_eq!(std::fs::read(work.join(again)).unwrap(), std::fs::read(work.join(png)).unwrap());
 }
 
 #[cfg(unix)]

@@ -138,6 +138,16 @@ pub enum Error {
         /// The file.
         file: PathBuf,
     },
+    /// A picture with a side that its kind of file cannot have.
+    #[error("a side of {side} pixels is too long for {format}, which takes up to {most}; write PNG")]
+    PictureSize {
+        /// The kind of file.
+        format: &'static str,
+        /// The longer side.
+        side: usize,
+        /// The longest.
+        most: usize,
+    },
     /// Something that cannot happen did.
     #[error("internal error: {0}")]
     Internal(String),

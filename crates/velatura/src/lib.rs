@@ -46,7 +46,7 @@ pub use infotext::ModelRef;
 pub use manifest::{Defaults, ModelManifest, Task, TextEncoder, TrainingNote};
 pub use memory::{Decision, PartPlan, RunPlan};
 pub use model_file::{WeightInfo, write_model};
-pub use picture::{Origin, Picture, PictureInfo};
+pub use picture::{Encoding, Format, Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{
     Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError, SeedOptions,

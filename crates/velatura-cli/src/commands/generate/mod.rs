@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use velatura::picture::PictureInfo;
-use velatura::{CancelToken, Engine, EngineOptions, Error, GenerateRequest, Origin, Progress, SourceRef};
+use velatura::{
+    CancelToken, Encoding, Engine, EngineOptions, Error, GenerateRequest, Origin, Progress, SourceRef,
+};
 
 pub use self::args::Args;
 use self::args::OutputArgs;
@@ -27,6 +29,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let asked = args.requests(from.as_ref().map(|(request, _)| request))?;
     asked.iter().try_for_each(GenerateRequest::check)?;
     check_stdout(&args.output, &asked)?;
+    let encoding = args.output.encoding()?;
     let embeddings = args.prompts.embeddings()?;
     let Some(first) = asked.first() else { return Ok(()) };
     // Ctrl-C ends a download at once; what arrived of it is kept.
@@ -43,7 +46,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         }
     }
     let requests: Vec<GenerateRequest> = plans.into_iter().map(|plan| plan.request).collect();
-    let targets = targets(&args.output, &requests)?;
+    let targets = targets(&args.output, encoding, &requests)?;
     if let (Some((_, Some(origin))), Some(request)) = (&from, requests.first()) {
         warn_of_changes(origin, &engine, request)?;
     }
@@ -68,7 +71,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let mut reports = Vec::new();
     let (mut finished, mut stopped) = (0, false);
     for (request, target) in requests.iter().zip(&targets) {
-        let made = make(&args.output, &engine, request, target, &cancel, quiet)?;
+        let made = make(&args.output, encoding, &engine, (request, target), &cancel, quiet)?;
         reports.push(made.report);
         finished += made.pictures;
         stopped = made.stopped;
@@ -132,9 +135,9 @@ fn warn_of_changes(origin: &Origin, engine: &Engine, request: &GenerateRequest) 
 
 fn make(
     args: &OutputArgs,
+    encoding: Encoding,
     engine: &Engine,
-    request: &GenerateRequest,
-    target: &Target,
+    (request, target): (&GenerateRequest, &Target),
     cancel: &CancelToken,
     quiet: bool,
 ) -> Result<Made, Failure> {
@@ -149,7 +152,7 @@ fn make(
             Progress::Step { done, .. } => bar.set(done),
             Progress::Picture(picture) if !args.grid => {
                 // Written at once, so that nothing that is finished can be lost any more.
-                let kept = bar.suspend(|| keep(args, target, picture, quiet));
+                let kept = bar.suspend(|| keep(args, encoding, target, picture, quiet));
                 if let Err(failure) = kept {
                     lost.get_or_insert(failure);
                     stop.cancel();
@@ -175,7 +178,7 @@ fn make(
         Err(error) => return Err(error.into()),
     };
     if args.grid && !pictures.is_empty() {
-        keep_grid(args, target, request, &pictures, quiet)?;
+        keep_grid(args, encoding, (target, request), &pictures, quiet)?;
     }
     let seconds = began.elapsed().as_secs_f64();
     let before = engine.request_warnings(request);

@@ -4,8 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 
 use serde_json::json;
+use velatura::picture::LONGEST_JPEG_TEXT;
 use velatura::picture::grid;
-use velatura::{Engine, GenerateRequest, Picture};
+use velatura::{Encoding, Engine, Format, GenerateRequest, Picture};
 use velatura_weights::atomic_write;
 
 use super::args::OutputArgs;
@@ -36,36 +37,60 @@ pub fn check_stdout(args: &OutputArgs, requests: &[GenerateRequest]) -> Result<(
     }
     if std::io::stdout().is_terminal() {
         return Err(Failure::Usage(
-            "--output - would write a PNG to the terminal; pipe it or name a file".into(),
+            "--output - would write the picture's bytes to the terminal; pipe it or name a file".into(),
         ));
     }
     Ok(())
 }
 
 /// Where the pictures of each request go.
-pub fn targets(args: &OutputArgs, requests: &[GenerateRequest]) -> Result<Vec<Target>, Failure> {
+pub fn targets(
+    args: &OutputArgs,
+    encoding: Encoding,
+    requests: &[GenerateRequest],
+) -> Result<Vec<Target>, Failure> {
+    requests.iter().try_for_each(|request| check_format(encoding, request))?;
     if args.output.as_deref() == Some("-") {
         return Ok(requests.iter().map(|_| Target::Stdout).collect());
     }
     let count = |request: &GenerateRequest| if args.grid { 1 } else { request.batch as usize };
     let files =
         requests.iter().flat_map(|request| (0..count(request)).map(|index| request.of_picture(index)));
-    let names = Pattern::new(args.output.as_deref())?.names(&files.collect::<Vec<_>>())?;
+    let names = Pattern::new(args.output.as_deref(), encoding.format)?.names(&files.collect::<Vec<_>>())?;
     check_all_writable(&names)?;
     let mut names = names.into_iter();
     Ok(requests.iter().map(|request| Target::Files(names.by_ref().take(count(request)).collect())).collect())
 }
 
+/// Whether the format can hold a picture and how it was made, found out before it is made.
+fn check_format(encoding: Encoding, request: &GenerateRequest) -> Result<(), Failure> {
+    let side = |side: Option<u32>| side.unwrap_or_default() as usize;
+    encoding.check(side(request.width), side(request.height))?;
+    let bytes = request.prompt.len() + request.negative.len();
+    if encoding.format == Format::Jpeg && bytes > LONGEST_JPEG_TEXT {
+        return Err(Failure::Usage(format!(
+            "prompt and negative prompt have {bytes} bytes, and a JPEG file has room for {LONGEST_JPEG_TEXT}; write PNG or \
+             WebP"
+        )));
+    }
+    Ok(())
+}
+
 /// Writes a finished picture and says its name.
-pub fn keep(args: &OutputArgs, target: &Target, picture: &Picture, quiet: bool) -> Result<(), Failure> {
-    let png = picture.png()?;
-    write(args, target, picture.index, &png, quiet)
+pub fn keep(
+    args: &OutputArgs,
+    encoding: Encoding,
+    target: &Target,
+    picture: &Picture,
+    quiet: bool,
+) -> Result<(), Failure> {
+    write(args, target, picture.index, &picture.file(encoding)?, quiet)
 }
 
 pub fn keep_grid(
     args: &OutputArgs,
-    target: &Target,
-    request: &GenerateRequest,
+    encoding: Encoding,
+    (target, request): (&Target, &GenerateRequest),
     pictures: &[Picture],
     quiet: bool,
 ) -> Result<(), Failure> {
@@ -74,20 +99,20 @@ pub fn keep_grid(
         // The sheet is made again by the whole request.
         first.origin.request = request.clone();
     }
-    write(args, target, 0, &grid(&pictures, 0)?, quiet)
+    write(args, target, 0, &grid(&pictures, 0, encoding)?, quiet)
 }
 
 pub fn write(
     args: &OutputArgs,
     target: &Target,
     index: usize,
-    png: &[u8],
+    file: &[u8],
     quiet: bool,
 ) -> Result<(), Failure> {
     match target {
         Target::Stdout => {
             let mut out = std::io::stdout().lock();
-            out.write_all(png)?;
+            out.write_all(file)?;
             Ok(out.flush()?)
         }
         Target::Files(names) => {
@@ -95,7 +120,7 @@ pub fn write(
                 return Err(Failure::Failed(format!("picture {index} has no name")));
             };
             let replaced = name.is_file();
-            atomic_write(name, |out| out.write_all(png))?;
+            atomic_write(name, |out| out.write_all(file))?;
             if replaced && !quiet {
                 terminal::remark(&format!("note: {} was there already and is replaced", name.display()));
             }

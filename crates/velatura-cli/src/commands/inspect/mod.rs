@@ -12,8 +12,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use velatura::SHIPPED_NAME;
 use velatura::manifest::METADATA_KEY;
+use velatura::{Format, SHIPPED_NAME};
 use velatura_weights::{
     Checkpoint, FileFormat, OpenOptions, SafetensorsFile, TensorSource, WeightsError, open_tensors,
 };
@@ -28,7 +28,7 @@ use crate::models;
     velatura inspect v1-5-pruned-emaonly.ckpt\n  \
     velatura inspect stable-diffusion-v1-5 --variant fp16 --json")]
 pub struct Args {
-    /// A model file (safetensors, .ckpt, .pt, .bin, GGUF), a folder in diffusers' layout, a picture (PNG), a name that
+    /// A model file (safetensors, .ckpt, .pt, .bin, GGUF), a folder in diffusers' layout, a picture (PNG, JPEG, WebP), a name that
     /// `velatura models` lists, or `shipped` for the model that ships with velatura
     file: PathBuf,
     /// Which of a folder's variants to look at, for example fp16
@@ -44,7 +44,7 @@ pub struct Args {
 
 /// Prints what the file is.
 pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
-    if is_png(&args.file) {
+    if is_picture(&args.file) {
         return picture::print(args);
     }
     if args.file == Path::new(SHIPPED_NAME) && !args.file.exists() {
@@ -71,11 +71,11 @@ pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     }
 }
 
-fn is_png(path: &Path) -> bool {
-    let mut magic = [0; 8];
+fn is_picture(path: &Path) -> bool {
+    let mut start = [0; 12];
     path.is_file()
-        && std::fs::File::open(path).is_ok_and(|mut f| f.read_exact(&mut magic).is_ok())
-        && magic == *b"\x89PNG\r\n\x1a\n"
+        && std::fs::File::open(path).is_ok_and(|mut f| f.read_exact(&mut start).is_ok())
+        && Format::of_start(&start).is_some()
 }
 
 impl Args {

@@ -21,7 +21,7 @@ pub fn print(args: &Args) -> Result<(), Failure> {
             "request": request, "origin": info.origin(), "texts": texts,
         }));
     }
-    let mut text = format!("PNG picture, {}x{}\n", info.width, info.height);
+    let mut text = format!("{} picture, {}x{}\n", info.format.name(), info.width, info.height);
     if let Some(origin) = info.origin() {
         let _ = writeln!(
             text,

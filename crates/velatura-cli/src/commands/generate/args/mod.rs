@@ -27,12 +27,13 @@ use crate::parse;
     velatura generate \"a panda\" --batch 4 --seed 7 --output 'panda-{seed}.png'\n  \
     velatura generate \"a panda\" --batch 16 --grid --output pandas.png\n  \
     velatura generate --prompts-from prompts.txt --output '{number:03}-{prompt}.png'\n  \
+    velatura generate \"a panda\" --output panda.webp --quality 85\n  \
     velatura generate --from panda-7.png --steps 50\n  \
     velatura generate \"a panda in the snow\" --init panda-7.png --strength 0.6\n  \
     velatura generate \"a hat\" --init panda-7.png --mask head.png --model inpainting.safetensors\n  \
     echo \"a panda\" | velatura generate - --output - | feh -\n\n\
     Placeholders of --output: {seed} {index} {number} {prompt} {width} {height} {steps}; {index:03} pads with zeros.\n\
-    {number} is the lowest that is free. Without --output pictures are named velatura-{number:04}.png.")]
+    {number} is the lowest that is free. Without --output pictures are named velatura-{number:04}.png. The extension says the format: png, jpg, webp.")]
 pub struct Args {
     /// What the picture shows; `-` reads it from standard input
     #[arg(required_unless_present_any = ["from", "more", "prompts_from"])]
