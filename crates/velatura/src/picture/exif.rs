@@ -9,6 +9,7 @@ use exif::experimental::Writer;
 use exif::{Context, Field, In, Reader, Tag, Value};
 use image::ImageDecoder;
 
+use super::info::Texts;
 use super::png::LONGEST_TEXT;
 
 /// What the maker note begins with.
@@ -40,13 +41,13 @@ pub(super) fn write(parameters: &str, json: Option<&str>) -> Result<Vec<u8>, exi
 
 /// Width, height and the texts of a file. EXIF that cannot be read, or a part of it, is none: pictures are often written by
 /// tools that do not keep to the standard, and what is sought in them is seldom in there.
-pub(super) fn read(mut decoder: impl ImageDecoder) -> Result<(u32, u32, Vec<(String, String)>), String> {
+pub(super) fn read(mut decoder: impl ImageDecoder) -> Result<(u32, u32, Texts), String> {
     let (width, height) = decoder.dimensions();
     let exif = decoder.exif_metadata().map_err(|e| e.to_string())?;
     Ok((width, height, exif.map_or(Vec::new(), texts)))
 }
 
-fn texts(exif: Vec<u8>) -> Vec<(String, String)> {
+fn texts(exif: Vec<u8>) -> Texts {
     if exif.len() > 4 * LONGEST_TEXT {
         return Vec::new();
     }

@@ -13,6 +13,9 @@ use crate::infotext;
 use crate::request::GenerateRequest;
 use crate::workflow::{self, FromWorkflow};
 
+/// Texts by keyword.
+pub(super) type Texts = Vec<(String, String)>;
+
 /// What a picture's file says of how it was made.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PictureInfo {

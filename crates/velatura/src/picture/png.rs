@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, Seek};
 
+use super::info::Texts;
 use crate::Error;
 
 /// A text entry longer than this, unpacked, is not metadata.
@@ -29,7 +30,7 @@ pub fn encode(width: usize, height: usize, rgb: &[u8], texts: &[(&str, &str)]) -
 }
 
 /// Width, height and the text entries of a PNG file, in the order of the file; the pixels are not decoded.
-pub(super) fn read(input: impl BufRead + Seek) -> Result<(u32, u32, Vec<(String, String)>), String> {
+pub(super) fn read(input: impl BufRead + Seek) -> Result<(u32, u32, Texts), String> {
     let mut decoder = png::Decoder::new_with_limits(input, png::Limits { bytes: 4 * LONGEST_TEXT });
     decoder.set_ignore_text_chunk(false);
     let mut reader = decoder.read_info().map_err(|e| e.to_string())?;
@@ -41,7 +42,7 @@ pub(super) fn read(input: impl BufRead + Seek) -> Result<(u32, u32, Vec<(String,
     Ok((reader.info().width, reader.info().height, texts))
 }
 
-fn collect(info: &png::Info<'_>) -> Vec<(String, String)> {
+fn collect(info: &png::Info<'_>) -> Texts {
     let plain = info.uncompressed_latin1_text.iter().map(|c| (c.keyword.clone(), c.text.clone()));
     let packed = info.compressed_latin1_text.iter().filter_map(|c| {
         let mut chunk = c.clone();
