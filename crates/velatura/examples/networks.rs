@@ -1,10 +1,11 @@
 //! Runs a model's networks one by one, and one request, on the inputs of a file, and writes what they make:
 //! `cargo run --release -p velatura --example networks -- MODEL REFERENCE OUTPUT [THREADS]`
 //!
-//! REFERENCE is a safetensors file with the tensor `latent` and the metadata entry `request`. For
-//! `scripts/parity/full_size.py`, which compares OUTPUT with what diffusers makes.
+//! REFERENCE is a safetensors file with the metadata entry `request` and the tensors `sample` (what the denoiser reads,
+//! `[h, w, channels]`), `latent` `[h, w, C]` and `picture` `[H, W, 3]` from -1 to 1. For `scripts/parity/full_size.py`, which
+//! compares OUTPUT with what diffusers makes.
 
-use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision};
+use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, Precision, Tiling};
 use velatura_weights::{SafetensorsFile, Storage, TensorToWrite, write_safetensors};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -17,14 +18,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let request = reference.metadata().get("request").ok_or("the reference has no request")?;
     let request = GenerateRequest { batch: 1, ..GenerateRequest::from_json(request)? };
     let precision = request.precision.unwrap_or(Precision::F32);
-    let latent = reference.f32("latent")?;
+    let (sample, latent, picture) =
+        (reference.f32("sample")?, reference.f32("latent")?, reference.f32("picture")?);
     let shape = reference.info("latent")?.shape;
     let &[height, width, _] = shape.as_slice() else { return Err("a latent [h, w, C] is expected".into()) };
+    let size = [height, width];
 
     let engine = Engine::open(model, EngineOptions { threads, ..EngineOptions::default() })?;
     let prompt = engine.text_vectors(&request, false)?;
     let negative = engine.text_vectors(&request, true)?;
-    let answer = engine.predict(&latent, [height, width], 501.0, &prompt, precision)?;
+    let answer = engine.predict(&sample, size, 501.0, &prompt, precision)?;
+    let (encoded, deviation) = engine.encode(&picture, size, Tiling::Off, precision)?;
+    let decoded = engine.decode(&latent, size, Tiling::Off, precision)?;
     let cancel = CancelToken::default();
     let latents = engine.latents(&request, &mut |_| (), &cancel)?.concat();
     let made = engine.generate(&request, &mut |_| (), &cancel)?.pictures;
@@ -35,6 +40,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("negative", negative.values()),
         ("pooled", prompt.pooled()),
         ("answer", &answer),
+        ("encoded", &encoded),
+        ("deviation", &deviation),
+        ("decoded", &decoded),
         ("latents", &latents),
         ("made", &made),
     ];
