@@ -112,6 +112,16 @@ fn a_whole_model_is_told() {
 }
 
 #[test]
+fn weights_with_scales_beside_them_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(weights_fixture("scaled_fp8.safetensors"), folder.path().join("text.safetensors")).unwrap();
+    let text = shown(folder.path(), &["inspect", "text.safetensors"]);
+    let says = "12 weights have a scale beside them (scaled fp8) and are read as F32";
+    assert!(text.contains(says) && text.contains("a mark of weights in fp8"), "{text}");
+    assert_eq!(json(folder.path(), &["inspect", "text.safetensors", "--json"])["scaled"], 12);
+}
+
+#[test]
 fn families_are_told_apart() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("m.safetensors");

@@ -18,6 +18,7 @@ mod layout;
 mod model;
 mod open;
 mod save;
+mod scaled;
 mod sharded;
 mod source;
 mod torch;

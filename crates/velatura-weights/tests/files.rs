@@ -191,6 +191,18 @@ fn damaged_and_foreign_files_are_named() {
 }
 
 #[test]
+fn nothing_in_a_dimension_is_a_tensor_without_numbers() {
+    let none = header(r#"{"a":{"dtype":"F32","shape":[0,4],"data_offsets":[0,0]}}"#, 0);
+    let file = SafetensorsFile::from_bytes("none", none).unwrap();
+    assert_eq!((file.info("a").unwrap().shape, file.f32("a").unwrap().len()), (vec![0, 4], 0));
+    // Other dimensions cannot make up for it.
+    let huge = header(r#"{"a":{"dtype":"F32","shape":[0,18446744073709551615,2],"data_offsets":[0,0]}}"#, 0);
+    if let Ok(file) = SafetensorsFile::from_bytes("huge", huge) {
+        assert_eq!(file.f32("a").unwrap().len(), 0);
+    }
+}
+
+#[test]
 fn paths_that_are_no_files_are_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("unet.safetensors"), "x").unwrap();

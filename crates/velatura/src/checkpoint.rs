@@ -50,6 +50,7 @@ pub(crate) fn describe(checkpoint: &Checkpoint) -> Result<(ModelManifest, Vec<St
         conditioning: if xl { Conditioning::sdxl() } else { Conditioning::default() },
         zeros_for_empty_prompt: zeros_for_empty_prompt(checkpoint, family),
         low_res_schedule: low_res_schedule(checkpoint)?,
+        max_noise_level: max_noise_level(checkpoint),
         defaults: Defaults {
             width,
             height,
@@ -149,9 +150,14 @@ fn low_res_schedule(checkpoint: &Checkpoint) -> Result<Option<NoiseSchedule>, Er
         return Ok(None);
     }
     let file = checkpoint.path().join("low_res_scheduler").join("scheduler_config.json");
-    let Ok(json) = std::fs::read_to_string(&file) else { return Ok(Some(upscaler_noise())) };
-    let bad = |e: serde_json::Error| Error::Manifest { file: file.clone(), reason: e.to_string() };
-    noise_schedule(&file, &serde_json::from_str(&json).map_err(bad)?).map(Some)
+    let given = checkpoint.low_res_scheduler().map(|given| noise_schedule(&file, given));
+    Ok(Some(given.transpose()?.unwrap_or_else(upscaler_noise)))
+}
+
+/// The most noise that an upscaler's picture may have, where its folder says it.
+fn max_noise_level(checkpoint: &Checkpoint) -> Option<u32> {
+    let index = checkpoint.index().filter(|_| checkpoint.task() == Some(Task::Upscaling))?;
+    u32::try_from(index.get("max_noise_level")?.as_u64()?).ok()
 }
 
 fn noise_schedule(file: &Path, given: &serde_json::Value) -> Result<NoiseSchedule, Error> {

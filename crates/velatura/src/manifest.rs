@@ -45,6 +45,9 @@ pub struct ModelManifest {
     /// How the picture that an upscaler reads is noised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low_res_schedule: Option<NoiseSchedule>,
+    /// The largest timestep of that noise, where the model says it (`max_noise_level` of diffusers' pipeline).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_noise_level: Option<u32>,
     /// How a prompt reaches the denoiser.
     #[serde(default)]
     pub conditioning: Conditioning,

@@ -67,6 +67,7 @@ pub fn manifest() -> Result<ModelManifest, TokenizerError> {
         conditioning: Conditioning { mask_padding: true, ..Conditioning::default() },
         zeros_for_empty_prompt: false,
         low_res_schedule: None,
+        max_noise_level: None,
         defaults: Defaults {
             width: 64,
             height: 64,

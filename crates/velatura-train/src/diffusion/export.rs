@@ -63,6 +63,7 @@ impl Exporter {
             conditioning: recipe.conditioning,
             zeros_for_empty_prompt: false,
             low_res_schedule: None,
+            max_noise_level: None,
             defaults: Defaults {
                 width: size,
                 height: size,

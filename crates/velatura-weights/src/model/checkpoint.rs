@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::family::{self, Family, KnownBy, Prediction, Task};
 use super::part::{Network, Part, PartKind};
 use super::{folder, single, unused};
+use crate::scaled::with_scales;
 use crate::view::TensorView;
 use crate::{TensorSource, WeightsError, open_tensors};
 
@@ -28,9 +29,11 @@ pub struct Checkpoint {
     family: Option<Family>,
     prediction: Option<(Prediction, KnownBy)>,
     scheduler: Option<Value>,
+    low_res_scheduler: Option<Value>,
     index: Option<Value>,
     unmatched: Vec<String>,
     unused: Vec<(String, &'static str)>,
+    scaled: usize,
 }
 
 impl Checkpoint {
@@ -47,13 +50,14 @@ impl Checkpoint {
 
     /// Recognises the tensors of any source.
     pub fn of_source(source: Arc<dyn TensorSource>) -> Result<Self, WeightsError> {
+        let (source, scaled) = with_scales(source)?;
         let source = single::with_prefix(source);
         let mut used = BTreeSet::new();
         let parts = single::parts(&source, &mut used)?;
         if parts.is_empty() {
             return Err(unrecognised(source.path(), source.as_ref()));
         }
-        let mut checkpoint = Checkpoint::of_parts(source.path(), parts, None);
+        let mut checkpoint = Checkpoint { scaled, ..Checkpoint::of_parts(source.path(), parts, None) };
         checkpoint.leave(source.as_ref(), &used);
         checkpoint.settle(&[source])?;
         Ok(checkpoint)
@@ -67,9 +71,11 @@ impl Checkpoint {
             family: None,
             prediction: None,
             scheduler,
+            low_res_scheduler: None,
             index: None,
             unmatched: Vec::new(),
             unused: Vec::new(),
+            scaled: 0,
         }
     }
 
@@ -173,6 +179,11 @@ impl Checkpoint {
         self.scheduler.as_ref()
     }
 
+    /// An upscaler's `low_res_scheduler/scheduler_config.json`: how the picture that it reads is noised.
+    pub fn low_res_scheduler(&self) -> Option<&Value> {
+        self.low_res_scheduler.as_ref()
+    }
+
     /// The folder's `model_index.json`.
     pub fn index(&self) -> Option<&Value> {
         self.index.as_ref()
@@ -180,6 +191,20 @@ impl Checkpoint {
 
     pub(crate) fn with_index(self, index: Option<Value>) -> Self {
         Checkpoint { index, ..self }
+    }
+
+    pub(crate) fn with_low_res_scheduler(self, low_res_scheduler: Option<Value>) -> Self {
+        Checkpoint { low_res_scheduler, ..self }
+    }
+
+    pub(crate) fn with_scaled(self, scaled: usize) -> Self {
+        Checkpoint { scaled, ..self }
+    }
+
+    /// How many weights are stored with a scale beside them, as in ComfyUI's scaled fp8 files; they are read as f32 with
+    /// the scale applied.
+    pub fn scaled(&self) -> usize {
+        self.scaled
     }
 
     /// Names of tensors that no part has and nobody knows, sorted.
@@ -229,6 +254,7 @@ impl Checkpoint {
         self.scheduler = self.scheduler.take().or(other.scheduler);
         self.unmatched.extend(other.unmatched);
         self.unused.extend(other.unused);
+        self.scaled += other.scaled;
         self.configure();
     }
 

@@ -10,6 +10,7 @@ use super::checkpoint::{Checkpoint, OpenOptions, unrecognised};
 use super::part::{Network, Part, PartKind};
 use crate::layout::Naming;
 use crate::layout::probe::Probe;
+use crate::scaled::with_scales;
 use crate::sharded::read_bounded;
 use crate::{TensorSource, WeightsError, open_tensors};
 
@@ -21,19 +22,22 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Wei
     let mut parts = Vec::new();
     let mut left = Vec::new();
     let mut sources = Vec::new();
+    let mut scaled = 0;
     for kind in PartKind::ALL {
         let folder = path.join(kind.name());
         if folder.is_dir() {
-            read_part(&folder, Some(kind), options, &mut parts, &mut left, &mut sources)?;
+            scaled += read_part(&folder, Some(kind), options, &mut parts, &mut left, &mut sources)?;
         }
     }
     if parts.is_empty() {
         // Perhaps the folder of one part.
-        read_part(path, None, options, &mut parts, &mut left, &mut sources)?;
+        scaled += read_part(path, None, options, &mut parts, &mut left, &mut sources)?;
     }
     let scheduler = json(&path.join("scheduler").join("scheduler_config.json"))?;
+    let low_res = json(&path.join("low_res_scheduler").join("scheduler_config.json"))?;
     let index = json(&path.join("model_index.json"))?;
     let mut checkpoint = Checkpoint::of_parts(path, parts, scheduler).with_index(index);
+    checkpoint = checkpoint.with_low_res_scheduler(low_res).with_scaled(scaled);
     for (source, used) in &left {
         checkpoint.leave(source.as_ref(), used);
     }
@@ -58,8 +62,10 @@ fn check_variant(path: &Path, options: &OpenOptions) -> Result<(), WeightsError>
     Err(WeightsError::NoVariant { file: path.to_path_buf(), variant: variant.clone(), found })
 }
 
+/// What a part's source has that no part took.
 type Left = Vec<(Arc<dyn TensorSource>, BTreeSet<String>)>;
 
+/// Adds what a folder holds; gives how many of its weights have a scale beside them.
 fn read_part(
     folder: &Path,
     kind: Option<PartKind>,
@@ -67,9 +73,9 @@ fn read_part(
     parts: &mut Vec<Part>,
     left: &mut Left,
     sources: &mut Vec<Arc<dyn TensorSource>>,
-) -> Result<(), WeightsError> {
+) -> Result<usize, WeightsError> {
     let weights = weights_file(folder, options)?;
-    let source: Arc<dyn TensorSource> = Arc::from(open_tensors(&weights)?);
+    let (source, scaled) = with_scales(Arc::from(open_tensors(&weights)?))?;
     let file = folder.join("config.json");
     let config = json(&file)?;
     let mut used = BTreeSet::new();
@@ -101,7 +107,7 @@ fn read_part(
     }
     left.push((source.clone(), used));
     sources.push(source);
-    Ok(())
+    Ok(scaled)
 }
 
 fn class_of(config: &Value) -> Option<&str> {

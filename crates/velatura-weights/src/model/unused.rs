@@ -35,6 +35,10 @@ pub(crate) fn reason(name: &str) -> Option<&'static str> {
         .contains(&name)
     {
         Some("a mark of how it was trained")
+    } else if name.ends_with("scaled_fp8") || name.ends_with(".comfy_quant") {
+        Some("a mark of weights in fp8 with scales")
+    } else if name.ends_with(".scale_input") || name.ends_with(".input_scale") {
+        Some("a scale of what a layer reads, for arithmetic in fp8")
     } else if name.ends_with("logit_scale") || name.ends_with(".attn_mask") {
         Some("used only to compare texts with pictures")
     } else if name.ends_with("text_projection") || name.ends_with("text_projection.weight") {

@@ -65,6 +65,12 @@ impl Checkpoint {
             std::fs::create_dir(&folder).map_err(failed)?;
             let scheduler = self.scheduler().cloned().unwrap_or_else(|| self.usual_scheduler());
             write_json(&folder.join("scheduler_config.json"), &scheduler)?;
+            if self.family() == Some(Family::X4Upscaler) {
+                let folder = root.join("low_res_scheduler");
+                std::fs::create_dir(&folder).map_err(failed)?;
+                let low = self.low_res_scheduler().cloned().unwrap_or_else(usual_low_res_scheduler);
+                write_json(&folder.join("scheduler_config.json"), &low)?;
+            }
             write_json(&root.join("model_index.json"), &self.model_index(&scheduler))?;
         }
         for (path, bytes) in &options.files {
@@ -118,7 +124,8 @@ impl Checkpoint {
             }
             Some(Family::X4Upscaler) => {
                 index.insert("low_res_scheduler".into(), json!(["diffusers", "DDPMScheduler"]));
-                index.insert("max_noise_level".into(), 350.into());
+                let own = self.index().and_then(|index| index.get("max_noise_level"));
+                index.insert("max_noise_level".into(), own.cloned().unwrap_or_else(|| 350.into()));
             }
             _ => {
                 index.insert("safety_checker".into(), json!([null, null]));
@@ -133,7 +140,6 @@ impl Checkpoint {
 
     /// The noise schedule that the family was published with.
     pub(super) fn usual_scheduler(&self) -> Value {
-        let upscaler = self.family() == Some(Family::X4Upscaler);
         let (class, start, end) = match self.family() {
             Some(Family::Sdxl | Family::SdxlRefiner) => ("EulerDiscreteScheduler", 0.00085, 0.012),
             Some(Family::X4Upscaler) => ("DDIMScheduler", 0.0001, 0.02),
@@ -151,7 +157,7 @@ impl Checkpoint {
         });
         if class == "DDIMScheduler" {
             scheduler["clip_sample"] = false.into();
-            scheduler["set_alpha_to_one"] = upscaler.into();
+            scheduler["set_alpha_to_one"] = false.into();
         }
         if self.zero_snr() {
             scheduler["rescale_betas_zero_snr"] = true.into();
@@ -160,6 +166,21 @@ impl Checkpoint {
         }
         scheduler
     }
+}
+
+/// How the published upscaler's low-resolution picture is noised (its `x4-upscaling.yaml`; diffusers has the same for
+/// single files).
+fn usual_low_res_scheduler() -> Value {
+    json!({
+        "_class_name": "DDPMScheduler",
+        "beta_end": 0.02,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.0001,
+        "clip_sample": true,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "variance_type": "fixed_small",
+    })
 }
 
 fn write_json(path: &Path, value: &Value) -> Result<(), WeightsError> {

@@ -103,7 +103,8 @@ impl GenerateRequest {
             Task::Edit => request.image_guidance = Some(self.image_guidance.unwrap_or(IMAGE_GUIDANCE)),
             Task::Upscaling => {
                 let labels = manifest.unet.num_class_embeds.unwrap_or(1) as u32;
-                let most = MOST_NOISE_LEVEL.min(labels.saturating_sub(1));
+                let own = manifest.max_noise_level.unwrap_or(MOST_NOISE_LEVEL);
+                let most = MOST_NOISE_LEVEL.min(own).min(labels.saturating_sub(1));
                 let given = self.noise_level.unwrap_or(NOISE_LEVEL.min(most));
                 if given > most {
                     return Err(RequestError::NoiseLevel { given, most });

@@ -34,6 +34,13 @@ pub fn print(args: &Args, model: &Checkpoint) -> Result<(), Failure> {
     } else if model.family().is_some() {
         text.push_str("it does not say what it predicts, epsilon or v\n");
     }
+    if model.scaled() > 0 {
+        let _ = writeln!(
+            text,
+            "{} weights have a scale beside them (scaled fp8) and are read as F32",
+            model.scaled()
+        );
+    }
     write_head(&mut text);
     for part in model.parts() {
         let name = format!("{} ({})", part.kind, part.class_name());
@@ -86,6 +93,7 @@ pub fn describe(model: &Checkpoint) -> Value {
         "task": model.task().map(task),
         "distilled": model.is_distilled(),
         "guidance_embedding": model.has_guidance_embedding(),
+        "scaled": model.scaled(),
         "prediction": model.prediction().map(|p| p.name()),
         "prediction_known_by": model.prediction_known_by().map(|k| k.describe()),
         "parts": parts,
