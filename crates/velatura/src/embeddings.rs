@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use velatura_text::prompt;
+use velatura_text::prompt::{self, Dialect};
 use velatura_weights::open_tensors;
 
 use crate::plans::lock;
@@ -113,9 +113,20 @@ impl EmbeddingsFolder {
         Ok(embedding)
     }
 
-    /// The embeddings as one of a model's text encoders has them.
-    pub(crate) fn of<'a>(&'a self, encoder: &'a TextEncoder) -> OfEncoder<'a> {
-        OfEncoder { folder: self, encoder, failure: RefCell::default() }
+    /// The embeddings as a model's text encoder with this index has them. What one encoder of several cannot use is in
+    /// A1111's dialect used by none; in ComfyUI's each is for itself.
+    pub(crate) fn of<'a>(
+        &'a self,
+        encoders: &'a [TextEncoder],
+        index: usize,
+        dialect: Dialect,
+    ) -> OfEncoder<'a> {
+        let fitting = match dialect {
+            Dialect::A1111 => encoders,
+            Dialect::ComfyUi => &encoders[index..=index],
+        };
+        let (failure, unfit) = (RefCell::default(), RefCell::default());
+        OfEncoder { folder: self, encoder: &encoders[index], fitting, failure, unfit }
     }
 }
 
@@ -145,23 +156,27 @@ impl Embedding {
         Ok(Embedding { file: file.to_path_buf(), tensors, hash })
     }
 
-    /// Width and values of what it holds for a text encoder: of SDXL's two each has its own, the others' is all that is
-    /// there.
-    fn of(&self, encoder: &TextEncoder) -> Result<(usize, &[f32]), Error> {
+    /// The values of what it holds for a text encoder: of SDXL's two each has its own, the others' is all that is there.
+    /// Where it was made for another family of models, what says so.
+    fn of(&self, encoder: &TextEncoder) -> Result<Result<&[f32], String>, Error> {
         let refuse = |reason: &str| Error::Embedding { file: self.file.clone(), reason: reason.to_string() };
         let own = if encoder.prefix.ends_with("_2") { "clip_g" } else { "clip_l" };
         let by_encoder = self.tensors.contains_key("clip_l") || self.tensors.contains_key("clip_g");
         let a1111 = self.tensors.iter().find(|(name, _)| name.starts_with("string_to_param"));
         let (width, values) = match self.tensors.get(own) {
             Some(found) => found,
-            None if by_encoder => return Err(refuse(&format!("it holds nothing under {own}"))),
+            None if by_encoder => return Ok(Err(format!("holds nothing for the text encoder {own}"))),
             None => match (a1111, self.tensors.len()) {
                 (Some((_, found)), _) => found,
                 (None, 1) => self.tensors.values().next().ok_or_else(|| refuse("it is empty"))?,
                 _ => return Err(refuse("it holds not one tensor of vectors but none or several")),
             },
         };
-        Ok((*width, values))
+        let wanted = encoder.config.hidden_size;
+        Ok(match *width == wanted {
+            true => Ok(values),
+            false => Err(format!("has vectors of {width} values where the text encoder reads {wanted}")),
+        })
     }
 }
 
@@ -169,33 +184,47 @@ impl Embedding {
 pub(crate) struct OfEncoder<'a> {
     folder: &'a EmbeddingsFolder,
     encoder: &'a TextEncoder,
+    /// The encoders that an embedding must fit to be used.
+    fitting: &'a [TextEncoder],
     failure: RefCell<Option<Error>>,
+    /// By name what was made for other models, with what says so.
+    unfit: RefCell<BTreeMap<String, String>>,
 }
 
 impl OfEncoder<'_> {
-    /// Fails where an embedding that was asked for cannot be used.
-    pub fn check(self) -> Result<(), Error> {
-        self.failure.into_inner().map_or(Ok(()), Err)
+    /// The embeddings that were asked for and that other models have, by name, each with what says so.
+    ///
+    /// # Errors
+    /// An embedding that was asked for and is none.
+    pub fn check(self) -> Result<BTreeMap<String, String>, Error> {
+        match self.failure.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(self.unfit.into_inner()),
+        }
     }
 
-    /// The values of some vectors of an embedding.
+    /// The values of some vectors of an embedding that fits.
     pub fn values(&self, name: &str, first: usize, count: usize) -> Result<Vec<f32>, Error> {
         let name = self.folder.paths.get(name).map_or(name, String::as_str);
         let embedding = self.folder.load(name)?;
-        let (width, values) = embedding.of(self.encoder)?;
-        let wanted = self.encoder.config.hidden_size;
-        if width != wanted {
-            return Err(Error::EmbeddingWidth { file: embedding.file.clone(), width, wanted });
-        }
+        let values = embedding.of(self.encoder)?.map_err(Error::Internal)?;
+        let width = self.encoder.config.hidden_size;
         let part = values.get(first * width..(first + count) * width);
         part.map(<[f32]>::to_vec).ok_or_else(|| Error::Internal(format!("{name} is too short")))
     }
 
-    fn count(&self, name: &str) -> Result<usize, Error> {
-        let embedding = self.folder.load(name)?;
-        let (width, values) = embedding.of(self.encoder)?;
-        self.values(name, 0, 0)?;
-        Ok(values.len() / width)
+    /// Vectors of the embedding that a prompt calls `name` and that is listed as `listed`; nothing where it does not fit.
+    fn count(&self, name: &str, listed: &str) -> Result<Option<usize>, Error> {
+        let embedding = self.folder.load(listed)?;
+        for encoder in self.fitting {
+            if let Err(reason) = embedding.of(encoder)? {
+                let said = format!("{} {reason}", embedding.file.display());
+                self.unfit.borrow_mut().insert(name.to_string(), said);
+                return Ok(None);
+            }
+        }
+        let values = embedding.of(self.encoder)?.map_err(Error::Internal)?;
+        Ok(Some(values.len() / self.encoder.config.hidden_size))
     }
 }
 
@@ -205,13 +234,10 @@ impl prompt::Embeddings for OfEncoder<'_> {
     }
 
     fn vectors(&self, name: &str) -> Option<usize> {
-        let name = self.folder.paths.get(name)?;
-        match self.count(name) {
-            Ok(count) => Some(count),
-            Err(error) => {
-                self.failure.borrow_mut().get_or_insert(error);
-                None
-            }
-        }
+        let file = self.folder.paths.get(name)?;
+        self.count(name, file).unwrap_or_else(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            None
+        })
     }
 }

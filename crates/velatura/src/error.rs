@@ -55,16 +55,6 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// An embedding for another family of models.
-    #[error("{} is an embedding of {width} values a vector and the model's text encoder reads {wanted}; it was made for another family of models, so take its name out of the prompt", file.display())]
-    EmbeddingWidth {
-        /// The file.
-        file: PathBuf,
-        /// Values of each of its vectors.
-        width: usize,
-        /// Values of a token in the model.
-        wanted: usize,
-    },
     /// A model folder's tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] velatura_text::TokenizerError),

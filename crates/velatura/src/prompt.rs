@@ -1,9 +1,9 @@
 //! Prompts as the text encoders read them, in the way of their tokenizers: plain words for a word vocabulary, A1111's
 //! grammar for CLIP's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use velatura_text::prompt::{self, Dialect, NetworkKind, PromptOptions, Steps, Weighting};
+use velatura_text::prompt::{self, Dialect, NetworkKind, PromptOptions, PromptWarning, Steps, Weighting};
 use velatura_text::{Encoding, Tokenizer};
 
 use crate::embeddings::{EmbeddingsFolder, OfEncoder};
@@ -130,25 +130,24 @@ fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, E
     let mut named = BTreeSet::new();
     for text in 0..prompt.texts.len() {
         let mut of_text = Vec::new();
-        for encoder in encoders {
+        for (index, encoder) in encoders.iter().enumerate() {
             let tokenizer = &encoder.tokenizer;
-            let own = embeddings.of(encoder);
+            let own = embeddings.of(encoders, index, dialect);
             let read = prompt.encode(text, tokenizer, &own);
             if read.chunks.len() > MOST_CHUNKS {
                 let which = if negative { "negative prompt" } else { "prompt" };
                 let most = MOST_CHUNKS * (tokenizer.context() - 2);
                 return Err(RequestError::PromptTokens { which, tokens: read.tokens, most }.into());
             }
-            for warning in read.warnings.iter().map(|w| Warning::Prompt(w.to_string())) {
-                if !warnings.contains(&warning) {
-                    warnings.push(warning);
-                }
-            }
             named
                 .extend(read.chunks.iter().flat_map(|chunk| &chunk.embeddings).map(|used| used.name.clone()));
             let chunks = read.chunks.iter().map(|chunk| tokens(chunk, encoder, &own));
             of_text.push(chunks.collect::<Result<_, Error>>()?);
-            own.check()?;
+            for warning in encoded_warnings(&read.warnings, &own.check()?, dialect) {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
         }
         encoded.push(of_text);
     }
@@ -176,6 +175,28 @@ fn grammar(reader: &Reader<'_>, text: &str, negative: bool) -> Result<Reading, E
     };
     let weighting = emphasis.map_or(dialect.weighting(), Emphasis::weighting);
     Ok(Reading { parts: prompt.parts.iter().map(part).collect(), weighting, embeddings: named, warnings })
+}
+
+/// What was odd where an encoder read a text. Embeddings of other models are words in A1111 and nothing in ComfyUI, and both
+/// say no more than that in their logs.
+fn encoded_warnings(
+    read: &[PromptWarning],
+    unfit: &BTreeMap<String, String>,
+    dialect: Dialect,
+) -> Vec<Warning> {
+    let instead = match dialect {
+        Dialect::A1111 => "its name is read as text",
+        Dialect::ComfyUi => "it is left out",
+    };
+    let of_others = unfit.iter().map(|(name, why)| {
+        Warning::Prompt(format!(
+            "the embedding \"{name}\" was made for another family of models, so {instead}: {why}"
+        ))
+    });
+    // ComfyUI's grammar takes what does not fit for missing.
+    let known =
+        |w: &&PromptWarning| !matches!(w, PromptWarning::NoEmbedding { name } if unfit.contains_key(name));
+    of_others.chain(read.iter().filter(known).map(|w| Warning::Prompt(w.to_string()))).collect()
 }
 
 /// A chunk with the vectors of its embeddings.

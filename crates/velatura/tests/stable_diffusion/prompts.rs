@@ -4,7 +4,9 @@ use crate::parity::error;
 use crate::pipelines::{Case, Expected};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use velatura::{CancelToken, Dialect, EmbeddingsFolder, Emphasis, Engine, EngineOptions, GenerateRequest};
+use velatura::{
+    CancelToken, Dialect, EmbeddingsFolder, Emphasis, Engine, EngineOptions, GenerateRequest, Warning,
+};
 
 /// A tiny pipeline, opened.
 fn open(case: &Case) -> (tempfile::TempDir, Engine) {
@@ -137,16 +139,49 @@ fn embeddings_that_cannot_be_used_are_named() {
         assert!(!error.contains('\n'), "{error}");
         error
     };
-    let (sd15, xl) = (Expected::sd().case("sd15"), Expected::xl().case("sdxl"));
+    let sd15 = Expected::sd().case("sd15");
     assert!(refusal(&sd15, "a cut").contains("cut.pt"));
     assert!(refusal(&sd15, "some noise").contains("noise.bin"));
-    let error = refusal(&xl, "a mist");
-    assert!(error.contains("mist.bin") && error.contains("64") && error.contains("128"), "{error}");
     // What no prompt names is not looked at; and what is missing is said.
     let (_temporary, engine) = open_with(&sd15, temporary.path());
     engine.text_vectors(&GenerateRequest::new("a lake"), false).unwrap();
     let warnings = engine.request_warnings(&comfy("a embedding:nowhere lake"));
     assert!(warnings[0].to_string().contains("nowhere"), "{warnings:?}");
+    // Names are looked up, not opened, so that none leads out of the folder.
+    let outside = embeddings().join("mist");
+    for name in ["../embeddings/mist", "mist\0", "..", r"\\host\mist", "CON", outside.to_str().unwrap()] {
+        let warnings = engine.request_warnings(&comfy(&format!("a embedding:{name} lake")));
+        assert!(warnings[0].to_string().contains("there is no embedding"), "{name:?}: {warnings:?}");
+    }
     // In a folder, as ComfyUI spells it.
     engine.text_vectors(&comfy("a embedding:more/both lake"), false).unwrap();
+}
+
+#[test]
+fn embeddings_of_another_family_are_words_as_in_a1111_or_left_out_as_in_comfyui() {
+    let (_temporary, engine) = open_with(&Expected::xl().case("sdxl"), &embeddings());
+    let (_other, plain) = open(&Expected::xl().case("sdxl"));
+    let vectors = |engine: &Engine, request: &GenerateRequest| engine.text_vectors(request, false).unwrap();
+    let note = |request: &GenerateRequest| match &engine.request_warnings(request)[..] {
+        [Warning::Prompt(note)] => note.clone(),
+        other => panic!("{other:?}"),
+    };
+    // Made for Stable Diffusion 1.5: the first of the two text encoders could read it, the second could not.
+    let bare = GenerateRequest::new("a lake in mist, at dawn");
+    assert_eq!(vectors(&engine, &bare), vectors(&plain, &bare));
+    let said = note(&bare);
+    assert!(said.contains("mist.bin") && said.contains("64") && said.contains("128"), "{said}");
+    assert!(said.contains("read as text") && !said.contains('\n'), "{said}");
+    let request = GenerateRequest { steps: Some(1), width: Some(32), height: Some(32), ..bare };
+    let made = engine.generate(&request, &mut |_| (), &CancelToken::default()).unwrap();
+    assert!(made.pictures[0].origin.embeddings.is_empty());
+    let spelled = comfy("a lake in embedding:mist, at dawn");
+    assert!(note(&spelled).contains("left out"), "{}", note(&spelled));
+    let without = vectors(&plain, &comfy("a lake in , at dawn"));
+    let (found, width) = (vectors(&engine, &spelled), without.values().len() / without.tokens());
+    // The second encoder's features, behind the first's 64.
+    for (found, without) in found.values().chunks(width).zip(without.values().chunks(width)) {
+        assert_eq!(found[64..], without[64..]);
+    }
+    assert_ne!(found.values()[..77 * 64], without.values()[..77 * 64]);
 }
