@@ -30,6 +30,7 @@ mod pipeline;
 mod plans;
 mod prompt;
 pub mod request;
+mod resample;
 mod shipped;
 pub mod sizes;
 pub mod source;

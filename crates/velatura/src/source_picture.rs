@@ -4,14 +4,14 @@
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
-use image::imageops::FilterType;
 use image::metadata::Orientation;
-use image::{DynamicImage, GenericImageView, ImageBuffer, ImageDecoder, ImageReader, Limits, Rgb};
+use image::{DynamicImage, GenericImageView, ImageBuffer, ImageDecoder, ImageReader, Limits, Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::Error;
 use crate::request::{GenerateRequest, RequestError};
+use crate::resample::{lanczos, luminance};
 
 /// Longest side of a picture that is read, in pixels.
 const LONGEST_SIDE: u32 = 1 << 15;
@@ -117,25 +117,25 @@ impl SourcePicture {
         self.image.dimensions()
     }
 
-    /// Red, green and blue from -1 to 1, `[height, width, 3]`, resized where it has another size: by Lanczos' kernel, as
-    /// diffusers does.
+    /// Red, green and blue from -1 to 1, `[height, width, 3]`. Where it has another size it is resized as A1111 and
+    /// diffusers do, with 8 bits a channel.
     pub fn pixels(&self, width: usize, height: usize) -> Vec<f32> {
-        let rgb = self.resized(width, height).into_rgb32f();
-        rgb.into_raw().into_iter().map(|v| 2.0 * v.clamp(0.0, 1.0) - 1.0).collect()
+        let rgb = match self.size() == (width as u32, height as u32) {
+            true => self.image.to_rgb32f().into_raw(),
+            false => {
+                self.resized(width, height).into_raw().into_iter().map(|v| f32::from(v) / 255.0).collect()
+            }
+        };
+        rgb.into_iter().map(|v| 2.0 * v.clamp(0.0, 1.0) - 1.0).collect()
     }
 
-    /// Which pixels are white rather than black, as a mask, `[height, width]`; luminance as ITU-R BT.601 has it.
+    /// Which pixels are white rather than black, as a mask, `[height, width]`, by the luminance of their 8 bits.
     pub fn mask(&self, width: usize, height: usize) -> Vec<bool> {
-        let rgb = self.resized(width, height).into_rgb32f();
-        rgb.pixels().map(|p| 0.299 * p[0] + 0.587 * p[1] + 0.114 * p[2] >= 0.5).collect()
+        self.resized(width, height).pixels().map(|p| luminance(p.0) >= 128).collect()
     }
 
-    fn resized(&self, width: usize, height: usize) -> DynamicImage {
-        let (width, height) = (width as u32, height as u32);
-        match self.size() == (width, height) {
-            true => self.image.clone(),
-            false => self.image.resize_exact(width, height, FilterType::Lanczos3),
-        }
+    fn resized(&self, width: usize, height: usize) -> RgbImage {
+        lanczos(self.image.to_rgb8(), width as u32, height as u32)
     }
 }
 
@@ -198,7 +198,7 @@ fn opaque(image: DynamicImage) -> DynamicImage {
 
 #[cfg(test)]
 mod tests {
-    use image::{ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
+    use image::{ImageFormat, Rgb, Rgba, RgbaImage};
 
     use super::*;
 
@@ -276,6 +276,39 @@ mod tests {
         assert_eq!(picture.size(), (8, 16));
         let pixels = picture.pixels(8, 16);
         assert!(pixels[0] > 0.9 && pixels[pixels.len() - 1] < -0.9);
+    }
+
+    fn fixture(name: &str) -> String {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures");
+        folder.join(name).to_str().unwrap().to_string()
+    }
+
+    #[test]
+    fn unusual_pictures_are_read() {
+        // A single pixel can be any size.
+        let one = SourcePicture::open(&fixture("one.png")).unwrap();
+        let large = one.pixels(64, 32);
+        assert!(large.chunks(3).all(|p| p == &one.pixels(1, 1)[..]) && large.len() == 64 * 32 * 3);
+        // Of animations, even endless ones, the first frame.
+        for name in ["endless.png", "endless.webp"] {
+            let pixels = SourcePicture::open(&fixture(name)).unwrap().pixels(8, 8);
+            assert!(pixels.chunks(3).all(|p| p == [1.0, -1.0, -1.0]), "{name}");
+        }
+        // Four inks, as Pillow reads them.
+        let (inks, rgb) =
+            ["cmyk.jpg", "cmyk.png"].map(|name| SourcePicture::open(&fixture(name)).unwrap()).into();
+        for (found, expected) in inks.pixels(16, 16).iter().zip(rgb.pixels(16, 16)) {
+            assert!((found - expected).abs() < 4.0 / 127.5, "{found} {expected}");
+        }
+        // A text of 64 MiB in 64 kB is not unpacked.
+        assert_eq!(SourcePicture::open(&fixture("bomb.png")).unwrap().pixels(1, 1), one.pixels(1, 1));
+        let info = crate::PictureInfo::open(fixture("bomb.png"));
+        assert!(info.is_ok_and(|info| info.text("parameters").is_none()));
+        let error = SourcePicture::open(&fixture("palette.gif")).err().unwrap().to_string();
+        assert!(
+            error.contains("palette.gif") && error.contains("give a PNG") && !error.contains('\n'),
+            "{error}"
+        );
     }
 
     #[test]

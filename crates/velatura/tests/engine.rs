@@ -205,7 +205,19 @@ fn bad_requests_are_refused_with_a_remedy() {
         };
         assert!(error.contains(says) && !error.contains('\n'), "{error}");
     }
-    assert!(matches!(GenerateRequest::from_json("{\"stepz\": 3}"), Err(RequestError::Json(_))));
+    for json in [
+        r#"{"stepz": 3}"#,
+        r#"{"steps": -3}"#,
+        r#"{"steps": 1e99}"#,
+        r#"{"guidance": NaN}"#,
+        r#"{"batch": "many"}"#,
+        // Half of a pair of UTF-16.
+        r#"{"prompt": "\ud800"}"#,
+        &format!(r#"{{"freeu": {}"#, "[".repeat(100_000)),
+    ] {
+        let error = GenerateRequest::from_json(json).unwrap_err();
+        assert!(matches!(&error, RequestError::Json(_)) && !error.to_string().contains('\n'), "{error}");
+    }
     assert_eq!(GenerateRequest::from_json("{\"prompt\": \"a cat\"}").unwrap(), base);
 }
 
@@ -232,6 +244,20 @@ fn models_are_written_and_read() {
     assert_eq!(opened.model_ref().hash.len(), 10);
     let request = GenerateRequest { batch: 1, ..request() };
     assert!(make(&opened, &request)[0].rgb == make(&engine(1), &request)[0].rgb);
+}
+
+#[test]
+fn weights_that_are_no_numbers_end_in_a_sentence() {
+    let manifest = velatura::tiny::manifest().unwrap();
+    for (name, says) in [("unet.conv_out.weight", "step 1 of 3"), ("vae.decoder.conv_out.weight", "VAE")] {
+        let mut weights = manifest.random_weights(7).unwrap();
+        weights.get_mut(name).unwrap().1.fill(f32::NAN);
+        let engine =
+            Engine::from_weights(manifest.clone(), Arc::new(weights), EngineOptions::default()).unwrap();
+        let error =
+            engine.generate(&request(), &mut |_| (), &CancelToken::default()).unwrap_err().to_string();
+        assert!(error.contains(says) && !error.contains('\n'), "{error}");
+    }
 }
 
 #[test]

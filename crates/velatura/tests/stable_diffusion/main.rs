@@ -6,3 +6,4 @@ mod parity;
 mod pictures;
 mod pipelines;
 mod prompts;
+mod xl;

@@ -27,6 +27,11 @@ impl Expected {
         Self::open("stable_diffusion_pictures")
     }
 
+    /// Stable Diffusion XL with pictures, masks, and guidance beyond its scale.
+    pub fn xl_pictures() -> Self {
+        Self::open("stable_diffusion_xl_pictures")
+    }
+
     /// Prompts as other tools read them.
     pub fn prompts() -> Self {
         Self::open("prompt_vectors")
