@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod failure;
+mod graphics;
 mod interrupt;
 mod models;
 mod naming;

@@ -103,6 +103,9 @@ fn bad_input_gives_one_clear_sentence_and_writes_nothing() {
         (&["--threshold-percentile", "2"], 2, "threshold percentile"),
         (&["--threshold-max", "2"], 2, "--threshold-percentile"),
         (&["--zero-snr=perhaps"], 2, "true"),
+        (&["--preview", "no.safetensors"], 1, "there is no file or folder no.safetensors"),
+        (&["--preview", "../plain.png"], 2, "has an autoencoder of its own"),
+        (&["--preview-every", "0"], 2, "whole number from 1"),
         (&["--output", "{sed}.png"], 2, "{sed}"),
         (&["--output", ""], 2, "empty"),
         (&["--output", "-", "--batch", "2"], 2, "one picture"),
@@ -352,6 +355,19 @@ fn every_format_carries_the_request() {
     // What a lossless WebP is made from is made again to the bit.
     let again = made(&["--from", "cat.webp", "--output", "again.png"]);
     assert_eq!(std::fs::read(work.join(again)).unwrap(), std::fs::read(work.join(png)).unwrap());
+}
+
+#[test]
+fn nothing_is_shown_where_there_is_no_terminal() {
+    let (_folder, work) = workplace();
+    let mut command = velatura(&work, &generate(&["--output", "cat.png", "--preview", "linear", "--show"]));
+    let output = command.env("VELATURA_GRAPHICS", "kitty").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(text(&output.stdout), "cat.png\n");
+    let errors = text(&output.stderr);
+    assert!(!errors.contains('\x1b'), "{errors}");
+    // These latents are nobody's.
+    assert!(errors.contains("no linear preview is known"), "{errors}");
 }
 
 #[cfg(unix)]

@@ -15,6 +15,7 @@ use crate::memory::RunPlan;
 use crate::opened::{Opened, Weights};
 use crate::pipeline::{self, Job, Work};
 use crate::plans::{Needs, Part, PlanFailure, PlanKey, Plans, SharedPlan};
+use crate::preview::CleanLatents;
 use crate::prompt::{PromptStyle, Reader};
 use crate::request::{GenerateRequest, Precision, Settings};
 use crate::source::WeightSource;
@@ -117,6 +118,8 @@ pub enum Progress<'a> {
         done: usize,
         /// Sampling steps over all pictures.
         steps: usize,
+        /// What the denoiser takes the pictures to be: [`crate::preview`] makes it visible.
+        clean: CleanLatents<'a>,
     },
     /// A picture is finished, and stays so whatever happens next.
     Picture(&'a Picture),
@@ -240,7 +243,7 @@ impl Engine {
         Ok(Self::of(Opened { manifest, weights: Weights::Other(weights), remarks: Vec::new() }, options))
     }
 
-    fn of(opened: Opened, options: EngineOptions) -> Self {
+    pub(crate) fn of(opened: Opened, options: EngineOptions) -> Self {
         let Opened { manifest, weights, remarks } = opened;
         let runtime = Runtime::new(options.threads);
         let plans = Plans::new(&runtime);
@@ -263,6 +266,16 @@ impl Engine {
         self.runtime = Arc::clone(runtime);
         self.plans = Plans::new(runtime);
         self
+    }
+
+    /// On the runtime of another engine.
+    pub(crate) fn on_runtime_of(self, engine: &Engine) -> Self {
+        self.on_runtime(&engine.runtime)
+    }
+
+    /// The model's file or folder, where it has one.
+    pub(crate) fn model_path(&self) -> Option<&Path> {
+        self.weights.path()
     }
 
     /// What the model says of itself.

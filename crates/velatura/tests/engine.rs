@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use velatura::manifest::FORMAT;
 use velatura::picture::{PictureInfo, tile};
+use velatura::preview::Previewer;
 use velatura::request::MOST_PICTURES;
 use velatura::{
     CancelToken, Engine, EngineOptions, Error, GenerateRequest, ModelManifest, Picture, Precision, Progress,
@@ -173,6 +174,45 @@ fn steps_are_reported_and_add_up() {
     engine.generate(&request, &mut observe, &CancelToken::default()).unwrap();
     assert_eq!((total, last), (18, 18));
     assert_eq!(pictures, (0..9).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_linear_preview_is_what_the_picture_becomes() {
+    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+    let engine = Engine::shipped(options).unwrap();
+    let previewer = Previewer::linear(&engine).unwrap();
+    // None of the prompts that the projection was fitted on.
+    let request = GenerateRequest {
+        seed: Some(3),
+        steps: Some(12),
+        batch: 2,
+        ..GenerateRequest::new("a green apple left of a cow on a yellow background")
+    };
+    let mut previews = vec![None, None];
+    let mut observe = |progress: Progress<'_>| {
+        if let Progress::Step { clean, .. } = progress {
+            assert_eq!((clean.images, clean.first, clean.size), (2, 0, [16, 16]));
+            for (image, preview) in previews.iter_mut().enumerate() {
+                *preview = previewer.picture(&clean, image).unwrap();
+            }
+        }
+    };
+    let made = engine.generate(&request, &mut observe, &CancelToken::default()).unwrap();
+    for (picture, preview) in made.pictures.iter().zip(previews) {
+        let preview = preview.unwrap();
+        assert_eq!((preview.width, preview.height), (16, 16));
+        // Against the mean colours of eight by eight pixels.
+        let mean = |x: usize, y: usize, c: usize| {
+            let block = (0..64).map(|i| ((y * 8 + i / 8) * 128 + x * 8 + i % 8) * 3 + c);
+            block.map(|at| f64::from(picture.rgb[at])).sum::<f64>() / 64.0
+        };
+        let squares = preview.rgb.iter().enumerate().map(|(i, &value)| {
+            let (pixel, c) = (i / 3, i % 3);
+            (f64::from(value) - mean(pixel % 16, pixel / 16, c)).powi(2)
+        });
+        let deviation = (squares.sum::<f64>() / preview.rgb.len() as f64).sqrt();
+        assert!(deviation < 25.0, "{deviation} of 255");
+    }
 }
 
 #[test]

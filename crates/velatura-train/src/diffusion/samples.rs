@@ -56,7 +56,7 @@ impl Sampling {
         let engine =
             Engine::from_weights(manifest, weights, EngineOptions::default())?.on_runtime(&self.runtime);
         let mut progress = |event: Progress<'_>| {
-            if let Progress::Step { done, steps } = event {
+            if let Progress::Step { done, steps, .. } = event {
                 observer.stage("sampling", done as u64, steps as u64);
             }
         };

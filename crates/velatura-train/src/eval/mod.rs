@@ -307,7 +307,7 @@ impl<'o> Evaluation<'o> {
         observer.stage(what, 0, count as u64);
         for part in prompts.chunks(self.options.batch.max(1)) {
             let mut progress = |event: Progress<'_>| {
-                if let Progress::Step { done, steps } = event {
+                if let Progress::Step { done, steps, .. } = event {
                     // Not the whole: the last word is spoken below.
                     let at = done_before + part.len() * done / steps.max(1);
                     observer.stage(what, at.min(count.saturating_sub(1)) as u64, count as u64);

@@ -12,6 +12,6 @@ mod start;
 mod tiles;
 
 pub(crate) use autoencoder::TILE;
-pub(crate) use pictures::{Job, MOST_TOGETHER, PIXELS_TOGETHER, Work, latents, pictures};
+pub(crate) use pictures::{Job, MOST_TOGETHER, PIXELS_TOGETHER, Work, latents, pictures, to_byte};
 pub use single::TextVectors;
 pub(crate) use tiles::Tiles;

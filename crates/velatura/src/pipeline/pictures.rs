@@ -14,6 +14,7 @@ use crate::engine::{Engine, Progress, Warning};
 use crate::memory::{RunPlan, group_sizes};
 use crate::picture::{Origin, Picture};
 use crate::plans::Part;
+use crate::preview::CleanLatents;
 use crate::request::{GenerateRequest, Settings};
 use crate::source_picture::Sources;
 use crate::{Error, ModelManifest, Task};
@@ -236,10 +237,13 @@ impl<'a> Run<'a> {
             denoiser.guided(latents, guides, recipe)
         };
         let (total, before) = (self.steps, self.done);
+        let first = jobs.first().map_or(0, |job| job.index);
         let observer = &mut self.observer;
         tracing::debug!(images, "first step");
         let observe = |progress: &velatura_samplers::Progress<'_>| {
-            observer(Progress::Step { done: before + progress.done * images, steps: total });
+            let clean =
+                CleanLatents { values: progress.x0, images, first, size: [shape.height, shape.width] };
+            observer(Progress::Step { done: before + progress.done * images, steps: total, clean });
             if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let sampler = settings.sampler.as_ref();
@@ -347,7 +351,7 @@ fn make_room(engine: &Engine, plan: &RunPlan) {
 }
 
 /// From -1..=1 to 0..=255, to the nearest.
-fn to_byte(value: f32) -> u8 {
+pub(crate) fn to_byte(value: f32) -> u8 {
     ((value * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round() as u8
 }
 

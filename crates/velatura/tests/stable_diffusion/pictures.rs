@@ -8,7 +8,10 @@ use serde_json::Value;
 use crate::parity::error;
 use crate::pipelines::{Expected, weights_file};
 use velatura::picture::encode;
-use velatura::{CancelToken, Engine, EngineOptions, GenerateRequest, PictureInfo, Precision, Tiling};
+use velatura::preview::Previewer;
+use velatura::{
+    CancelToken, Engine, EngineOptions, GenerateRequest, PictureInfo, Precision, Progress, Tiling,
+};
 use velatura_weights::{
     Checkpoint, OpenOptions, SafetensorsFile, SaveOptions, Storage, TensorToWrite, write_safetensors,
 };
@@ -467,4 +470,44 @@ fn a_tiny_decoder_alone_makes_pictures_from_noise() {
             .unwrap();
     let made = engine.generate(&request, &mut |_| (), &CancelToken::default()).unwrap();
     assert!(made.pictures[0].rgb.iter().any(|&v| v != made.pictures[0].rgb[0]));
+}
+
+#[test]
+fn a_tiny_autoencoder_shows_what_becomes_of_a_picture() {
+    let fixture = Fixture::open();
+    let decoder = original_half(&fixture, "decoder");
+    let request = GenerateRequest {
+        model: Some(fixture.folder("sd15").to_str().unwrap().into()),
+        init: None,
+        strength: None,
+        steps: Some(2),
+        width: Some(32),
+        height: Some(48),
+        sampler: Some("euler".into()),
+        ..fixture.request(&fixture.runs("sd15")[0])
+    };
+    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+    let engine = Engine::for_request(&request, options).unwrap();
+    let previewer = Previewer::tiny(&engine, &decoder).unwrap();
+    let mut last = None;
+    let mut observe = |progress: Progress<'_>| {
+        if let Progress::Step { clean, .. } = progress {
+            assert_eq!((clean.images, clean.first, clean.size), (1, 0, [6, 4]));
+            assert!(previewer.picture(&clean, 1).unwrap().is_none());
+            last = previewer.picture(&clean, 0).unwrap();
+        }
+    };
+    engine.generate(&request, &mut observe, &CancelToken::default()).unwrap();
+    // After the last step the clean latent is the picture's own.
+    let with = GenerateRequest { vae: Some(decoder.to_str().unwrap().into()), ..request };
+    let made = Engine::for_request(&with, options).unwrap();
+    let picture = made.generate(&with, &mut |_| (), &CancelToken::default()).unwrap().pictures.remove(0);
+    let last = last.unwrap();
+    assert_eq!((last.width, last.height), (picture.width, picture.height));
+    let pairs = last.rgb.iter().zip(&picture.rgb);
+    let most = pairs.map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(most <= 8, "{most}");
+    // No other autoencoder has the latents of a model of Velatura's own.
+    let shipped = Engine::shipped(options).unwrap();
+    assert!(Previewer::tiny(&shipped, &decoder).is_err());
 }

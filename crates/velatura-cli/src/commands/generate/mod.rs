@@ -2,13 +2,14 @@
 
 mod args;
 mod output;
+mod screen;
 
 use std::collections::HashSet;
 use std::io::Read;
 use std::sync::Arc;
 use std::time::Instant;
 
-use velatura::picture::PictureInfo;
+use velatura::picture::{PictureInfo, tile};
 use velatura::{
     CancelToken, Encoding, Engine, EngineOptions, Error, GenerateRequest, Origin, Progress, SourceRef,
 };
@@ -16,6 +17,7 @@ use velatura::{
 pub use self::args::Args;
 use self::args::OutputArgs;
 use self::output::{Target, check_stdout, keep, keep_grid, report, targets};
+use self::screen::Screen;
 use crate::failure::Failure;
 use crate::progress::Bar;
 use crate::{interrupt, models, terminal};
@@ -46,6 +48,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         }
     }
     let requests: Vec<GenerateRequest> = plans.into_iter().map(|plan| plan.request).collect();
+    let mut screen = Screen::new(&args.show, &engine, quiet)?;
     let targets = targets(&args.output, encoding, &requests)?;
     if let (Some((_, Some(origin))), Some(request)) = (&from, requests.first()) {
         warn_of_changes(origin, &engine, request)?;
@@ -71,7 +74,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let mut reports = Vec::new();
     let (mut finished, mut stopped) = (0, false);
     for (request, target) in requests.iter().zip(&targets) {
-        let made = make(&args.output, encoding, &engine, (request, target), &cancel, quiet)?;
+        let made = make(&args.output, encoding, &engine, (request, target), (&mut screen, &cancel), quiet)?;
         reports.push(made.report);
         finished += made.pictures;
         stopped = made.stopped;
@@ -138,7 +141,7 @@ fn make(
     encoding: Encoding,
     engine: &Engine,
     (request, target): (&GenerateRequest, &Target),
-    cancel: &CancelToken,
+    (screen, cancel): (&mut Screen, &CancelToken),
     quiet: bool,
 ) -> Result<Made, Failure> {
     let began = Instant::now();
@@ -149,18 +152,26 @@ fn make(
     let result = {
         let mut observe = |progress: Progress<'_>| match progress {
             Progress::Started { steps, .. } => bar.start(steps),
-            Progress::Step { done, .. } => bar.set(done),
+            Progress::Step { done, clean, .. } => {
+                bar.set(done);
+                screen.step(&clean, &bar);
+            }
             Progress::Picture(picture) if !args.grid => {
+                screen.clear(&bar);
                 // Written at once, so that nothing that is finished can be lost any more.
                 let kept = bar.suspend(|| keep(args, encoding, target, picture, quiet));
-                if let Err(failure) = kept {
-                    lost.get_or_insert(failure);
-                    stop.cancel();
+                match kept {
+                    Ok(()) => screen.finished(picture, &bar),
+                    Err(failure) => {
+                        lost.get_or_insert(failure);
+                        stop.cancel();
+                    }
                 }
             }
             Progress::Picture(_) => {}
             Progress::Warning(warning) => {
                 if !quiet {
+                    screen.clear(&bar);
                     bar.suspend(|| terminal::remark(&format!("warning: {warning}")));
                 }
                 warnings.push(warning.to_string());
@@ -168,6 +179,7 @@ fn make(
         };
         engine.generate(request, &mut observe, cancel)
     };
+    screen.clear(&bar);
     bar.finish();
     if let Some(failure) = lost {
         return Err(failure);
@@ -179,6 +191,7 @@ fn make(
     };
     if args.grid && !pictures.is_empty() {
         keep_grid(args, encoding, (target, request), &pictures, quiet)?;
+        screen.sheet(tile(&pictures, 0), &bar);
     }
     let seconds = began.elapsed().as_secs_f64();
     let before = engine.request_warnings(request);

@@ -5,6 +5,7 @@ mod model;
 mod output;
 mod prompt;
 mod sampling;
+mod show;
 mod size;
 mod start;
 
@@ -15,6 +16,7 @@ use self::model::ModelArgs;
 pub use self::output::OutputArgs;
 use self::prompt::{PromptArgs, read_text};
 use self::sampling::SamplingArgs;
+pub use self::show::{PreviewBy, ShowArgs};
 use self::size::{SizeArgs, XlArgs};
 use self::start::StartArgs;
 use crate::failure::Failure;
@@ -69,6 +71,8 @@ pub struct Args {
     xl: XlArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+    #[command(flatten)]
+    pub show: ShowArgs,
 }
 
 impl Args {
