@@ -475,8 +475,8 @@ fn the_command_explains_itself() {
     says(&["genrate", "a cat"], 2, &["did you mean \"velatura generate\"?"]);
     says(&["two red apples"], 2, &["velatura generate \"two red apples\""]);
     says(&["generate"], 2, &["PROMPT"]);
-    says(&["samplers"], 0, &["dpmpp_2m", "karras", "euler"]);
-    says(&["samplers", "--json"], 0, &["\"samplers\"", "\"schedules\""]);
+    says(&["samplers"], 0, &["dpmpp_2m", "karras  |  Karras  |  use_karras_sigmas", "euler"]);
+    says(&["samplers", "--json"], 0, &["\"samplers\"", "\"schedules\"", "\"a1111\": \"SGM Uniform\""]);
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         says(&["completions", shell], 0, &["generate"]);
     }

@@ -43,7 +43,8 @@ pub use noise::{ImageNoise, LatentShape, NoiseOptions, NoiseSource, PerImage, Va
 pub use plan::{Path, Plan, PlanRequest, Step};
 pub use prediction::{Level, Prediction};
 pub use registry::{
-    SamplerEntry, SpacingEntry, find_sampler, find_spacing, parse_sampler, sampler_named, samplers, spacings,
+    Elsewhere, SamplerEntry, SpacingEntry, find_sampler, find_spacing, parse_sampler, sampler_named,
+    samplers, spacings,
 };
 pub use sampler::{
     Amend, Answer, Call, Progress, Sampler, SamplerOptions, Start, sample, sample_both, sample_from,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use serde_json::json;
-use velatura_samplers::{samplers, spacings};
+use velatura_samplers::{Elsewhere, samplers, spacings};
 
 use crate::failure::Failure;
 use crate::terminal;
@@ -29,7 +29,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .collect();
         let schedules: Vec<_> = spacings()
             .iter()
-            .map(|s| json!({"name": s.name(), "title": s.title, "aliases": s.aliases, "when": s.when}))
+            .map(|s| {
+                json!({"name": s.name(), "title": s.title, "aliases": s.aliases, "when": s.when,
+                    "elsewhere": s.elsewhere})
+            })
             .collect();
         return terminal::print_json(&json!({"samplers": samplers, "schedules": schedules}));
     }
@@ -39,11 +42,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let noise = if s.stochastic { " New noise in every step." } else { "" };
         let _ = writeln!(text, "\n  {}  |  {}  |  {class}\n      {}{noise}", s.name, s.title, s.when);
     }
-    text.push_str("\nSchedules (--schedule)\n");
+    text.push_str("\nSchedules (--schedule), and what ComfyUI, A1111 and diffusers call them\n");
     for s in spacings() {
-        let others =
-            if s.aliases.is_empty() { String::new() } else { format!("  |  {}", s.aliases.join("  |  ")) };
-        let _ = writeln!(text, "\n  {}  |  {}{others}\n      {}", s.name(), s.title, s.when);
+        let Elsewhere { a1111, comfyui, diffusers } = s.elsewhere;
+        let [comfyui, a1111, diffusers] = [comfyui, a1111, diffusers].map(|name| name.unwrap_or("-"));
+        let _ =
+            writeln!(text, "\n  {}\n      {comfyui}  |  {a1111}  |  {diffusers}\n      {}", s.name(), s.when);
     }
     text.push_str(
         "\nCapitals, spaces and punctuation do not matter, and a sampler's name may carry its schedule: \"DPM++ 2M Karras\".\n",

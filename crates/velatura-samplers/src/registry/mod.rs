@@ -3,6 +3,8 @@
 mod samplers;
 mod spacings;
 
+use serde::Serialize;
+
 use samplers::SAMPLERS;
 use spacings::SPACINGS;
 
@@ -60,8 +62,21 @@ pub struct SpacingEntry {
     pub title: &'static str,
     /// Other spellings.
     pub aliases: &'static [&'static str],
+    /// What other tools call it.
+    pub elsewhere: Elsewhere,
     /// When to use it, in one sentence.
     pub when: &'static str,
+}
+
+/// What other tools call a spacing; nothing where they do not have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Elsewhere {
+    /// A1111's "Schedule type".
+    pub a1111: Option<&'static str>,
+    /// ComfyUI's `scheduler`, or the node that makes such sigmas.
+    pub comfyui: Option<&'static str>,
+    /// The setting of diffusers' schedulers, or the class that knows nothing else.
+    pub diffusers: Option<&'static str>,
 }
 
 impl SpacingEntry {
@@ -252,6 +267,57 @@ mod tests {
             ("KL Optimal", Spacing::KlOptimal),
         ] {
             assert_eq!(find_spacing(name).unwrap().spacing, want, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_schedule_of_other_tools_is_some_spacing() {
+        // A1111 1.10's `sd_schedulers.py` but for "Automatic" and "Normal" (which is its "Uniform"), and ComfyUI's
+        // `SCHEDULER_NAMES` but for `linear_quadratic`, which is for videos.
+        let a1111 = [
+            "Uniform",
+            "Karras",
+            "Exponential",
+            "Polyexponential",
+            "SGM Uniform",
+            "KL Optimal",
+            "Align Your Steps",
+            "Simple",
+            "DDIM",
+            "Beta",
+        ];
+        let comfyui = [
+            "simple",
+            "sgm_uniform",
+            "karras",
+            "exponential",
+            "ddim_uniform",
+            "beta",
+            "normal",
+            "kl_optimal",
+        ];
+        let diffusers = [
+            "use_karras_sigmas",
+            "use_exponential_sigmas",
+            "use_beta_sigmas",
+            "timestep_spacing=linspace",
+            "timestep_spacing=leading",
+            "timestep_spacing=trailing",
+        ];
+        let has = |known: fn(&Elsewhere) -> Option<&'static str>, name: &str| {
+            spacings().iter().any(|entry| known(&entry.elsewhere) == Some(name))
+        };
+        assert!(a1111.iter().all(|name| has(|e| e.a1111, name)));
+        assert!(comfyui.iter().all(|name| has(|e| e.comfyui, name)));
+        assert!(diffusers.iter().all(|name| has(|e| e.diffusers, name)));
+        // Where a name is taken, it means this spacing, but for A1111's "Beta", which ComfyUI's has the name of.
+        for entry in spacings() {
+            let Elsewhere { a1111, comfyui, .. } = entry.elsewhere;
+            for name in [a1111, comfyui].into_iter().flatten().filter(|name| !name.ends_with("Scheduler")) {
+                let found = find_spacing(name).unwrap().spacing;
+                let shared = matches!(entry.spacing, Spacing::BetaSigmas | Spacing::AysSdxl);
+                assert!(found == entry.spacing || shared, "{name}");
+            }
         }
     }
 

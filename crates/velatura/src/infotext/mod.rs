@@ -3,15 +3,16 @@
 //! The prompt's lines, then `Negative prompt: ...`, then one line of `Key: value` pairs; a value with a comma, a colon
 //! or a line break is written as a JSON string.
 
+mod guidance;
+
 use std::fmt::Write;
 use std::path::Path;
 
-use velatura_models::unet::FreeU;
 use velatura_samplers::noise::RngKind;
 use velatura_samplers::{find_sampler, find_spacing};
 
 use crate::picture::Origin;
-use crate::request::{GenerateRequest, GuidanceOptions, Precision, SeedVariation};
+use crate::request::{GenerateRequest, Precision, SeedVariation};
 
 /// The model that made a picture, as its metadata names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -44,12 +45,8 @@ pub fn write(origin: &Origin) -> String {
     }
     let resized = request.seeds.resize_from;
     pairs.extend(resized.map(|[width, height]| ("Seed resize from", format!("{width}x{height}"))));
-    guidance(&request.guidance_options, &mut pairs);
-    if let Some(FreeU { s1, s2, b1, b2 }) = request.freeu {
-        pairs.push(("freeu_enabled", "True".into()));
-        let factors = [("freeu_b1", b1), ("freeu_b2", b2), ("freeu_s1", s1), ("freeu_s2", s2)];
-        pairs.extend(factors.map(|(key, factor)| (key, factor.to_string())));
-    }
+    guidance::write(&request.guidance_options, &mut pairs);
+    guidance::write_freeu(request.freeu.as_ref(), &mut pairs);
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
@@ -103,7 +100,7 @@ pub fn parse(text: &str) -> GenerateRequest {
     request.negative = negative.trim_start().strip_prefix(NEGATIVE).unwrap_or_default().trim().to_string();
     // A1111's default is the CUDA generator; it only names another.
     let mut rng = None;
-    let mut ours = false;
+    let mut version = String::new();
     let mut variation = SeedVariation::default();
     for (key, value) in pairs {
         match key.as_str() {
@@ -129,10 +126,15 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Refiner" => request.refiner = Some(value.split(" [").next().unwrap_or_default().to_string()),
             "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
-            "Version" => ours = value.starts_with("velatura"),
-            _ if read_freeu(&mut request.freeu, &key, &value) => {}
-            _ => read_guidance(&mut request.guidance_options, &key, &value),
+            "Version" => version = value,
+            _ if guidance::read_freeu(&mut request.freeu, &key, &value) => {}
+            _ => guidance::read(&mut request.guidance_options, &key, &value),
         }
+    }
+    let ours = version.starts_with("velatura");
+    // A1111's beta schedule is one over sigmas; Forge and ComfyUI have another under that name.
+    if version.starts_with("v1.") && request.schedule.as_deref() == Some("Beta") {
+        request.schedule = Some("Beta Sigmas".into());
     }
     if request.refiner.is_none() {
         request.refiner_switch = None;
@@ -149,107 +151,6 @@ const NOISE_SCHEDULE: &str = "Noise Schedule";
 const ZERO_SNR: &str = "Zero Terminal SNR";
 /// No key of A1111's, which knows one grammar only.
 const DIALECT: &str = "Prompt dialect";
-/// Keys of Forge, and beside them our own for what it does not have.
-const PAG_SCALE: &str = "PerturbedAttentionGuidance_scale";
-const PAG_ADAPTIVE: &str = "PerturbedAttentionGuidance_adaptive_scale";
-const PAG_LAYERS: &str = "PerturbedAttentionGuidance_layers";
-const SAG_SCALE: &str = "sag_scale";
-const SAG_BLUR: &str = "sag_blur_sigma";
-/// Nobody else has a key for it.
-const PERCENTILE: &str = "Threshold percentile";
-const PERCENTILE_MAX: &str = "Threshold maximum";
-const MIMIC_SCALE: &str = "dynthres_mimic_scale";
-const MIMIC_PERCENTILE: &str = "dynthres_threshold_percentile";
-
-/// Guidance beside its scale, in the keys of the extensions that do the same, and in our own where there is none.
-fn guidance(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) {
-    pairs.extend(options.rescale.map(|v| ("CFG Rescale", v.to_string())));
-    if let Some([start, end]) = options.interval {
-        pairs.push(("CFG interval start", start.to_string()));
-        pairs.push(("CFG interval end", end.to_string()));
-    }
-    if let Some(perturbed) = &options.perturbed_attention {
-        pairs.push(("PerturbedAttentionGuidance_enabled", "True".into()));
-        pairs.push((PAG_SCALE, perturbed.scale.to_string()));
-        if perturbed.adaptive_scale != 0.0 {
-            pairs.push((PAG_ADAPTIVE, perturbed.adaptive_scale.to_string()));
-        }
-        if perturbed.layers != ["mid"] {
-            pairs.push((PAG_LAYERS, perturbed.layers.join(" ")));
-        }
-    }
-    if let Some(own) = &options.self_attention {
-        pairs.push(("sag_enabled", "True".into()));
-        pairs.push((SAG_SCALE, own.scale.to_string()));
-        pairs.push((SAG_BLUR, own.blur.to_string()));
-    }
-    if let Some(threshold) = &options.threshold {
-        pairs.push(("dynthres_enabled", "True".into()));
-        pairs.push((MIMIC_SCALE, threshold.mimic_scale.to_string()));
-        pairs.push((MIMIC_PERCENTILE, threshold.percentile.to_string()));
-    }
-    if let Some(threshold) = &options.percentile_threshold {
-        pairs.push((PERCENTILE, threshold.ratio.to_string()));
-        pairs.extend(threshold.max.map(|max| (PERCENTILE_MAX, max.to_string())));
-    }
-}
-
-fn read_guidance(options: &mut GuidanceOptions, key: &str, value: &str) {
-    let number = value.parse::<f32>().ok();
-    match key {
-        "CFG Rescale" | "CFG rescale" => options.rescale = number.filter(|&v| v != 0.0),
-        "CFG interval start" => options.interval.get_or_insert([0.0, 1.0])[0] = number.unwrap_or(0.0),
-        "CFG interval end" => options.interval.get_or_insert([0.0, 1.0])[1] = number.unwrap_or(1.0),
-        PAG_SCALE | PAG_ADAPTIVE | PAG_LAYERS => {
-            let perturbed = options.perturbed_attention.get_or_insert_default();
-            match key {
-                PAG_SCALE => perturbed.scale = number.unwrap_or(perturbed.scale),
-                PAG_ADAPTIVE => perturbed.adaptive_scale = number.unwrap_or_default(),
-                _ => perturbed.layers = value.split_whitespace().map(String::from).collect(),
-            }
-        }
-        SAG_SCALE | SAG_BLUR => {
-            let own = options.self_attention.get_or_insert_default();
-            match key {
-                SAG_SCALE => own.scale = number.unwrap_or(own.scale),
-                _ => own.blur = value.parse().unwrap_or(own.blur),
-            }
-        }
-        PERCENTILE | PERCENTILE_MAX => {
-            let threshold = options.percentile_threshold.get_or_insert_default();
-            match key {
-                PERCENTILE => threshold.ratio = value.parse().unwrap_or(threshold.ratio),
-                _ => threshold.max = value.parse().ok(),
-            }
-        }
-        MIMIC_SCALE | MIMIC_PERCENTILE => {
-            let threshold = options.threshold.get_or_insert_default();
-            let field =
-                if key == MIMIC_SCALE { &mut threshold.mimic_scale } else { &mut threshold.percentile };
-            *field = value.parse().unwrap_or(*field);
-        }
-        _ => {}
-    }
-}
-
-/// FreeU's factors, as Forge writes them; its defaults stand for those that lack.
-fn read_freeu(freeu: &mut Option<FreeU>, key: &str, value: &str) -> bool {
-    const USUAL: FreeU = FreeU { s1: 0.99, s2: 0.95, b1: 1.01, b2: 1.02 };
-    let mut known = freeu.unwrap_or(USUAL);
-    let field = match key {
-        "freeu_s1" => &mut known.s1,
-        "freeu_s2" => &mut known.s2,
-        "freeu_b1" => &mut known.b1,
-        "freeu_b2" => &mut known.b2,
-        _ => return false,
-    };
-    if let Ok(factor) = value.parse() {
-        *field = factor;
-        *freeu = Some(known);
-    }
-    true
-}
-
 /// Width and height, `512x768`; none where they are no numbers above 0.
 fn size(text: &str) -> Option<[u32; 2]> {
     let (width, height) = text.split_once('x')?;
@@ -309,13 +210,14 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use velatura_models::unet::FreeU;
     use velatura_text::prompt::Dialect;
 
     use super::*;
     use velatura_samplers::{DynamicThreshold, PercentileThreshold};
 
     use crate::embeddings::EmbeddingRef;
-    use crate::request::{Emphasis, PerturbedAttention, SeedOptions, SelfAttentionGuidance};
+    use crate::request::{Emphasis, GuidanceOptions, PerturbedAttention, SeedOptions, SelfAttentionGuidance};
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -342,6 +244,19 @@ mod tests {
             (Some("sd_xl_refiner_1.0"), Some(0.85))
         );
         assert_eq!(request.emphasis, Some(Emphasis::NoNorm));
+    }
+
+    #[test]
+    fn a1111_s_beta_schedule_is_told_from_comfyui_s() {
+        let schedule = |version: &str| {
+            parse(&format!(
+                "a cat\nSteps: 20, Sampler: Euler, Schedule type: Beta, Seed: 1, Version: {version}"
+            ))
+            .schedule
+        };
+        assert_eq!(schedule("v1.10.1").as_deref(), Some("Beta Sigmas"));
+        assert_eq!(schedule("f2.0.1v1.10.1-previous").as_deref(), Some("Beta"));
+        assert_eq!(schedule("velatura 0.1.0").as_deref(), Some("Beta"));
     }
 
     #[test]
