@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use velatura::{
-    CancelToken, Decision, Engine, EngineOptions, Error, GenerateRequest, Picture, Precision, Progress,
-    RequestError, RunPlan, Tiling,
+    CancelToken, Decision, Engine, EngineOptions, Error, GenerateRequest, GuidanceOptions,
+    PerturbedAttention, Picture, Precision, Progress, RequestError, RunPlan, SelfAttentionGuidance, Tiling,
 };
 use velatura_cpu::{Isa, Runtime};
 
@@ -125,6 +125,25 @@ fn a_run_under_a_limit_keeps_to_it_and_makes_the_same_bits() {
         alone |= plan.together == 1;
     }
     assert!(streamed && alone);
+}
+
+#[test]
+fn what_guidance_asks_for_beside_is_planned_too() {
+    let perturbed_attention = Some(PerturbedAttention::default());
+    let self_attention = Some(SelfAttentionGuidance::default());
+    for guidance_options in [
+        GuidanceOptions { self_attention, ..GuidanceOptions::default() },
+        GuidanceOptions { self_attention, perturbed_attention, ..GuidanceOptions::default() },
+    ] {
+        let request = GenerateRequest { guidance_options, batch: 3, ..request() };
+        let (free, most) = run(&engine(None), &request);
+        let plans = tighter(&request, |limit| engine(Some(limit)).plan_run(&request));
+        assert!(most <= plans[0].peak && most * 10 > plans[0].peak * 5, "{most} of {}", plans[0].peak);
+        let tight = plans.last().unwrap();
+        let (pictures, most) = run(&engine(Some(tight.peak)), &request);
+        assert!(most <= tight.peak, "{most} of {}", tight.peak);
+        assert!(pictures.iter().zip(&free).all(|(made, free)| made.rgb == free.rgb));
+    }
 }
 
 #[test]

@@ -31,7 +31,8 @@ pub struct PictureInfo {
 }
 
 impl PictureInfo {
-    /// Reads the metadata of a PNG, JPEG or WebP file; the pixels are not decoded.
+    /// Reads the metadata of a PNG, JPEG or WebP file; the pixels are not decoded. EXIF that is damaged or that no tool
+    /// of this kind wrote counts as none.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         let failed = |source| velatura_weights::WeightsError::Read { file: path.to_path_buf(), source };
@@ -70,9 +71,8 @@ impl PictureInfo {
         serde_json::from_str(self.text("velatura")?).ok()
     }
 
-    /// The request that makes the picture again: Velatura's own in full, or as much as A1111's text form or ComfyUI's graph says
-    /// (what that leaves out: [`PictureInfo::workflow`]). `name`
-    /// stands for the file in messages.
+    /// The request that makes the picture again: Velatura's own in full, or as much as A1111's text form or ComfyUI's graph
+    /// says (what that leaves out: [`PictureInfo::workflow`]). `name` stands for the file in messages.
     pub fn request(&self, name: &str) -> Result<GenerateRequest, Error> {
         if let Some(json) = self.text("velatura") {
             let origin: Origin = serde_json::from_str(json).map_err(|e| Error::Picture {
