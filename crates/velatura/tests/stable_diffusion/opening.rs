@@ -217,6 +217,50 @@ fn tensors_of_no_part_are_mentioned() {
     assert!(engine.remarks()[0].contains("stray.weight"), "{:?}", engine.remarks());
 }
 
+#[test]
+fn scales_beside_weights_reach_the_picture() {
+    let (_temporary, folder) = folder();
+    let make = || {
+        let request = GenerateRequest {
+            seed: Some(1),
+            steps: Some(2),
+            width: Some(32),
+            height: Some(32),
+            ..GenerateRequest::new("a fox")
+        };
+        let engine = Engine::open(&folder, EngineOptions::default()).unwrap();
+        engine.generate(&request, &mut |_| (), &CancelToken::default()).unwrap().pictures.remove(0).rgb
+    };
+    let own = make();
+    // A quarter of every matrix, as ComfyUI scales them: exact, whatever the type.
+    let path = weights_file(&folder, "unet");
+    let rewrite = |scale: f32| {
+        let file = SafetensorsFile::open(&path).unwrap();
+        let mut all: Vec<(String, Vec<usize>, Vec<f32>)> = Vec::new();
+        for name in file.names() {
+            let shape = file.info(&name).unwrap().shape;
+            let mut values = file.f32(&name).unwrap().into_owned();
+            if let (Some(layer), [_, _]) = (name.strip_suffix(".weight"), &shape[..]) {
+                values.iter_mut().for_each(|v| *v *= 0.25);
+                all.push((format!("{layer}.scale_weight"), vec![], vec![scale]));
+            }
+            all.push((name, shape, values));
+        }
+        let tensors: Vec<TensorToWrite<'_>> = all
+            .iter()
+            .map(|(name, shape, v)| TensorToWrite::new(name.clone(), shape, Storage::F32, v))
+            .collect();
+        drop(file);
+        write_safetensors(&path, &tensors, &Default::default()).unwrap();
+    };
+    let before = std::fs::read(&path).unwrap();
+    rewrite(4.0);
+    assert!(make() == own);
+    std::fs::write(&path, before).unwrap();
+    rewrite(3.0);
+    assert!(make() != own);
+}
+
 /// A single file of a case, with more tensors of these names.
 fn single_file_with(case: &Case, folder: &Path, names: &[&str]) -> std::path::PathBuf {
     case.write_folder(&folder.join("model"));
