@@ -140,6 +140,10 @@ def make(name, folder):
     for part in ("scheduler", "low_res_scheduler"):
         if part in model:
             model[part].save_pretrained(folder / part)
+    if "text_encoder_2" in model:
+        # As in the published folders, for those who run another sampler than Euler's.
+        path = folder / "scheduler/scheduler_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "set_alpha_to_one": False, "skip_prk_steps": True}))
     index = {"_class_name": model["pipeline"], "force_zeros_for_empty_prompt": name == "sdxl"}
     (folder / "model_index.json").write_text(json.dumps(index))
 
