@@ -24,8 +24,12 @@ pub enum Form {
     Raw,
     /// Packed for a linear layer that reads activations of this type.
     Linear(DType),
+    /// Packed for a gated linear layer that reads activations of this type.
+    LinearGated(DType),
     /// Packed for a linear layer in 8 bits.
     LinearInt8,
+    /// Packed for a gated linear layer in 8 bits.
+    LinearInt8Gated,
     /// Packed for the input gradient of a linear layer.
     LinearGradient(DType),
     /// Packed for a convolution in this many groups.

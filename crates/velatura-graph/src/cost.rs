@@ -12,7 +12,10 @@ impl Graph {
         let output = || self.ty(node.outputs[0]).shape.as_slice();
         let last = |shape: &[usize]| shape.last().map_or(1.0, |&n| n as f64);
         let multiply_adds = match &node.op {
-            Op::Linear(_) => elements(output()) * last(input(0)),
+            Op::Linear(linear) => {
+                let halves = if linear.gate.is_some() { 2.0 } else { 1.0 };
+                elements(output()) * halves * last(input(0))
+            }
             Op::LinearInputGradient(_) => elements(input(0)) * last(output()),
             Op::LinearWeightGradient(_) => elements(input(0)) * last(input(1)),
             Op::MatMul(op) => {

@@ -65,7 +65,10 @@ fn details(op: &Op) -> String {
         Op::Concat(op) => vec![format!("axis {}", op.axis)],
         Op::Reduce(op) => vec![format!("axes {:?}", op.axes)],
         Op::MatMul(op) => named(&[("transpose a", op.transpose_a), ("transpose b", op.transpose_b)]),
-        Op::Linear(op) => [epilogue(&op.epilogue), named(&[("int8", op.int8)])].concat(),
+        Op::Linear(op) => {
+            let gate = op.gate.map(|gate| format!("gate {}", gate.name()));
+            [epilogue(&op.epilogue), gate.into_iter().collect(), named(&[("int8", op.int8)])].concat()
+        }
         Op::Conv2d(op) => [window(&op.window), epilogue(&op.epilogue)].concat(),
         Op::Conv2dInputGradient(op) => window(&op.window),
         Op::Conv2dWeightGradient(op) => window(&op.window),

@@ -285,7 +285,10 @@ impl<'g> Var<'g> {
     pub fn linear(self, weight: Var<'g>, bias: Option<Var<'g>>) -> Var<'g> {
         let mut inputs = vec![weight];
         inputs.extend(bias);
-        let op = Linear { epilogue: Epilogue { bias: bias.is_some(), ..Epilogue::default() }, int8: false };
+        let op = Linear {
+            epilogue: Epilogue { bias: bias.is_some(), ..Epilogue::default() },
+            ..Linear::default()
+        };
         self.apply(Op::Linear(op), &inputs)[0]
     }
     /// Convolution of an image `[N, H, W, C]` with a weight `[out, in / groups, kh, kw]`.

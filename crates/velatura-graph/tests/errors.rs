@@ -240,7 +240,7 @@ fn what_has_no_gradient_says_so() {
     assert!(message.contains("a scalar loss is needed, not f32[1, 2, 4]"), "{message}");
     let message = refused(&|b, x| {
         let epilogue = Epilogue { activation: Some(Activation::Silu), ..Epilogue::default() };
-        b.push(Linear { epilogue, int8: false }.into(), &[x, b.fill(&[3, 4], 1.0)])[0].sum_all()
+        b.push(Linear { epilogue, ..Linear::default() }.into(), &[x, b.fill(&[3, 4], 1.0)])[0].sum_all()
     });
     assert!(message.contains("fused activation cannot be differentiated"), "{message}");
     let message = refused(&|_, x| {

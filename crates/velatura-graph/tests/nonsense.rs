@@ -53,7 +53,7 @@ fn nonsense(random: &mut Random) -> Op {
         14 => CrossEntropy.into(),
         15 => CrossEntropyGradient.into(),
         16 => MatMul { transpose_a: flag(random), transpose_b: log }.into(),
-        17 | 18 => Linear { epilogue, int8: false }.into(),
+        17 | 18 => Linear { epilogue, ..Linear::default() }.into(),
         19 => LinearInputGradient { residual: log }.into(),
         20 => LinearWeightGradient.into(),
         21 | 22 => Conv2d { window, epilogue }.into(),

@@ -58,7 +58,7 @@ pub struct NetworkOptions {
     pub arch: Arch,
     /// Which.
     pub part: Part,
-    /// Images or prompts at once; a guided step is a batch of 2.
+    /// Images or prompts at once. Of a U-Net 2 is a guided step: one latent with two texts.
     pub batch: usize,
     /// Width and height of the pictures in pixels, a multiple of 8; [`Arch::side`] when `None`.
     pub side: Option<usize>,
@@ -225,8 +225,10 @@ fn record(
     };
     let output = match options.part {
         Part::Unet => {
-            let sample = image("sample", latent, unet.in_channels);
-            let timestep = builder.input("timestep", &[batch], DType::F32);
+            // A batch of two is a guided step: one latent with two texts.
+            let latents = if batch == 2 { 1 } else { batch };
+            let sample = builder.input("sample", &[latents, latent, latent, unet.in_channels], DType::F32);
+            let timestep = builder.input("timestep", &[latents], DType::F32);
             let width = unet.cross_attention_dim.as_ref().and_then(|d| d.get(0)).copied().unwrap_or(0);
             let xl = unet.reads_pooled();
             unet.build(
@@ -256,7 +258,11 @@ const POOLED: usize = 1280;
 fn shipped_graph(options: &NetworkOptions, side: usize) -> Result<Graph, Error> {
     let manifest: ModelManifest = ModelManifest::of(&shipped::file()?)?;
     let network = match options.part {
-        Part::Unet => Network::Denoise { changes: Changes::default(), tokens: manifest.context() },
+        Part::Unet => Network::Denoise {
+            changes: Changes::default(),
+            texts: if options.batch == 2 { 2 } else { 1 },
+            tokens: manifest.context(),
+        },
         Part::Decoder => Network::Decode,
         Part::Encoder => Network::Encode,
         Part::Text => {

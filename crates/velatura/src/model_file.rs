@@ -31,7 +31,8 @@ impl ModelManifest {
             .map(|encoder| Network::Text { encoder, clip_skip: 1, replaced: false }.graph(self, 1, 0, 0))
             .collect::<Result<Vec<_>, _>>()?;
         graphs.push(
-            Network::Denoise { changes: Changes::default(), tokens: self.context() }.graph(self, 1, 1, 1)?,
+            Network::Denoise { changes: Changes::default(), texts: 1, tokens: self.context() }
+                .graph(self, 1, 1, 1)?,
         );
         graphs.push(Network::Decode.graph(self, 1, 1, 1)?);
         if self.autoencoder.has_encoder() {

@@ -44,10 +44,12 @@ pub(crate) enum Network {
         /// Whether vectors stand in place of some tokens.
         replaced: bool,
     },
-    /// Noisy latents to the prediction.
+    /// Noisy latents to the prediction. The batch is that of the texts.
     Denoise {
         /// Tokens of the context.
         tokens: usize,
+        /// Texts that every latent is looked at with: the batch is so many times the latents.
+        texts: usize,
         /// Changes on the way.
         changes: Changes,
     },
@@ -159,13 +161,14 @@ impl Network {
                     builder.output(names::POOLED, condition.pooled);
                 }
             }
-            Network::Denoise { tokens, changes } => {
+            Network::Denoise { tokens, texts, changes } => {
+                let latents = batch / texts.max(1);
                 let sample = builder.input(
                     names::SAMPLE,
-                    &[batch, height, width, manifest.unet.in_channels],
+                    &[latents, height, width, manifest.unet.in_channels],
                     DType::F32,
                 );
-                let timestep = builder.input(names::TIMESTEP, &[batch], DType::F32);
+                let timestep = builder.input(names::TIMESTEP, &[latents], DType::F32);
                 let mask = builder.input(names::MASK, &[batch, tokens], DType::F32);
                 let condition = Condition {
                     context: builder.input(
@@ -182,10 +185,10 @@ impl Network {
                 let unet = &manifest.unet;
                 let labelled = unet.class_embedding() == Some(ClassEmbedding::Embedding);
                 let inputs = UNetInputs {
-                    class_labels: labelled.then(|| builder.input(names::LABEL, &[batch], DType::I32)),
+                    class_labels: labelled.then(|| builder.input(names::LABEL, &[latents], DType::I32)),
                     timestep_condition: unet
                         .time_cond_proj_dim
-                        .map(|width| builder.input(names::GUIDANCE, &[batch, width], DType::F32)),
+                        .map(|width| builder.input(names::GUIDANCE, &[latents, width], DType::F32)),
                     ..UNetInputs::new(sample, timestep)
                 };
                 let p = params.at(UNET_PREFIX);

@@ -20,8 +20,15 @@ pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)>
     let node = &graph.nodes()[node];
     let dtype = || graph.ty(node.inputs[0]).dtype;
     match &node.op {
-        Op::Linear(op) if op.int8 => Some((1, Form::LinearInt8)),
-        Op::Linear(_) => Some((1, Form::Linear(dtype()))),
+        Op::Linear(op) => Some((
+            1,
+            match (op.int8, op.gate) {
+                (false, None) => Form::Linear(dtype()),
+                (false, Some(_)) => Form::LinearGated(dtype()),
+                (true, None) => Form::LinearInt8,
+                (true, Some(_)) => Form::LinearInt8Gated,
+            },
+        )),
         Op::LinearInputGradient(_) => Some((1, Form::LinearGradient(dtype()))),
         Op::Conv2d(conv) => Some(match conv_algorithm(graph, node) {
             ConvAlgorithm::Direct => (1, Form::Conv(dtype(), conv.window.groups)),
@@ -144,7 +151,9 @@ impl Frame<'_> {
         let matrix = || packed.map(|position| self.matrix(position)).transpose();
         match &node.op {
             Op::Linear(op) => {
-                self.linear(index, node, packed, &self.epilogue(node, &op.epilogue)?, PackedMatrix::linear)?;
+                let epilogue = gemm::Epilogue { gate: op.gate, ..self.epilogue(node, &op.epilogue)? };
+                let pack = if op.gate.is_some() { PackedMatrix::linear_gated } else { PackedMatrix::linear };
+                self.linear(index, node, packed, &epilogue, pack)?;
             }
             Op::LinearInputGradient(op) => {
                 let residual = op.residual.then(|| input(2)).transpose()?;
@@ -245,6 +254,7 @@ impl Frame<'_> {
             bias,
             per_image: read(epilogue.per_image_input())?,
             activation: epilogue.activation,
+            gate: None,
             residual: read(epilogue.residual_input())?,
         })
     }

@@ -6,3 +6,21 @@ pub mod elementwise;
 pub mod gemm;
 pub mod norm;
 pub mod optimizer;
+
+/// Bytes of a line of the caches.
+pub(crate) const LINE: usize = 64;
+
+/// Brings the lines that hold some bytes into the first-level cache, if it can be done without waiting for them.
+#[inline(always)]
+pub(crate) fn fetch(from: *const u8, bytes: usize) {
+    for at in (0..bytes).step_by(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: fetching is no reading.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (from, at);
+    }
+}

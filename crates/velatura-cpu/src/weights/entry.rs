@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 
 use half::slice::HalfFloatSliceExt;
+use velatura_graph::DType;
 
 use super::Form;
 use crate::error::CpuError;
@@ -52,7 +53,9 @@ fn matrix(isa: Isa, shape: &[usize], form: &Form) -> Result<PackedMatrix, GemmEr
     let axis = |i: usize| shape.get(i).copied().unwrap_or(1);
     let (dtype, groups, stride, purpose) = match *form {
         Form::Linear(dtype) => (dtype, 1, [1; 2], Purpose::Linear),
-        Form::LinearInt8 => (velatura_graph::DType::F32, 1, [1; 2], Purpose::LinearInt8),
+        Form::LinearGated(dtype) => (dtype, 1, [1; 2], Purpose::LinearGated),
+        Form::LinearInt8 => (DType::F32, 1, [1; 2], Purpose::LinearInt8),
+        Form::LinearInt8Gated => (DType::F32, 1, [1; 2], Purpose::LinearInt8Gated),
         Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
         Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
         Form::Winograd(dtype) => (dtype, 1, [1; 2], Purpose::ConvWinograd),

@@ -1,6 +1,6 @@
 //! Matrix products: the linear layer with its fused tail, and the general batched product.
 
-use super::{Adjoint, Operation, arity, ensure, floats};
+use super::{Adjoint, Gated, Operation, arity, ensure, floats};
 use crate::error::GraphError;
 use crate::reference::Array;
 use crate::types::{Activation, DType, TensorType};
@@ -110,10 +110,13 @@ impl Epilogue {
 }
 
 /// `x W^T` over the last axis with an [`Epilogue`]; x `[.., in]`, W `[out, in]`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Linear {
     /// What follows the product.
     pub epilogue: Epilogue,
+    /// The function of the second half of the results, by which the first half is then multiplied: [`Gated`](super::Gated).
+    /// Of the epilogue there may be a bias.
+    pub gate: Option<Activation>,
     /// Whether an executor may round x and W to 8 bits: x with a scale for each row, W with one for each output. The
     /// reference meaning is exact.
     pub int8: bool,
@@ -185,9 +188,20 @@ impl Operation for Linear {
         );
         let out = TensorType::new(with_last(&inputs[0].shape, inputs[1].shape[0]), product_dtype(inputs));
         self.epilogue.check(inputs, &out)?;
+        if let Some(gate) = self.gated() {
+            let plain = Epilogue { bias: self.epilogue.bias, ..Epilogue::default() };
+            ensure!(self.epilogue == plain, "only a bias goes before a gate");
+            return gate.infer(&[&out]);
+        }
         Ok(vec![out])
     }
     fn gradient<'g>(&self, at: &Adjoint<'_, 'g>) -> Result<Vec<Option<Var<'g>>>, GraphError> {
+        if self.gate.is_some() {
+            return Err(GraphError::NotDifferentiable {
+                operation: "fused gate",
+                reason: "differentiate before gates are fused".into(),
+            });
+        }
         let (x, w, dy, builder) = (at.inputs[0], at.inputs[1], at.grad(), at.inputs[0].builder());
         let mut grads = vec![
             at.wanted[0].then(|| builder.push(LinearInputGradient::default().into(), &[dy, w])[0]),
@@ -196,8 +210,18 @@ impl Operation for Linear {
         grads.extend(self.epilogue.gradients(at)?);
         Ok(grads)
     }
-    fn evaluate(&self, inputs: &[&Array], _: &[TensorType]) -> Vec<Array> {
-        vec![self.epilogue.evaluate(inputs, rows_product(inputs[0], inputs[1], true))]
+    fn evaluate(&self, inputs: &[&Array], types: &[TensorType]) -> Vec<Array> {
+        let product = self.epilogue.evaluate(inputs, rows_product(inputs[0], inputs[1], true));
+        match self.gated() {
+            Some(gate) => gate.evaluate(&[&product], types),
+            None => vec![product],
+        }
+    }
+}
+
+impl Linear {
+    fn gated(&self) -> Option<Gated> {
+        self.gate.map(|activation| Gated { activation })
     }
 }
 

@@ -2,18 +2,18 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{BinaryFunction, Epilogue, Op, UnaryFunction};
+use crate::op::{BinaryFunction, Epilogue, Linear, Op, UnaryFunction};
 
 /// How much is fused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fusion {
     /// Only what keeps the graph differentiable: sums into products, activations into group norms.
     Differentiable,
-    /// Activations into products too, whose gradient would need what is no longer stored.
+    /// Activations and gates into products too, whose gradient would need what is no longer stored.
     All,
 }
 
-/// Fuses activations and sums into the linear layers, convolutions and group norms before them.
+/// Fuses activations, gates and sums into the linear layers, convolutions and group norms before them.
 pub fn fuse(mut graph: Graph, fusion: Fusion) -> Graph {
     // Each round takes one follower into each producer; chains need as many rounds as they are long.
     loop {
@@ -122,6 +122,20 @@ fn find(
             };
             Some(Match { producer: index, op, inputs: producer.inputs.clone() })
         }
+        Op::Gated(gated) if fusion == Fusion::All => {
+            let (index, producer) = producer_of(node.inputs[0])?;
+            let Op::Linear(linear) = &producer.op else { return None };
+            let plain = Linear {
+                epilogue: Epilogue { bias: linear.epilogue.bias, ..Epilogue::default() },
+                ..Linear::default()
+            };
+            let op = Linear { gate: Some(gated.activation), ..linear.clone() };
+            (*linear == plain).then(|| Match {
+                producer: index,
+                op: op.into(),
+                inputs: producer.inputs.clone(),
+            })
+        }
         Op::Binary(binary) if binary.function == BinaryFunction::Add => {
             // The later of the two producers waits least.
             let mut sides = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])];
@@ -180,7 +194,7 @@ fn with_epilogue(op: &Op, change: impl FnOnce(Epilogue) -> Option<Epilogue>) -> 
         return possible.then_some(op);
     }
     match op {
-        Op::Linear(mut linear) => {
+        Op::Linear(mut linear) if linear.gate.is_none() => {
             linear.epilogue = change(linear.epilogue)?;
             Some(linear.into())
         }

@@ -49,14 +49,14 @@ pub fn add_low_rank(graph: &Graph, size: LowRank, chosen: impl Fn(&str) -> bool)
         if let Some(features) = narrow.shape.last_mut() {
             *features = rank;
         }
-        let mut down = add(Linear { epilogue: Epilogue::default(), int8: false }.into(), vec![x, a], &narrow);
+        let mut down = add(Linear::default().into(), vec![x, a], &narrow);
         if scale != 1.0 {
             // On the narrow side, where it costs least.
             let function = UnaryFunction::Affine { scale, shift: 0.0 };
             down = add(Unary { function }.into(), vec![down], &narrow);
         }
         let epilogue = Epilogue { residual: true, ..Epilogue::default() };
-        let sum = add(Linear { epilogue, int8: false }.into(), vec![down, b, plain], &y_ty);
+        let sum = add(Linear { epilogue, ..Linear::default() }.into(), vec![down, b, plain], &y_ty);
         rewriter.replace(node.outputs[0], sum);
     }
     rewriter.finish()
@@ -67,7 +67,7 @@ fn adaptable<'a>(graph: &'a Graph, node: &Node) -> Option<&'a str> {
     let Op::Linear(linear) = &node.op else { return None };
     let weight = graph.values()[node.inputs[1].index()].producer;
     let Op::Parameter(Parameter { name, .. }) = &graph.nodes()[weight].op else { return None };
-    name.strip_suffix(".weight").filter(|_| linear.epilogue.activation.is_none())
+    name.strip_suffix(".weight").filter(|_| linear.epilogue.activation.is_none() && linear.gate.is_none())
 }
 
 fn parameter(graph: &mut Graph, name: String, shape: [usize; 2], init: Init) -> ValueId {

@@ -81,7 +81,7 @@ fn linear_layers() {
             v[0].linear(v[1], Some(v[2]))
         }));
         let result = [&shape[..shape.len() - 1], &[5]].concat();
-        let op = Linear { epilogue: Epilogue { residual: true, ..Epilogue::default() }, int8: false };
+        let op = Linear { epilogue: Epilogue { residual: true, ..Epilogue::default() }, ..Linear::default() };
         cases.push(case(
             format!("residual {shape:?}"),
             [any(shape), weight.clone(), any(&result)],
@@ -91,7 +91,7 @@ fn linear_layers() {
             let epilogue = Epilogue { bias: true, per_image: true, residual: true, activation: None };
             let inputs = [any(shape), weight, any(&[5]), any(&[shape[0], 5]), any(&result)];
             cases.push(case(format!("all {shape:?}"), inputs, move |v| {
-                apply(Linear { epilogue, int8: false }, v)
+                apply(Linear { epilogue, ..Linear::default() }, v)
             }));
         }
     }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use velatura_graph::{Activation, Params, Var};
 
+use super::pictures::alike;
 use crate::blocks::BlockStyle;
 use crate::layers::Layers;
 
@@ -62,7 +63,7 @@ pub(super) fn transformer<'g>(
     looks: Looks<'_, 'g>,
 ) -> Var<'g> {
     let [n, height, width, c] = x.dims();
-    let (image, tokens) = ([n, height, width, c], [n, height * width, c]);
+    let tokens = [n, height * width, c];
     let mut h = p.at("norm").group_norm(x, style.groups, GROUP_NORM_EPS);
     h = match shape.linear_projection {
         true => p.at("proj_in").linear(h.reshape(&tokens), c),
@@ -72,7 +73,9 @@ pub(super) fn transformer<'g>(
         let p = p.at("transformer_blocks").at(layer);
         h = style.block(&p, || block(&p, shape, h, looks));
     }
-    let zero = style.zero_init;
+    // There may be more pictures since the first look at the context.
+    let (x, h) = alike(x, h);
+    let (image, zero) = (x.dims::<4>(), style.zero_init);
     x + match shape.linear_projection {
         true => p.at("proj_out").linear_or_zero(h, c, zero).reshape(&image),
         false => p.at("proj_out").conv_same(h.reshape(&image), c, 1, zero),
@@ -84,12 +87,15 @@ fn block<'g>(p: &Params<'g>, shape: &Transformer, x: Var<'g>, looks: Looks<'_, '
     let context = looks.context;
     let norm = |name: &str, x| p.at(name).layer_norm(x, LAYER_NORM_EPS);
     let first = if shape.only_cross_attention { context } else { None };
+    let as_many = |x, context: Option<Context<'g>>| context.map_or(x, |c| alike(x, c.tokens).0);
+    let x = as_many(x, first);
     let own = p.at("attn1");
     let mut h = x + match looks.is_identity(&own) {
         true => identity_attention(&own, norm("norm1", x)),
         false => attention(&own, norm("norm1", x), first, shape.heads, looks.received),
     };
     if context.is_some() {
+        h = as_many(h, context);
         h = h + attention(&p.at("attn2"), norm("norm2", h), context, shape.heads, None);
     }
     h + feed_forward(&p.at("ff").at("net"), norm("norm3", h))

@@ -4,6 +4,7 @@ use velatura_graph::{Activation, Params, Var};
 
 use super::UNetInputs;
 use super::config::{AdditionEmbedding, ClassEmbedding, UNetConfig};
+use super::pictures::alike;
 use crate::layers::Layers;
 
 /// Sinusoids of numbers `[N]`: `[N, width]` (Vaswani et al. 2017; Ho et al. 2020), sines before cosines unless `flip`.
@@ -29,6 +30,11 @@ fn two_layers<'g>(p: &Params<'g>, x: Var<'g>, width: usize, activation: Activati
     p.at("linear_2").linear(p.at("linear_1").linear(x, width).activation(activation), width)
 }
 
+fn sum<'g>(a: Var<'g>, b: Var<'g>) -> Var<'g> {
+    let (a, b) = alike(a, b);
+    a + b
+}
+
 /// The sum (or concatenation) of all that is embedded, `[N, D]`. The inputs have been held against the configuration.
 pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs<'g>) -> Var<'g> {
     let width = config.time_embed_dim();
@@ -39,7 +45,7 @@ pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs
     let time = p.at("time_embedding");
     let mut waves = wave(inputs.timestep, base);
     if let (Some(_), Some(condition)) = (config.time_cond_proj_dim, inputs.timestep_condition) {
-        waves = waves + time.at("cond_proj").linear_no_bias(condition, base);
+        waves = sum(waves, time.at("cond_proj").linear_no_bias(condition, base));
     }
     let mut embedding = two_layers(&time, waves, width, activation);
 
@@ -54,9 +60,10 @@ pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs
             ClassEmbedding::SimpleProjection => place.linear(labels, width),
             ClassEmbedding::Identity => labels,
         };
+        let (time, class) = alike(embedding, class);
         embedding = match config.class_embeddings_concat {
-            true => embedding.concat(&[class], 1),
-            false => embedding + class,
+            true => time.concat(&[class], 1),
+            false => time + class,
         };
     }
     if let (Some(AdditionEmbedding::TextTime), Some(pooled), Some(ids)) =
@@ -66,10 +73,10 @@ pub(super) fn embed<'g>(config: &UNetConfig, p: &Params<'g>, inputs: &UNetInputs
         let each = config.addition_time_embed_dim.unwrap_or(1);
         let sizes = wave(ids.reshape(&[n * count]), each).reshape(&[n, count * each]);
         let both = pooled.concat(&[sizes], 1);
-        embedding = embedding + two_layers(&p.at("add_embedding"), both, width, Activation::Silu);
+        embedding = sum(embedding, two_layers(&p.at("add_embedding"), both, width, Activation::Silu));
     }
     if let (Some(_), Some(pooled)) = (config.pooled_projection_dim, inputs.pooled) {
-        embedding = embedding + two_layers(&p.at("pooled_embedding"), pooled, width, Activation::Silu);
+        embedding = sum(embedding, two_layers(&p.at("pooled_embedding"), pooled, width, Activation::Silu));
     }
     embedding
 }

@@ -7,6 +7,7 @@ use velatura_graph::{Params, Var};
 use super::attention::{Context, Looks, Transformer, transformer};
 use super::changes::UNetChanges;
 use super::config::{DownBlock, MidBlock, UNetConfig, UpBlock};
+use super::pictures::alike;
 use crate::blocks::{BlockStyle, downsample, pixel_attention, res_block, upsample};
 
 /// What all levels share.
@@ -82,6 +83,7 @@ impl<'g> Levels<'_, 'g> {
             };
             for layer in 0..=self.config.layers(level) {
                 if let Some(mut skip) = skips.pop() {
+                    (x, skip) = alike(x, skip);
                     if let Some(freeu) = &self.changes.freeu {
                         (x, skip) = freeu.apply(i, x, skip);
                     }
@@ -101,7 +103,8 @@ impl<'g> Levels<'_, 'g> {
 
     fn residual(&self, p: &Params<'g>, index: usize, x: Var<'g>, level: usize) -> Var<'g> {
         let channels = self.config.block_out_channels[level];
-        res_block(&p.at("resnets").at(index), &self.style, x, Some(self.time), channels)
+        let (x, time) = alike(x, self.time);
+        res_block(&p.at("resnets").at(index), &self.style, x, Some(time), channels)
     }
 
     fn then(

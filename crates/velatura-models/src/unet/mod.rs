@@ -7,6 +7,7 @@ mod check;
 mod config;
 mod embedding;
 mod levels;
+mod pictures;
 
 pub use changes::{FreeU, UNetChanges, UNetOutput};
 pub use config::{
@@ -21,6 +22,7 @@ use velatura_graph::{Params, Var};
 
 use self::attention::Context;
 use self::levels::Levels;
+use self::pictures::alike;
 use crate::blocks::BlockStyle;
 use crate::config::refuse;
 use crate::layers::Layers;
@@ -28,6 +30,10 @@ use crate::layers::Layers;
 const NETWORK: &str = "U-Net";
 
 /// What the U-Net reads. Which of the optional inputs are needed follows from the configuration.
+///
+/// Where one picture is to be looked at with several texts, as guidance does, the latents may be fewer than the conditions: `N`
+/// of them for `c * N`, of which those at `i`, `N + i`, `2 N + i` and so on are for latent `i`. Everything before the first
+/// condition is then computed once for each latent; the prediction is `[c * N, H, W, out_channels]`.
 #[derive(Clone, Copy, Debug)]
 pub struct UNetInputs<'g> {
     /// The noisy latent, `[N, H, W, in_channels]`, any concatenated condition included.
@@ -103,13 +109,16 @@ impl UNetConfig {
         let x = levels.middle(p, x);
         let x = levels.up(p, x, skips);
         let x = p.at("conv_norm_out").group_norm(x, style.groups, style.eps).activation(style.activation);
+        // Without any transformer that reads it, the context may be all that tells the pictures apart.
+        let x = inputs.context.map_or(x, |context| alike(x, context).0);
         let prediction =
             p.at("conv_out").conv_same(x, self.out_channels, self.conv_out_kernel, self.zero_init);
-        let [n, height, width, _] = sample.dims();
+        let [_, height, width, _] = prediction.dims();
         let coarsest = |side: usize| (1..self.levels()).fold(side, |side, _| side.div_ceil(2));
         let received = received.get().map(|received: Var<'_>| {
+            let n = received.shape().first().copied().unwrap_or(1);
             let map = received.reshape(&[n, coarsest(height), coarsest(width), 1]);
-            map.resize(ResizeMode::Nearest, height, width)
+            alike(map.resize(ResizeMode::Nearest, height, width), prediction).0
         });
         UNetOutput { prediction, received }
     }
@@ -148,7 +157,7 @@ impl UNetConfig {
             let all = self.projection_class_embeddings_input_dim.unwrap_or(0);
             expect("pooled", inputs.pooled, 2, Some(all.saturating_sub(sizes)))?;
         }
-        Ok(())
+        pictures::check(inputs)
     }
 
     fn style(&self) -> BlockStyle {

@@ -219,7 +219,10 @@ impl Collect<'_> {
                     let again = first.is_some_and(|text| text.tokens == tokens).then_some((changes, images));
                     let more = away.into_iter().chain(again.filter(|_| watched));
                     for (changes, batch) in batches(usual).chain(more.flat_map(batches)) {
-                        let network = Network::Denoise { tokens, changes };
+                        // Without and with the prompt, where no channels beside the latent differ.
+                        let pair = batch == 2 * images && [without, with] == [1, 1] && !twice;
+                        let texts = if pair { 2 } else { 1 };
+                        let network = Network::Denoise { tokens, texts, changes };
                         let precision = self.choice.precision;
                         let key = PlanKey { network, batch, height, width, precision };
                         match plans.iter_mut().find(|(k, _, g)| *k == key && *g == group) {

@@ -222,14 +222,23 @@ impl Denoiser<'_> {
             for group in alike.chunks(2 * images) {
                 let mut sample = Vec::new();
                 let mut texts = Encoded::default();
-                for Question { image, text, blind, .. } in group.iter().map(|&i| &questions[i]) {
-                    let latent = &latents[image * length..(image + 1) * length];
-                    self.told.join(&mut sample, latent, *image, *blind, self.shape.channels);
+                let latents_read = distinct(group.len(), |i| {
+                    let Question { image, blind, .. } = questions[group[i]];
+                    (image, blind)
+                });
+                for (at, Question { image, text, blind, .. }) in
+                    group.iter().map(|&i| &questions[i]).enumerate()
+                {
+                    if at < latents_read {
+                        let latent = &latents[image * length..(image + 1) * length];
+                        self.told.join(&mut sample, latent, *image, *blind, self.shape.channels);
+                    }
                     texts.append(text);
                     texts.pooled.extend(&text.pooled);
                     texts.time_ids.extend(&text.time_ids);
                 }
-                let (output, received) = self.run(&sample, timestep, &texts, (group.len(), changes))?;
+                let (output, received) =
+                    self.run(&sample, timestep, &texts, [latents_read, group.len()], changes)?;
                 for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
                     replies.answers[question] = answer.to_vec();
                 }
@@ -241,26 +250,28 @@ impl Denoiser<'_> {
         Ok(replies)
     }
 
-    /// One run of the network on a batch; `texts` holds as many texts of equal length. Gives the answers, and where the
-    /// network looked: `[h, w]` for each image, or nothing where that is not asked for.
+    /// One run of the network on so many latents with so many texts of equal length, which are `texts`: those of a latent lie
+    /// as many texts apart as there are latents. Gives the answers, and where the network looked: `[h, w]` for each, or nothing
+    /// where that is not asked for.
     pub fn run(
         &self,
         sample: &[f32],
         timestep: f32,
         texts: &Encoded,
-        (batch, changes): (usize, Changes),
+        [latents, batch]: [usize; 2],
+        changes: Changes,
     ) -> Result<(Vec<f32>, Vec<f32>), Error> {
         let plan = self.engine.plan(PlanKey {
-            network: Network::Denoise { tokens: texts.tokens / batch, changes },
+            network: Network::Denoise { tokens: texts.tokens / batch, texts: batch / latents, changes },
             batch,
             height: self.shape.height,
             width: self.shape.width,
             precision: self.precision,
         })?;
         let mut plan = lock(&plan);
-        let timesteps = vec![timestep; batch];
-        let labels = vec![self.told.label.unwrap_or_default(); batch];
-        let guidance = self.told.guidance.as_deref().unwrap_or_default().repeat(batch);
+        let timesteps = vec![timestep; latents];
+        let labels = vec![self.told.label.unwrap_or_default(); latents];
+        let guidance = self.told.guidance.as_deref().unwrap_or_default().repeat(latents);
         let inputs = [
             (names::SAMPLE, Data::F32(sample)),
             (names::TIMESTEP, Data::F32(&timesteps)),
@@ -275,6 +286,12 @@ impl Denoiser<'_> {
         let received = if changes.is_watched() { plan.output(names::RECEIVED)?.to_vec() } else { Vec::new() };
         Ok((plan.output(names::OUTPUT)?.to_vec(), received))
     }
+}
+
+/// How many of these come before they repeat, in the same order and to the end.
+fn distinct<T: PartialEq>(count: usize, of: impl Fn(usize) -> T) -> usize {
+    let repeats = |period: usize| (period..count).all(|i| of(i) == of(i - period));
+    (1..count).find(|&period| count.is_multiple_of(period) && repeats(period)).unwrap_or(count)
 }
 
 impl Told {

@@ -71,7 +71,7 @@ impl Engine {
             changes: Changes::default(),
             perturbed: 0,
         };
-        let (answer, _) = denoiser.run(latent, timestep, &text.0, (1, Changes::default()))?;
+        let (answer, _) = denoiser.run(latent, timestep, &text.0, [1, 1], Changes::default())?;
         Ok(answer)
     }
 

@@ -8,14 +8,18 @@ use super::product::{Left, Product, Rescale, Right, Scores, Single, for_runs, mu
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
+use crate::kernels::fetch;
 use crate::{DataMut, Isa, ThreadPool};
 
 /// Queries of a task: a multiple of a run of vectors of every instruction set, enough to make packing the keys
 /// and values for each task cheap.
-const TASK: usize = 192;
+const TASK: usize = 384;
 
 /// Keys of a block: the scores of a block and three vectors of queries stay in the first-level cache.
 pub(super) const KEYS: usize = 64;
+
+/// Sums of a run that are brought into the first-level cache beforehand; more would push out what is read meanwhile.
+const FETCHED: usize = 4096;
 
 /// `out = softmax(scale Q K^T + mask) V` for each head, `[batch, q_tokens, heads * head_dim]`.
 ///
@@ -156,6 +160,9 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
         let keys = KEYS.min(keys_end - first_k);
         pack::rows::<P>(k, first_k, keys, packed_k);
         pack::tokens::<P>(v, first_k, keys, d, packed_v);
+        let next = first_k + keys..(first_k + 2 * KEYS).min(keys_end);
+        k.fetch(next.clone());
+        v.fetch(next);
         for_runs!(P, vectors, N, run => {
             let start = run * lanes;
             let count = (N * lanes).min(queries - start);
@@ -272,6 +279,10 @@ unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
             correction[j] = old.sub(shift[j]).exp2::<true>();
             total[j] = P::V::load(b.sum.add(j * lanes)).mul(correction[j]);
             j += 1;
+        }
+        // Meanwhile what is added to next comes from the second-level cache.
+        if d * width <= FETCHED {
+            fetch(b.out.cast(), d * width * size_of::<f32>());
         }
         let source = b.scores.as_ptr();
         let mut key = 0;

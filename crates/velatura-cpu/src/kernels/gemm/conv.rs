@@ -293,6 +293,9 @@ pub fn conv2d(
     let winograd = weight.purpose == Purpose::ConvWinograd;
     g.check_weight(operation, isa, weight, if winograd { Purpose::ConvWinograd } else { Purpose::Conv })?;
     check_len(operation, "the input", g.in_pixels() * g.in_channels, x.len())?;
+    if epilogue.gate.is_some() {
+        return Err(GemmError::Geometry("a gate after a convolution".into()));
+    }
     let finish = epilogue.bind(operation, g.out_pixels(), g.out_channels, &mut out)?;
     if winograd {
         if g.stride != [1, 1] || !g.in_channels.is_multiple_of(16) {

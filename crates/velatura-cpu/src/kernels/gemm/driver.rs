@@ -7,8 +7,9 @@
 use super::finish::{Finish, Sums};
 use super::int8;
 use super::pack::Layout;
-use super::tile::{Kernels, ROWS, STEP, Tile};
+use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use crate::ThreadPool;
+use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 
 /// Bytes of a panel that are used at a time: less than half of the second-level cache, the rest is for A.
@@ -78,8 +79,10 @@ fn plan(product: &Product<'_>, panels: usize) -> (usize, usize) {
     let tiles = product.rows.div_ceil(ROWS);
     let tile_cycles = 64 + product.segments * product.steps * ROWS * 4;
     let mut block = tiles.min(TASK_TILES);
-    // Rows that only one segment reads come from far away for the first panel, so give them some more.
-    let least = if product.segments > 1 { 1 } else { 4.min(panels) };
+    // Rows that only one segment reads come from far away for the first panel, so give them some more: as many as stay in
+    // the second-level cache beside them.
+    let panel = product.segments * product.steps * product.kernels.panel * STEP;
+    let least = if product.segments > 1 { 1 } else { (PANEL_BLOCK / panel.max(1)).clamp(1, 8).min(panels) };
     let mut group = (TASK_CYCLES / (block * tile_cycles)).clamp(least, panels);
     loop {
         let tasks = product.items * tiles.div_ceil(block) * panels.div_ceil(group);
@@ -162,9 +165,11 @@ unsafe fn task(
         let outputs = &mut bytemuck::cast_slice_mut::<u8, usize>(outputs)[..rows];
         fill(&mut RowBlock { item, first, pointers, outputs, zeros: zeros.as_ptr() });
         let partial = partial.as_mut_ptr().cast::<f32>();
+        let (first, end) = (panels.start, panels.end);
         for panel in panels {
+            let upcoming = Upcoming { rows: panel == first, panel: (panel + 1 < end).then_some(panel + 1) };
             // SAFETY: the caller's promise.
-            unsafe { run_panel(product, layout, item, panel, pointers, outputs, partial) };
+            unsafe { run_panel(product, layout, item, panel, upcoming, pointers, outputs, partial) };
         }
     });
 }
@@ -205,11 +210,22 @@ fn depth_block(product: &Product<'_>, width: usize) -> DepthBlock {
     DepthBlock { steps, count: product.steps.div_ceil(steps), ..whole }
 }
 
+/// What a task has not in its second-level cache yet.
+#[derive(Clone, Copy)]
+struct Upcoming {
+    /// Whether it is the task's first panel, and the rows of the next tiles come from far away.
+    rows: bool,
+    /// The panel that follows.
+    panel: Option<usize>,
+}
+
+#[allow(clippy::too_many_arguments)]
 unsafe fn run_panel(
     product: &Product<'_>,
     layout: &Layout,
     item: usize,
     panel: usize,
+    upcoming: Upcoming,
     pointers: &[[*const u8; ROWS]],
     outputs: &[usize],
     partial: *mut f32,
@@ -222,7 +238,35 @@ unsafe fn run_panel(
         let first_step = if product.segments > 1 { 0 } else { b * block.steps };
         let segments = block.segments.min(product.segments - first_segment);
         let steps = block.steps.min(product.steps - first_step);
+        // Of the panel: its own next block, or the first of the next panel.
+        let next_block = match upcoming.panel {
+            _ if b + 1 < block.count => {
+                (base.wrapping_add((b + 1) * (block.segments * block.steps) * width * STEP), width)
+            }
+            Some(next) => {
+                let base =
+                    product.panels.wrapping_add(item * product.item_panels + layout.start(next) * STEP);
+                (base, layout.width(next))
+            }
+            None => (base, 0),
+        };
+        let next_bytes = block.segments * block.steps * next_block.1 * STEP;
+        let tiles = outputs.len().div_ceil(ROWS);
         for (tile, rows) in outputs.chunks(ROWS).enumerate() {
+            let next_rows = match pointers.get((tile + 1) * product.segments) {
+                Some(rows) if upcoming.rows && product.segments == 1 => {
+                    // Neighbours, as rows of a matrix are.
+                    let bytes = (rows[1] as usize).wrapping_sub(rows[0] as usize);
+                    let share = steps * product.row_step;
+                    if bytes <= 2 * share {
+                        Lines { from: rows[0], count: (ROWS * bytes).div_ceil(LINE) }
+                    } else {
+                        Lines::NONE
+                    }
+                }
+                _ => Lines::NONE,
+            };
+            let next = [next_rows, Lines::part(next_block.0, next_bytes, tile, tiles)];
             let sums = partial.wrapping_add(tile * ROWS * width);
             let tile = Tile {
                 rows: pointers.as_ptr().wrapping_add(tile * product.segments + first_segment),
@@ -237,6 +281,7 @@ unsafe fn run_panel(
                 carry: b > 0,
                 sums,
                 sums_stride: width,
+                next,
             };
             let finished = Sums {
                 data: sums,
@@ -245,6 +290,9 @@ unsafe fn run_panel(
                 column: item * product.item_columns + panel * layout.panel,
                 columns: layout.valid(panel),
             };
+            if b + 1 == block.count {
+                product.finish.fetch(rows, finished.column, finished.columns);
+            }
             // SAFETY: the caller's promise; `partial` holds a panel's width for every row of the block.
             unsafe {
                 product.kernels.run(rows.len(), width, &tile);

@@ -6,7 +6,8 @@ use super::error::{GemmError, check_len};
 use super::finish::{Finish, Matrix};
 use crate::{Data, DataMut};
 
-/// `out = activation(product + bias + per_image) + residual`, in registers before the only store.
+/// `out = activation(product + bias + per_image) + residual`, before the only store; with a gate, of the sums' first half times
+/// the function of the second, before the residual.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Epilogue<'a> {
     /// One number for each column.
@@ -16,6 +17,9 @@ pub struct Epilogue<'a> {
     pub per_image: Option<Data<'a>>,
     /// The function applied.
     pub activation: Option<Activation>,
+    /// The function of the second half of a linear layer's columns, by which the first half is multiplied: the output has
+    /// half as many columns as the product. Without an activation.
+    pub gate: Option<Activation>,
     /// Of the output's shape, in either storage type.
     pub residual: Option<Data<'a>>,
 }
@@ -50,8 +54,9 @@ impl Epilogue<'_> {
         columns: usize,
         out: &mut DataMut<'_>,
     ) -> Result<Finish, GemmError> {
-        check_len(operation, "the output", rows * columns, out.len())?;
-        let mut target = matrix(out.as_ref(), columns, operation, "the output")?;
+        let width = if self.gate.is_some() { columns / 2 } else { columns };
+        check_len(operation, "the output", rows * width, out.len())?;
+        let mut target = matrix(out.as_ref(), width, operation, "the output")?;
         target.data = match out {
             DataMut::F32(x) => x.as_mut_ptr().cast(),
             DataMut::Bf16(x) => x.as_mut_ptr().cast(),
@@ -64,6 +69,7 @@ impl Epilogue<'_> {
             image_rows: 1,
             residual: Matrix::NONE,
             activation: self.activation,
+            gate: self.gate,
         };
         if let Some(bias) = self.bias {
             check_len(operation, "the bias", columns, bias.len())?;
@@ -77,8 +83,8 @@ impl Epilogue<'_> {
             finish.image_rows = rows / images;
         }
         if let Some(residual) = self.residual {
-            check_len(operation, "the residual", rows * columns, residual.len())?;
-            finish.residual = matrix(residual, columns, operation, "the residual")?;
+            check_len(operation, "the residual", rows * width, residual.len())?;
+            finish.residual = matrix(residual, width, operation, "the residual")?;
         }
         Ok(finish)
     }

@@ -6,6 +6,7 @@ use super::lanes::{Lanes, Plain};
 use crate::Isa;
 use crate::kernels::elementwise::dispatch::simd;
 use crate::kernels::elementwise::math::{activate, for_activation};
+use crate::kernels::fetch;
 
 /// A row-major matrix that the end of a tile reads or writes; null where there is none.
 #[derive(Clone, Copy)]
@@ -20,7 +21,8 @@ impl Matrix {
     pub(super) const NONE: Matrix = Matrix { data: std::ptr::null_mut(), bf16: false, stride: 0 };
 }
 
-/// What happens to the sums: `out = activation(sums + bias + per_image) + residual`.
+/// What happens to the sums: `out = activation(sums + bias + per_image) + residual`, or with a gate
+/// `out = values * gate(gates) + residual`, where values and gates are the two halves of `sums + bias + per_image`.
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
     pub out: Matrix,
@@ -32,10 +34,25 @@ pub(super) struct Finish {
     pub image_rows: usize,
     pub residual: Matrix,
     pub activation: Option<Activation>,
+    pub gate: Option<Activation>,
 }
 
 // SAFETY: the matrices outlive the operation; tasks write disjoint parts of the output and only read the others.
 unsafe impl Sync for Finish {}
+
+impl Finish {
+    /// Brings the lines of the output and the residual that the end of a tile will touch into the first-level cache.
+    pub(super) fn fetch(&self, rows: &[usize], column: usize, columns: usize) {
+        let halves = if self.gate.is_some() { 2 } else { 1 };
+        for matrix in [&self.out, &self.residual].into_iter().filter(|m| !m.data.is_null()) {
+            let size = if matrix.bf16 { 2 } else { 4 };
+            for &row in rows {
+                let from = matrix.data.wrapping_add((row * matrix.stride + column / halves) * size);
+                fetch(from, columns / halves * size);
+            }
+        }
+    }
+}
 
 /// The sums of a tile and their place in the output.
 pub(super) struct Sums<'a> {
@@ -73,7 +90,9 @@ simd! {
 unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        if let Some(activation) = f.activation {
+        if let Some(gate) = f.gate {
+            gated::<L>(isa, f, sums, gate);
+        } else if let Some(activation) = f.activation {
             each::<L>(sums, |x, row, column, n| {
                 add_inputs(f, L::load(x), row, column, n).store(x);
             });
@@ -88,16 +107,57 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     }
 }
 
+/// As [`finish`], where the first half of the columns are values and the second half their gates.
+#[inline(always)]
+unsafe fn gated<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Activation) {
+    let (half, column) = (sums.columns / 2, sums.column / 2);
+    for (r, &row) in sums.rows.iter().enumerate() {
+        let values = sums.data.wrapping_add(r * sums.width);
+        let gates = values.wrapping_add(half);
+        // SAFETY: the contract of `finish`: a row of sums has both halves, and the output is as wide as one of all.
+        unsafe {
+            vectors::<L>(half, |at, n| {
+                let value = first::<L>(values.add(at), n);
+                store_first(add_inputs(f, value, row, column + at, n), values.add(at), n);
+                let value = first::<L>(gates.add(at), n);
+                store_first(add_inputs(f, value, row, f.out.stride + column + at, n), gates.add(at), n);
+            });
+            activate_all(isa, gate, std::slice::from_raw_parts_mut(gates, half));
+            vectors::<L>(half, |at, n| {
+                let (value, gate) = (first::<L>(values.add(at), n), first::<L>(gates.add(at), n));
+                write(f, L::zero().multiply_add(value, gate), row, column + at, n);
+            });
+        }
+    }
+}
+
+/// Calls `f(first, n)` for the vectors of a row, `n` of whose lanes are inside.
+#[inline(always)]
+fn vectors<L: Lanes>(columns: usize, f: impl Fn(usize, usize)) {
+    for at in (0..columns).step_by(L::WIDTH) {
+        f(at, L::WIDTH.min(columns - at));
+    }
+}
+
+#[inline(always)]
+unsafe fn first<L: Lanes>(from: *const f32, n: usize) -> L {
+    // SAFETY: the contract of `finish`.
+    unsafe { if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) } }
+}
+
+#[inline(always)]
+unsafe fn store_first<L: Lanes>(x: L, to: *mut f32, n: usize) {
+    // SAFETY: the contract of `finish`.
+    unsafe { if n == L::WIDTH { x.store(to) } else { x.store_first(to, n) } }
+}
+
 /// Calls `f(sums, row, column, n)` for every vector, `n` of whose lanes are inside the matrix.
 #[inline(always)]
 fn each<L: Lanes>(sums: &Sums<'_>, f: impl Fn(*mut f32, usize, usize, usize)) {
     for (r, &row) in sums.rows.iter().enumerate() {
-        let mut at = 0;
-        while at < sums.columns {
-            let n = L::WIDTH.min(sums.columns - at);
+        vectors::<L>(sums.columns, |at, n| {
             f(sums.data.wrapping_add(r * sums.width + at), row, sums.column + at, n);
-            at += L::WIDTH;
-        }
+        });
     }
 }
 
@@ -106,8 +166,7 @@ unsafe fn add_inputs<L: Lanes>(f: &Finish, mut x: L, row: usize, column: usize, 
     // SAFETY: the contract of `finish`.
     unsafe {
         if !f.bias.is_null() {
-            let from = f.bias.add(column);
-            x = x.add(if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) });
+            x = x.add(first(f.bias.add(column), n));
         }
         if !f.per_image.data.is_null() {
             x = x.add(read(&f.per_image, row / f.image_rows, column, n));

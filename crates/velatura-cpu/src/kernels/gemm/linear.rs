@@ -5,7 +5,7 @@ use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
 use super::finish::Finish;
 use super::int8;
-use super::packed::{PackedMatrix, Purpose};
+use super::packed::PackedMatrix;
 use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
 use super::tile::{Kernels, ROWS, STEP};
@@ -24,7 +24,7 @@ pub fn linear_int8_scratch_bytes(rows: usize, inputs: usize) -> usize {
 
 /// `out = epilogue(x B)`: x `[m, in]`, out `[m, out]`.
 ///
-/// With a weight packed by [`PackedMatrix::linear`] it is the layer, in 8 bits by [`PackedMatrix::linear_int8`], with one packed by
+/// With a gate, out is `[m, out / 2]`. With a weight packed by [`PackedMatrix::linear`] it is the layer, in 8 bits by [`PackedMatrix::linear_int8`], with one packed by
 /// [`PackedMatrix::linear_input_gradient`] the gradient of its input. `x` must be stored as the weight was
 /// packed for; `out` and the epilogue's operands in either floating-point type.
 ///
@@ -41,17 +41,17 @@ pub fn linear(
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let operation = "linear";
-    let linear = [Purpose::Linear, Purpose::LinearInputGradient, Purpose::LinearInt8];
-    if !linear.contains(&weight.purpose) || weight.isa() != isa {
+    let gated = epilogue.gate.is_some();
+    if !weight.purpose.is_linear() || weight.purpose.is_gated() != gated || weight.isa() != isa {
         return Err(GemmError::Packing {
             operation,
-            expected: format!("a linear layer on {}", isa.name()),
+            expected: format!("a {} layer on {}", if gated { "gated linear" } else { "linear" }, isa.name()),
             found: weight.description(),
         });
     }
     check_len(operation, "the input", m * weight.depth, x.len())?;
     let finish = epilogue.bind(operation, m, weight.columns, &mut out)?;
-    if weight.purpose == Purpose::LinearInt8 {
+    if weight.purpose.is_int8() {
         if x.dtype() == DType::I32 {
             let (operand, expected) = ("the input", "f32 or bf16");
             return Err(GemmError::Storage { operation, operand, expected, found: DType::I32 });

@@ -8,7 +8,7 @@ use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::pack::{Block, Layout, Number, pack_pairs, pack_singles};
 use super::scratch;
-use super::tile::{Kernels, ROWS, STEP, Tile};
+use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::elementwise::dispatch::{Shared, for_chunks, simd, with_scratch};
 use crate::{Data, Isa, ThreadPool};
 use std::ops::Range;
@@ -226,6 +226,7 @@ impl<T: Number> Task<'_, T> {
                     carry,
                     sums: self.sums.wrapping_add(first * plan.stride() + p * right.panel),
                     sums_stride: plan.stride(),
+                    next: [Lines::NONE; 2],
                 };
                 // SAFETY: both panels have these steps, the sums have whole vectors, and this task alone writes these.
                 unsafe { plan.kernels.run(ROWS.min(left.columns - first), width, &tile) };

@@ -19,13 +19,32 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Linear,
+    /// A linear layer whose second half gates the first: see [`Epilogue::gate`](super::Epilogue::gate).
+    LinearGated,
     /// A linear layer in 8 bits.
     LinearInt8,
+    /// The same, gated.
+    LinearInt8Gated,
     LinearInputGradient,
     Conv,
     /// A convolution by Winograd's algorithm.
     ConvWinograd,
     ConvInputGradient,
+}
+
+impl Purpose {
+    pub(super) fn is_int8(self) -> bool {
+        matches!(self, Purpose::LinearInt8 | Purpose::LinearInt8Gated)
+    }
+
+    pub(super) fn is_gated(self) -> bool {
+        matches!(self, Purpose::LinearGated | Purpose::LinearInt8Gated)
+    }
+
+    /// Whether [`linear`](super::linear) takes it.
+    pub(super) fn is_linear(self) -> bool {
+        matches!(self, Purpose::Linear | Purpose::LinearInputGradient) || self.is_int8() || self.is_gated()
+    }
 }
 
 /// Some taps of a weight, as panels: all of them, or those that meet one phase of a strided gradient.
@@ -90,6 +109,19 @@ impl PackedMatrix {
         [out, inputs]: [usize; 2],
     ) -> Result<Self, GemmError> {
         Self::new(pool, isa, storage, &Values::of(weight), [out, inputs, 1, 1], 1, [1, 1], Purpose::Linear)
+    }
+
+    /// The weight `[2 * out, in]` of a gated linear layer, for [`linear`](super::linear) with a
+    /// [gate](super::Epilogue::gate).
+    pub fn linear_gated(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        [out, inputs]: [usize; 2],
+    ) -> Result<Self, GemmError> {
+        let shape = [out, inputs, 1, 1];
+        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], Purpose::LinearGated)
     }
 
     /// The weight `[out, in]` of a linear layer, for the gradient of its input: [`linear`](super::linear)
@@ -196,22 +228,25 @@ impl PackedMatrix {
             )));
         }
         let kernels = match purpose {
-            Purpose::LinearInt8 => Kernels::of_bytes(isa),
+            purpose if purpose.is_int8() => Kernels::of_bytes(isa),
             _ => Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16),
         };
         let (area, out_per_group) = (kh * kw, out / groups);
         let (depth, depth_stride, columns, column_stride) = match purpose {
-            Purpose::Linear | Purpose::LinearInt8 | Purpose::Conv | Purpose::ConvWinograd => {
-                (inputs, area, out_per_group, inputs * area)
+            Purpose::LinearInputGradient | Purpose::ConvInputGradient => {
+                (out_per_group, inputs * area, inputs, area)
             }
-            _ => (out_per_group, inputs * area, inputs, area),
+            _ => (inputs, area, out_per_group, inputs * area),
         };
         let refused =
             |why: &str| Err(GemmError::Geometry(format!("a weight {shape:?} in {groups} groups{why}")));
         let taps_of_parts = match purpose {
             Purpose::ConvWinograd if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
             Purpose::ConvWinograd => vec![(0..winograd::POINTS).collect()],
-            Purpose::LinearInt8 if depth > int8::DEEPEST => return refused(", too deep for sums in 8 bits"),
+            purpose if purpose.is_int8() && depth > int8::DEEPEST => {
+                return refused(", too deep for sums in 8 bits");
+            }
+            purpose if purpose.is_gated() && !out.is_multiple_of(2) => return refused(", of two halves"),
             _ => taps_by_phase([kh, kw], stride),
         };
         let mut parts = Vec::new();
@@ -268,7 +303,15 @@ impl PackedMatrix {
     }
 
     fn fill_from<T: Number>(&mut self, pool: &ThreadPool, weight: &[T]) {
-        if self.purpose == Purpose::LinearInt8 {
+        let paired;
+        let weight = match self.purpose.is_gated() {
+            true => {
+                paired = self.halves_by_panel(weight);
+                paired.as_slice()
+            }
+            false => weight,
+        };
+        if self.purpose.is_int8() {
             let cells = self.bytes / size_of::<u32>();
             let (layout, cells) = (self.layout(0), &mut self.cells.typed_mut::<u32>()[..cells]);
             self.quantized = int8::pack(pool, self.kernels.isa, weight, self.depth, &layout, cells);
@@ -303,6 +346,19 @@ impl PackedMatrix {
         }
     }
 
+    /// The rows of a gated layer in another order: for each panel some of the first half, then those of the second half
+    /// that gate them.
+    fn halves_by_panel<T: Number>(&self, weight: &[T]) -> Vec<T> {
+        let (layout, depth) = (self.layout(0), self.depth);
+        let (values, gates) = weight.split_at(weight.len() / 2);
+        let rows = (0..layout.panels()).flat_map(|p| {
+            let first = p * layout.panel / 2 * depth;
+            let part = first..first + layout.valid(p) / 2 * depth;
+            [&values[part.clone()], &gates[part]]
+        });
+        rows.collect::<Vec<_>>().concat()
+    }
+
     /// The instruction set that it was packed for.
     pub fn isa(&self) -> Isa {
         self.kernels.isa
@@ -326,7 +382,7 @@ impl PackedMatrix {
     /// Bytes of memory that it takes.
     pub fn bytes(&self) -> usize {
         // A layer in 8 bits has a scale and a sum for each output beside the panels.
-        let columns = if self.purpose == Purpose::LinearInt8 { self.columns } else { 0 };
+        let columns = if self.purpose.is_int8() { self.columns } else { 0 };
         self.bytes + self.quantized.scales.len().max(columns) * 8
     }
 

@@ -16,6 +16,7 @@ use super::finish::{self, FinishFn};
 use super::lanes::{Lanes, Plain};
 use super::winograd;
 use crate::Isa;
+use crate::kernels::LINE;
 
 /// Rows of a full tile. Six rows of four 512-bit vectors are 24 accumulators and leave room for four
 /// vectors of B and one of A; on AVX2 six by two are 12 of the 16 registers.
@@ -49,6 +50,26 @@ pub(super) struct Tile {
     /// Where the accumulators go: rows of `sums_stride` elements, whole vectors.
     pub sums: *mut f32,
     pub sums_stride: usize,
+    /// What the next tiles will read, brought into the second-level cache meanwhile: a line for each step.
+    pub next: [Lines; 2],
+}
+
+/// Successive lines of the caches, that may not be there: fetching is no reading.
+#[derive(Clone, Copy)]
+pub(super) struct Lines {
+    pub from: *const u8,
+    pub count: usize,
+}
+
+impl Lines {
+    pub(super) const NONE: Lines = Lines { from: std::ptr::null(), count: 0 };
+
+    /// Part `part` of `parts` of the lines that hold `bytes` bytes.
+    pub(super) fn part(from: *const u8, bytes: usize, part: usize, parts: usize) -> Lines {
+        let share = bytes.div_ceil(LINE).div_ceil(parts.max(1));
+        let first = (part * share).min(bytes.div_ceil(LINE));
+        Lines { from: from.wrapping_add(first * LINE), count: share.min(bytes.div_ceil(LINE) - first) }
+    }
 }
 
 /// What the four bytes of a step hold.
@@ -150,34 +171,50 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
             }
         }
         let mut linear = t.panel;
+        let mut next = t.next;
         for s in 0..t.segments {
             let pointers = &*t.rows.add(s);
             let a: [*const u8; R] = std::array::from_fn(|r| pointers[r].wrapping_add(t.offset));
             let mut b = if t.panel_offsets.is_null() { linear } else { t.panel.add(*t.panel_offsets.add(s)) };
             linear = linear.wrapping_add(t.panel_segment);
             let mut at = 0usize;
-            for _ in 0..t.steps {
-                #[cfg(target_arch = "x86_64")]
-                {
-                    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-                    let lines = (V * L::WIDTH * STEP).div_ceil(64);
-                    for line in 0..lines {
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * 64).cast());
+            let mut left = t.steps;
+            while left > 0 {
+                // The first lines that are left, or, when there are none, the same one again and again.
+                let (mut line, line_step, steps) = match next.iter_mut().find(|lines| lines.count > 0) {
+                    Some(lines) => {
+                        let (from, count) = (lines.from, lines.count.min(left));
+                        *lines = Lines { from: from.wrapping_add(count * LINE), count: lines.count - count };
+                        (from, LINE, count)
                     }
-                }
-                let columns: [L; V] = std::array::from_fn(|v| L::load(b.cast::<f32>().add(v * L::WIDTH)));
-                for r in 0..R {
-                    let x = L::splat_bits(a[r].add(at));
-                    for v in 0..V {
-                        acc[r][v] = match STEPS {
-                            BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
-                            PAIRS => acc[r][v].multiply_add_pairs(x, columns[v]),
-                            _ => acc[r][v].multiply_add(x, columns[v]),
-                        };
+                    None => (b, 0, left),
+                };
+                left -= steps;
+                for _ in 0..steps {
+                    #[cfg(target_arch = "x86_64")]
+                    {
+                        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+                        let lines = (V * L::WIDTH * STEP).div_ceil(LINE);
+                        for line in 0..lines {
+                            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * LINE).cast());
+                        }
+                        _mm_prefetch::<_MM_HINT_T1>(line.cast());
                     }
+                    let columns: [L; V] = std::array::from_fn(|v| L::load(b.cast::<f32>().add(v * L::WIDTH)));
+                    for r in 0..R {
+                        let x = L::splat_bits(a[r].add(at));
+                        for v in 0..V {
+                            acc[r][v] = match STEPS {
+                                BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
+                                PAIRS => acc[r][v].multiply_add_pairs(x, columns[v]),
+                                _ => acc[r][v].multiply_add(x, columns[v]),
+                            };
+                        }
+                    }
+                    at += t.row_step;
+                    b = b.wrapping_add(t.panel_step);
+                    line = line.wrapping_add(line_step);
                 }
-                at += t.row_step;
-                b = b.wrapping_add(t.panel_step);
             }
         }
         for r in 0..R {

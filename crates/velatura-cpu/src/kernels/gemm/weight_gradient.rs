@@ -14,7 +14,7 @@ use super::linear::kernels_for;
 use super::linear_gradient::{LEFT, PANELS, linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 use super::pack::{Block, Layout, Number, pack_halves, pack_singles};
 use super::scratch;
-use super::tile::{Kernels, ROWS, STEP, Tile};
+use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
 use crate::{Data, Isa, ThreadPool};
 use std::ops::Range;
@@ -434,6 +434,7 @@ impl<T: Number> Task<'_, T> {
                                 carry,
                                 sums: self.sums.wrapping_add(sums),
                                 sums_stride: plan.sums_stride(),
+                                next: [Lines::NONE; 2],
                             };
                             let rows = ROWS.min(self.left_layout.columns - first);
                             // SAFETY: the panels have a step for every pixel that a tap of an output pixel meets;

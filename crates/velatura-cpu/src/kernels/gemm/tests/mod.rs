@@ -141,6 +141,7 @@ impl Finish {
             per_image: self.per_image.as_ref().map(Store::data),
             residual: self.residual.as_ref().map(Store::data),
             activation: self.activation,
+            gate: None,
         }
     }
 
@@ -166,7 +167,7 @@ impl Finish {
     }
 }
 
-fn activate(activation: Activation, x: f64) -> f64 {
+pub(super) fn activate(activation: Activation, x: f64) -> f64 {
     let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
     match activation {
         Activation::Relu => x.max(0.0),

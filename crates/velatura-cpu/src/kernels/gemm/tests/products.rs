@@ -1,11 +1,11 @@
 //! Linear layers, their gradients, and batched products.
 
 use proptest::prelude::*;
-use velatura_graph::DType;
+use velatura_graph::{Activation, DType};
 
-use super::{Exact, Finish, Noise, Store, check, everywhere, on_any_threads, scratch};
+use super::{Exact, Finish, Noise, Store, activate, check, everywhere, on_any_threads, scratch};
 use crate::kernels::gemm::*;
-use crate::{Data, DataMut, Isa, ThreadPool};
+use crate::{Data, DataMut, Isa, ThreadPool, Values};
 
 /// `[m, k] x [k, n]` with elements by function.
 fn product(
@@ -298,4 +298,83 @@ fn layers_in_8_bits() {
             check(&what, &got, &want);
         }
     });
+}
+
+/// The first half of the columns times the GELU of the second.
+fn gated(product: &[Exact], columns: usize) -> Vec<Exact> {
+    let rows = product.chunks(columns).flat_map(|row| {
+        let (values, gates) = row.split_at(columns / 2);
+        values.iter().zip(gates).map(|(value, gate)| {
+            let gelu = activate(Activation::Gelu, gate.sum);
+            // A change of the gate changes its GELU by no more than 1.13 times as much.
+            let size = value.size * gelu.abs() + 1.13 * value.sum.abs() * gate.size;
+            Exact { sum: value.sum * gelu, size }
+        })
+    });
+    rows.collect()
+}
+
+#[test]
+fn gated_layers() {
+    everywhere(|isa, dtype| {
+        for (m, inputs, outputs, int8) in [
+            (7, 33, 70, false),
+            (1, 8, 2, false),
+            (13, 320, 128, false),
+            (20, 1290, 206, false),
+            (13, 320, 128, true),
+            (9, 65, 74, true),
+        ] {
+            let what = format!("gated {m}x{inputs}x{outputs}, {dtype:?} {isa:?} {int8}");
+            let mut noise = Noise(7);
+            let (x, w) = (noise.numbers(m * inputs), noise.numbers(inputs * outputs));
+            let (bias, residual) = (noise.numbers(outputs), noise.numbers(m * outputs / 2));
+            let (x_store, residual) = (Store::new(dtype, &x), Store::new(dtype, &residual));
+            let epilogue = Epilogue {
+                bias: Some(&bias),
+                residual: Some(residual.data()),
+                gate: Some(Activation::Gelu),
+                ..Epilogue::default()
+            };
+            let got = on_any_threads(&what, |pool| {
+                let (weight, bytes) = if int8 {
+                    let purpose = Purpose::LinearInt8Gated;
+                    let (values, shape) = (Values::of(&w), [outputs, inputs, 1, 1]);
+                    let weight = PackedMatrix::new(pool, isa, dtype, &values, shape, 1, [1; 2], purpose);
+                    (weight.unwrap(), linear_int8_scratch_bytes(m, inputs))
+                } else {
+                    let weight = PackedMatrix::linear_gated(pool, isa, dtype, &w, [outputs, inputs]).unwrap();
+                    let bytes = linear_scratch_bytes(dtype, m, &weight);
+                    (weight, bytes)
+                };
+                let (mut out, mut memory) = (Store::nan(dtype, m * outputs / 2), scratch(bytes));
+                linear(pool, isa, x_store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory)
+                    .unwrap();
+                out
+            });
+            let (x, w) = match int8 {
+                true => (rounded_rows(&x_store.values(), inputs), rounded_rows(&w, inputs)),
+                false => (x_store.values(), w),
+            };
+            let mut want = product([m, outputs, inputs], |i, k| x[i * inputs + k], |k, j| w[j * inputs + k]);
+            for row in want.chunks_mut(outputs) {
+                row.iter_mut().zip(&bias).for_each(|(want, &bias)| want.add(bias, 1.0));
+            }
+            let mut want = gated(&want, outputs);
+            want.iter_mut().zip(residual.values()).for_each(|(want, residual)| want.add(residual, 1.0));
+            check(&what, &got, &want);
+        }
+    });
+}
+
+#[test]
+fn gates_are_refused_where_they_do_not_apply() {
+    let (pool, isa) = (ThreadPool::new(1), Isa::Portable);
+    assert!(PackedMatrix::linear_gated(&pool, isa, DType::F32, &[0.0; 9], [3, 3]).is_err());
+    let weight = PackedMatrix::linear(&pool, isa, DType::F32, &[0.0; 8], [2, 4]).unwrap();
+    let epilogue = Epilogue { gate: Some(Activation::Gelu), ..Epilogue::default() };
+    let mut out = [0.0; 1];
+    let result =
+        linear(&pool, isa, Data::F32(&[0.0; 4]), 1, &weight, &epilogue, DataMut::F32(&mut out), &mut []);
+    assert!(matches!(result, Err(GemmError::Packing { .. })));
 }

@@ -20,7 +20,8 @@ use super::conv::ConvGeometry;
 use super::error::GemmError;
 use super::finish::{Finish, Sums};
 use super::packed::PackedMatrix;
-use super::tile::{Kernels, ROWS, STEP, Tile};
+use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::{Data, ThreadPool};
 
@@ -45,7 +46,7 @@ pub fn winograd_pays(geometry: &ConvGeometry) -> bool {
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
-    window && wide && g.out_height() * g.out_width() >= 256
+    window && wide && g.out_height() * g.out_width() >= 64
 }
 
 /// Tiles of an image, down and across.
@@ -75,9 +76,6 @@ pub(super) fn bytes(kernels: &Kernels, g: &ConvGeometry) -> usize {
     let blocks = tiles.div_ceil(BLOCK / 2);
     POINTS * (tiles * row + blocks * 2 * LINE)
 }
-
-/// Bytes of a line of the caches.
-const LINE: usize = 64;
 
 /// Bytes from point to point: an odd number of lines, because the sixteen points of a tile are written and read together,
 /// and would fall on the same few lines of the first-level cache.
@@ -255,6 +253,12 @@ unsafe fn products(
         let (sums, pixels) = memory.split_at_mut(POINTS * point);
         for p in 0..POINTS {
             let rows = transformed.start(block).wrapping_add(p * transformed.point(block));
+            let panel_bytes = steps * width * STEP;
+            // Of the next point.
+            let (next_rows, next_panel) = match p + 1 < POINTS {
+                true => (ROWS * transformed.row, panel_bytes),
+                false => (0, 0),
+            };
             for at in (0..count).step_by(ROWS) {
                 let n = ROWS.min(count - at);
                 let row = |r: usize| rows.wrapping_add((at + r.min(n - 1)) * transformed.row).cast_const();
@@ -271,6 +275,20 @@ unsafe fn products(
                     carry: false,
                     sums: sums[p * point + at * width..].as_mut_ptr(),
                     sums_stride: width,
+                    next: [
+                        Lines::part(
+                            rows.wrapping_add(transformed.point(block) + at * transformed.row),
+                            next_rows,
+                            0,
+                            1,
+                        ),
+                        Lines::part(
+                            base.wrapping_add((p + 1) * panel_bytes),
+                            next_panel,
+                            at / ROWS,
+                            count.div_ceil(ROWS),
+                        ),
+                    ],
                 };
                 // SAFETY: the caller's promise; the sums have `ROWS` rows for every tile of the kernel.
                 unsafe { kernels.run(n, width, &tile) };

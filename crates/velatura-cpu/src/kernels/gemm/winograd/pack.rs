@@ -11,6 +11,8 @@ const TAPS: usize = 9;
 const DEPTH: usize = 32;
 /// Columns that are transformed at a time.
 const LANES: usize = 64;
+/// Elements from tap to tap: an odd number of lines of the caches, so that a column of taps does not fall on a few of them.
+const ROW: usize = LANES + 16;
 
 /// Packs a weight `[out, in, 3, 3]`.
 ///
@@ -30,17 +32,17 @@ pub(in super::super) unsafe fn pack<T: Number>(
     pool.run(layout.panels() * chunks, |index, _| {
         let (panel, first) = (index / chunks, index % chunks * DEPTH);
         let (count, columns, width) = (DEPTH.min(depth - first), layout.valid(panel), layout.width(panel));
-        with_scratch(count * TAPS * LANES, |taps: &mut [f32]| {
+        with_scratch(count * TAPS * ROW, |taps: &mut [f32]| {
             for n in 0..columns {
                 let from = ((panel * layout.panel + n) * depth + first) * TAPS;
                 spread(isa, &weight[from..][..count * TAPS], &mut taps[n..]);
             }
             for n in columns..LANES {
-                taps[n..].iter_mut().step_by(LANES).for_each(|x| *x = 0.0);
+                taps[n..].iter_mut().step_by(ROW).for_each(|x| *x = 0.0);
             }
             let per_step = if pairs { 2 } else { 1 };
             for k in (0..count).step_by(per_step) {
-                let taps = &taps[k * TAPS * LANES..];
+                let taps = &taps[k * TAPS * ROW..];
                 let row = (first + k) / per_step;
                 let cell = |point: usize| {
                     let at = layout.start(panel) + (point * steps + row) * width;
@@ -48,14 +50,14 @@ pub(in super::super) unsafe fn pack<T: Number>(
                     unsafe { std::slice::from_raw_parts_mut(to.at(at), width) }
                 };
                 let mut low = [[0.0; LANES]; POINTS];
-                transform(isa, &taps[..TAPS * LANES], &mut low);
+                transform(isa, &taps[..TAPS * ROW], &mut low);
                 if !pairs {
                     low.iter().enumerate().for_each(|(p, x)| singles(isa, x, cell(p)));
                     continue;
                 }
                 let mut high = [[0.0; LANES]; POINTS];
                 if k + 1 < count {
-                    transform(isa, &taps[TAPS * LANES..][..TAPS * LANES], &mut high);
+                    transform(isa, &taps[TAPS * ROW..][..TAPS * ROW], &mut high);
                 }
                 low.iter()
                     .zip(&high)
@@ -67,9 +69,9 @@ pub(in super::super) unsafe fn pack<T: Number>(
 }
 
 simd! {
-    /// One column's taps, each a row of [`LANES`] apart.
+    /// One column's taps, each [`ROW`] elements apart.
     fn spread<T: Number>(from: &[T], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().step_by(LANES).zip(from) {
+        for (to, from) in to.iter_mut().step_by(ROW).zip(from) {
             *to = from.single();
         }
     }
@@ -85,7 +87,7 @@ fn line(g: [f32; 3]) -> [f32; 4] {
 simd! {
     /// `G g G'` of every column, from rows of taps to rows of points.
     fn transform(taps: &[f32], points: &mut [[f32; LANES]; POINTS]) {
-        let tap = |t: usize| -> &[f32; LANES] { taps[t * LANES..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
+        let tap = |t: usize| -> &[f32; LANES] { taps[t * ROW..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
         let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
         for n in 0..LANES {
             let lines: [[f32; 4]; 3] = std::array::from_fn(|i| line(std::array::from_fn(|j| taps[i * 3 + j][n])));
