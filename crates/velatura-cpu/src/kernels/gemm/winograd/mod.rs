@@ -295,8 +295,18 @@ unsafe fn products(
             }
         }
         let mut outputs = [0; ROWS * OUT * OUT];
+        let place = |tile: usize| places.place(first + block * transformed.block + tile);
+        let (column, columns) = (panel * layout.panel, layout.valid(panel));
         for at in (0..count).step_by(ROWS) {
             let n = ROWS.min(count - at);
+            // Where the next tiles go, which are far apart.
+            for tile in at + ROWS..count.min(at + 2 * ROWS) {
+                let [image, y, x] = place(tile);
+                for i in 0..OUT {
+                    let row = (image * places.out_height + y + i) * places.out_width + x;
+                    finish.fetch(&[row, row + 1], column, columns);
+                }
+            }
             let tiles = OutputTiles {
                 from: sums[at * width..].as_ptr(),
                 point,
@@ -306,21 +316,8 @@ unsafe fn products(
             };
             // SAFETY: sixteen points of `n` rows; four pixels for each.
             unsafe { (kernels.winograd.1)(&tiles) };
-            let rows = outside_dropped(
-                pixels,
-                width,
-                &mut outputs,
-                |tile| places.place(first + block * transformed.block + at + tile),
-                n,
-                places,
-            );
-            let finished = Sums {
-                data: pixels.as_mut_ptr(),
-                width,
-                rows: &outputs[..rows],
-                column: panel * layout.panel,
-                columns: layout.valid(panel),
-            };
+            let rows = outside_dropped(pixels, width, &mut outputs, |tile| place(at + tile), n, places);
+            let finished = Sums { data: pixels.as_mut_ptr(), width, rows: &outputs[..rows], column, columns };
             // SAFETY: the caller's promise.
             unsafe { (kernels.finish)(finish, &finished) };
         }
