@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard};
 use velatura_graph::DType;
 
 use crate::error::CpuError;
-use crate::kernels::gemm::PackedMatrix;
+use crate::kernels::gemm::{PackedMatrix, Tiling};
 use crate::runtime::Runtime;
 use crate::{AlignedBytes, Values};
 pub(crate) use entry::bytes_of;
@@ -34,8 +34,8 @@ pub enum Form {
     LinearGradient(DType),
     /// Packed for a convolution in this many groups.
     Conv(DType, usize),
-    /// Packed for a convolution by Winograd's algorithm.
-    Winograd(DType),
+    /// Packed for a convolution by Winograd's algorithm with this tiling.
+    Winograd(DType, Tiling),
     /// Packed for the input gradient of a convolution in this many groups with this stride.
     ConvGradient(DType, usize, [usize; 2]),
 }

@@ -16,7 +16,7 @@ use velatura_graph::{Graph, MemoryPlan, Op, ValueId, plan_memory};
 use crate::error::CpuError;
 use crate::runtime::{CancelToken, Runtime};
 use crate::weights::{Form, WeightStore, bytes_of};
-use crate::{AlignedBytes, Data};
+use crate::{AlignedBytes, Data, Isa};
 use dispatch::Frame;
 use memory::Memory;
 
@@ -48,7 +48,7 @@ pub fn plan(runtime: &Runtime, graph: &Graph) -> MemoryPlan {
 pub fn weights(runtime: &Runtime, graph: &Graph) -> Result<HashMap<(String, Form), usize>, CpuError> {
     let mut all = HashMap::new();
     let mut failed = None;
-    each_weight(graph, |_, name, shape, form| match bytes_of(runtime.isa, shape, &form) {
+    each_weight(graph, runtime.isa, |_, name, shape, form| match bytes_of(runtime.isa, shape, &form) {
         Ok(bytes) => drop(all.insert((name.to_string(), form), bytes)),
         Err(error) => failed = Some(error),
     });
@@ -64,9 +64,9 @@ enum Reader {
 }
 
 /// Every weight that a graph reads, with its shape and form.
-fn each_weight(graph: &Graph, mut read: impl FnMut(Reader, &str, &[usize], Form)) {
+fn each_weight(graph: &Graph, isa: Isa, mut read: impl FnMut(Reader, &str, &[usize], Form)) {
     for (i, node) in graph.nodes().iter().enumerate() {
-        let form = products::packed_weight(graph, i);
+        let form = products::packed_weight(graph, i, isa);
         for (place, &value) in node.inputs.iter().enumerate() {
             let Some((name, shape)) = parameter(graph, value) else { continue };
             match &form {
@@ -100,7 +100,7 @@ impl Executor {
     ) -> Result<Self, CpuError> {
         let mut raw = vec![None; graph.values().len()];
         let mut packed = vec![None; graph.nodes().len()];
-        each_weight(&graph, |reader, name, shape, form| {
+        each_weight(&graph, runtime.isa, |reader, name, shape, form| {
             let position = Some(store.register(name, shape, form));
             match reader {
                 Reader::Value(value) => raw[value.index()] = position,

@@ -16,7 +16,7 @@ use crate::{Isa, ThreadPool};
 type PackLinear = fn(&ThreadPool, Isa, DType, &[f32], [usize; 2]) -> Result<PackedMatrix, GemmError>;
 
 /// Which input of a node is a weight that its kernel wants packed, and how.
-pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)> {
+pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usize, Form)> {
     let node = &graph.nodes()[node];
     let dtype = || graph.ty(node.inputs[0]).dtype;
     match &node.op {
@@ -30,9 +30,9 @@ pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)>
             },
         )),
         Op::LinearInputGradient(_) => Some((1, Form::LinearGradient(dtype()))),
-        Op::Conv2d(conv) => Some(match conv_algorithm(graph, node) {
+        Op::Conv2d(conv) => Some(match conv_algorithm(graph, node, isa) {
             ConvAlgorithm::Direct => (1, Form::Conv(dtype(), conv.window.groups)),
-            ConvAlgorithm::Winograd => (1, Form::Winograd(dtype())),
+            ConvAlgorithm::Winograd(tiling) => (1, Form::Winograd(dtype(), tiling)),
         }),
         Op::Conv2dInputGradient(op) => {
             Some((1, Form::ConvGradient(dtype(), op.window.groups, op.window.stride)))
@@ -43,12 +43,11 @@ pub(super) fn packed_weight(graph: &Graph, node: usize) -> Option<(usize, Form)>
 
 /// How a convolution is computed: in a graph that is trained its weights are packed anew at every step, and the
 /// transform of them would take what it saves.
-pub(super) fn conv_algorithm(graph: &Graph, node: &Node) -> ConvAlgorithm {
+pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
-    match geometry(graph, node) {
-        Some(g) if gemm::winograd_pays(&g) && !trained() => ConvAlgorithm::Winograd,
-        _ => ConvAlgorithm::Direct,
-    }
+    let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
+    let tiling = geometry(graph, node).and_then(|g| gemm::winograd_pays(&g, computed));
+    tiling.filter(|_| !trained()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
 /// Scratch memory that the kernel of a node wants.
@@ -83,7 +82,7 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
         }
         Op::MatMul(op) => gemm::matmul_scratch_bytes(isa, storage, &matmul_geometry(graph, node, op)),
         Op::Conv2d(_) => geometry(graph, node)
-            .map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g, conv_algorithm(graph, node))),
+            .map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g, conv_algorithm(graph, node, isa))),
         Op::Conv2dInputGradient(_) => {
             geometry(graph, node).map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g))
         }

@@ -58,7 +58,7 @@ fn matrix(isa: Isa, shape: &[usize], form: &Form) -> Result<PackedMatrix, GemmEr
         Form::LinearInt8Gated => (DType::F32, 1, [1; 2], Purpose::LinearInt8Gated),
         Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
         Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
-        Form::Winograd(dtype) => (dtype, 1, [1; 2], Purpose::ConvWinograd),
+        Form::Winograd(dtype, tiling) => (dtype, 1, [1; 2], Purpose::ConvWinograd(tiling)),
         Form::ConvGradient(dtype, groups, stride) => (dtype, groups, stride, Purpose::ConvInputGradient),
         Form::Raw => unreachable!("raw weights are not packed"),
     };

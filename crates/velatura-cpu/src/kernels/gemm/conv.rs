@@ -7,6 +7,7 @@ use super::finish::Finish;
 use super::packed::{PackedMatrix, Purpose};
 use super::prepare::{Rows, rows, rows_bytes};
 use super::tile::{ROWS, STEP};
+use super::winograd::Tiling;
 use super::{linear, scratch, winograd};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
@@ -120,8 +121,8 @@ impl ConvGeometry {
 pub enum ConvAlgorithm {
     /// Every product that is written.
     Direct,
-    /// Winograd's F(2x2, 3x3): 16 products for 36; see [`winograd_pays`](super::winograd_pays).
-    Winograd,
+    /// Winograd's algorithm; see [`winograd_pays`](super::winograd_pays).
+    Winograd(Tiling),
 }
 
 /// One axis of a gather: output position `i` of `count` is written to `i * to_step + to_start`, and reads
@@ -256,8 +257,8 @@ pub fn conv2d_scratch_bytes(
 ) -> usize {
     let g = geometry;
     let kernels = linear::kernels_for(isa, storage);
-    if algorithm == ConvAlgorithm::Winograd {
-        return scratch::total(&[winograd::bytes(kernels, g)]);
+    if let ConvAlgorithm::Winograd(tiling) = algorithm {
+        return scratch::total(&[winograd::bytes(kernels, tiling, g)]);
     }
     let depth = g.in_channels / g.groups.max(1);
     scratch::total(&[rows_bytes(kernels, storage, g.in_pixels(), g.groups, depth)])
@@ -290,20 +291,23 @@ pub fn conv2d(
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let (operation, g) = ("conv2d", geometry);
-    let winograd = weight.purpose == Purpose::ConvWinograd;
-    g.check_weight(operation, isa, weight, if winograd { Purpose::ConvWinograd } else { Purpose::Conv })?;
+    let winograd = match weight.purpose {
+        Purpose::ConvWinograd(tiling) => Some(tiling),
+        _ => None,
+    };
+    g.check_weight(operation, isa, weight, winograd.map_or(Purpose::Conv, Purpose::ConvWinograd))?;
     check_len(operation, "the input", g.in_pixels() * g.in_channels, x.len())?;
     if epilogue.gate.is_some() {
         return Err(GemmError::Geometry("a gate after a convolution".into()));
     }
     let finish = epilogue.bind(operation, g.out_pixels(), g.out_channels, &mut out)?;
-    if winograd {
+    if let Some(tiling) = winograd {
         if g.stride != [1, 1] || !g.in_channels.is_multiple_of(16) {
             return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
         }
-        let [memory] = scratch::cut(operation, scratch, [winograd::bytes(weight.kernels, g)])?;
+        let [memory] = scratch::cut(operation, scratch, [winograd::bytes(weight.kernels, tiling, g)])?;
         // SAFETY: lengths were checked, and the scratch memory was cut for it.
-        return unsafe { winograd::conv2d(pool, g, x, weight, &finish, memory) };
+        return unsafe { winograd::conv2d(pool, tiling, g, x, weight, &finish, memory) };
     }
     let bytes = rows_bytes(weight.kernels, x.dtype(), g.in_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;

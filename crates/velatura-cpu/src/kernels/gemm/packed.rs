@@ -6,7 +6,7 @@ use super::error::{GemmError, check_len};
 use super::int8;
 use super::pack::{Layout, Number, Source, pack};
 use super::tile::Kernels;
-use super::winograd;
+use super::winograd::{self, Tiling};
 use crate::{AlignedBytes, Isa, ThreadPool, Values};
 
 /// The type in which products of operands stored as `storage` are computed: brain floating point only where
@@ -28,7 +28,7 @@ pub(crate) enum Purpose {
     LinearInputGradient,
     Conv,
     /// A convolution by Winograd's algorithm.
-    ConvWinograd,
+    ConvWinograd(Tiling),
     ConvInputGradient,
 }
 
@@ -168,15 +168,18 @@ impl PackedMatrix {
         Self::new(pool, isa, storage, &Values::of(weight), shape, groups, [1, 1], Purpose::Conv)
     }
 
-    /// The weight `[out, in, 3, 3]` of a convolution, for [`conv2d`](super::conv2d) by Winograd's algorithm.
+    /// The weight `[out, in, 3, 3]` of a convolution, for [`conv2d`](super::conv2d) by Winograd's algorithm. The large tiling
+    /// is for products in single precision.
     pub fn conv2d_winograd(
         pool: &ThreadPool,
         isa: Isa,
         storage: DType,
         weight: &[f32],
         shape: [usize; 4],
+        tiling: Tiling,
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], Purpose::ConvWinograd)
+        let purpose = Purpose::ConvWinograd(tiling);
+        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], purpose)
     }
 
     /// The weight `[out, in / groups, kh, kw]` of a convolution with this stride (down, right), for
@@ -241,8 +244,11 @@ impl PackedMatrix {
         let refused =
             |why: &str| Err(GemmError::Geometry(format!("a weight {shape:?} in {groups} groups{why}")));
         let taps_of_parts = match purpose {
-            Purpose::ConvWinograd if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
-            Purpose::ConvWinograd => vec![(0..winograd::POINTS).collect()],
+            Purpose::ConvWinograd(_) if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
+            Purpose::ConvWinograd(Tiling::Large) if kernels.pairs() => {
+                return refused(", in brain floating point by large tiles");
+            }
+            Purpose::ConvWinograd(tiling) => vec![(0..tiling.points()).collect()],
             purpose if purpose.is_int8() && depth > int8::DEEPEST => {
                 return refused(", too deep for sums in 8 bits");
             }
@@ -317,12 +323,11 @@ impl PackedMatrix {
             self.quantized = int8::pack(pool, self.kernels.isa, weight, self.depth, &layout, cells);
             return;
         }
-        if self.purpose == Purpose::ConvWinograd {
+        if let Purpose::ConvWinograd(tiling) = self.purpose {
+            let (isa, pairs) = (self.kernels.isa, self.kernels.pairs());
             let (layout, to) = (self.layout(0), self.cells.as_mut_ptr().cast::<u32>());
-            // SAFETY: `new` reserved the layout's cells, of sixteen segments.
-            unsafe {
-                winograd::pack(pool, self.kernels.isa, self.kernels.pairs(), weight, self.depth, &layout, to);
-            }
+            // SAFETY: `new` reserved the layout's cells, of a segment for each point.
+            unsafe { winograd::pack(tiling, pool, isa, pairs, weight, self.depth, &layout, to) };
             return;
         }
         for part in 0..self.parts.len() {

@@ -104,7 +104,7 @@ pub(super) struct Kernels {
     /// Writes finished sums to the output.
     pub finish: FinishFn,
     /// Transforms of Winograd's convolution: of the input, of the products.
-    pub winograd: (winograd::InputFn, winograd::OutputFn),
+    pub winograd: winograd::Transforms,
 }
 
 impl Kernels {
@@ -255,7 +255,7 @@ const PORTABLE_F32: Kernels = Kernels {
     steps: Steps::Single,
     tiles: &[row_counts!(portable, 1)],
     finish: finish::portable,
-    winograd: (winograd::portable::input, winograd::portable::output),
+    winograd: winograd::portable::TRANSFORMS,
 };
 
 static PORTABLE_BYTES: Kernels =
@@ -322,7 +322,7 @@ mod x86 {
         steps: Steps::Single,
         tiles: &[row_counts!(avx2, 1), row_counts!(avx2, 2)],
         finish: finish::x86::avx2,
-        winograd: (winograd::avx2::input, winograd::avx2::output),
+        winograd: winograd::avx2::TRANSFORMS,
     };
 
     pub(super) const AVX512_F32: Kernels = Kernels {
@@ -337,7 +337,7 @@ mod x86 {
             row_counts!(avx512, 4),
         ],
         finish: finish::x86::avx512,
-        winograd: (winograd::avx512::input, winograd::avx512::output),
+        winograd: winograd::avx512::TRANSFORMS,
     };
 
     pub(super) static AVX512_BF16: Kernels = Kernels {
@@ -352,6 +352,6 @@ mod x86 {
             row_counts!(avx512_bf16, 4),
         ],
         finish: finish::x86::avx512,
-        winograd: (winograd::avx512::input_bf16, winograd::avx512::output),
+        winograd: winograd::avx512::TRANSFORMS_BF16,
     };
 }

@@ -174,17 +174,17 @@ fn relative_error(got: &Store, want: &[Exact]) -> f64 {
 
 /// By Winograd's algorithm. Sums of rounded sums have no bound for each element; what matters is how far the whole is off:
 /// in bf16 the input is rounded once more, behind its transform, and the weights behind theirs.
-fn winograd_case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
-    let what = format!("Winograd {g:?} {bits} {dtype:?} {isa:?}");
+fn winograd_case(isa: Isa, dtype: DType, tiling: Tiling, g: ConvGeometry, bits: usize) {
+    let what = format!("Winograd {tiling:?} {g:?} {bits} {dtype:?} {isa:?}");
     let mut noise = Noise(23);
     let shape = g.weight_shape();
     let x = noise.numbers(g.in_pixels() * g.in_channels);
     let w = noise.numbers(shape.iter().product());
     let finish = Finish::new(bits, g.batch, g.out_pixels(), g.out_channels, &mut noise);
     let run = |pool: &crate::ThreadPool, g: &ConvGeometry, x: &[f32], finish: &Finish| {
-        let weight = PackedMatrix::conv2d_winograd(pool, isa, dtype, &w, shape).unwrap();
+        let weight = PackedMatrix::conv2d_winograd(pool, isa, dtype, &w, shape, tiling).unwrap();
         let (x, mut out) = (Store::new(dtype, x), Store::nan(dtype, g.out_pixels() * g.out_channels));
-        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, g, ConvAlgorithm::Winograd));
+        let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, g, ConvAlgorithm::Winograd(tiling)));
         conv2d(pool, isa, g, x.data(), &weight, &finish.epilogue(), out.data_mut(), &mut memory).unwrap();
         out
     };
@@ -195,6 +195,7 @@ fn winograd_case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
     let bound = match (compute_dtype(isa, dtype), dtype) {
         (DType::Bf16, _) => 6e-3,
         (_, DType::Bf16) => 2e-3,
+        _ if tiling == Tiling::Large => 3e-6,
         _ => 1e-6,
     };
     let error = relative_error(&got, &want);
@@ -213,11 +214,14 @@ fn winograd_case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
 #[test]
 fn winograds_convolutions() {
     everywhere(|isa, dtype| {
-        winograd_case(isa, dtype, square(2, [5, 7], [16, 70], 3, 1), 0x75);
-        winograd_case(isa, dtype, square(3, [18, 13], [48, 24], 3, 1), 0x12);
-        winograd_case(isa, dtype, square(1, [2, 1], [32, 5], 3, 1), 0x77);
-        let uneven = ConvGeometry { padding: [0, 2, 1, 0], ..square(1, [9, 8], [16, 64], 3, 1) };
-        winograd_case(isa, dtype, uneven, 0x70);
+        let small_only = compute_dtype(isa, dtype) == DType::Bf16;
+        for tiling in [Tiling::Small, Tiling::Large].into_iter().take(if small_only { 1 } else { 2 }) {
+            winograd_case(isa, dtype, tiling, square(2, [5, 7], [16, 70], 3, 1), 0x75);
+            winograd_case(isa, dtype, tiling, square(3, [18, 13], [48, 24], 3, 1), 0x12);
+            winograd_case(isa, dtype, tiling, square(1, [2, 1], [32, 5], 3, 1), 0x77);
+            let uneven = ConvGeometry { padding: [0, 2, 1, 0], ..square(1, [9, 8], [16, 64], 3, 1) };
+            winograd_case(isa, dtype, tiling, uneven, 0x70);
+        }
     });
 }
 
@@ -225,8 +229,11 @@ fn winograds_convolutions() {
 fn winograd_is_refused_where_it_does_not_apply() {
     let (pool, isa) = (crate::ThreadPool::new(1), Isa::active());
     let w = vec![0.0; 16 * 16 * 9];
-    assert!(PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 9, 1]).is_err());
-    let weight = PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 3, 3]).unwrap();
+    assert!(
+        PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 9, 1], Tiling::Small).is_err()
+    );
+    let weight =
+        PackedMatrix::conv2d_winograd(&pool, isa, DType::F32, &w, [16, 16, 3, 3], Tiling::Small).unwrap();
     let strided = square(1, [4, 4], [16, 16], 3, 2);
     let (x, mut out) = (vec![0.0; 256], vec![0.0; strided.out_pixels() * 16]);
     let given = crate::Data::F32(&x);

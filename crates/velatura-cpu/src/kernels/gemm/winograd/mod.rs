@@ -1,20 +1,22 @@
-//! 3x3 convolutions of stride 1 with 16 multiplications where 36 are written: Winograd's F(2x2, 3x3) (Lavin and Gray
-//! 2016, "Fast algorithms for convolutional neural networks").
+//! 3x3 convolutions of stride 1 with fewer multiplications than are written: Winograd's F(2x2, 3x3) and F(4x4, 3x3) (Lavin
+//! and Gray 2016, "Fast algorithms for convolutional neural networks").
 //!
 //! ```text
-//! Y = A' [ (G g G') . (B' d B') ] A        for every 2x2 pixels of the output, d being 4x4 pixels of the input
+//! Y = A' [ (G g G') . (B' d B') ] A        for every 2x2 pixels of the output, d being 4x4 pixels of the input,
+//!                                          or for 4x4 pixels of 6x6
 //! ```
 //!
-//! The sixteen points of the transformed tiles are sixteen products of matrices, `[tiles, in] x [in, out]`. They are made
+//! Each of the 16 or 36 points of the transformed tiles is a product of matrices, `[tiles, in] x [in, out]`. They are made
 //! for some tiles at a time, in two passes: all threads transform the input of those tiles into memory that stays in the
-//! third-level cache; then each takes some tiles and one panel of columns, makes the sixteen products in its
+//! third-level cache; then each takes some tiles and one panel of columns, makes the products of all points in its
 //! second-level cache, and transforms them back into pixels, where the epilogue meets them.
 
 mod pack;
 mod transform;
 
 pub(super) use pack::pack;
-pub(super) use transform::{InputFn, InputTile, OutputFn, OutputTiles, avx2, avx512, portable};
+use transform::{InputTile, OutputTiles};
+pub(super) use transform::{Transforms, avx2, avx512, portable};
 
 use super::conv::ConvGeometry;
 use super::error::GemmError;
@@ -24,42 +26,83 @@ use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::{Data, ThreadPool};
+use velatura_graph::DType;
 
-/// Pixels of an output tile's side.
-const OUT: usize = 2;
-/// Pixels of an input tile's side.
-const IN: usize = OUT + 2;
-/// Products: points of a transformed tile.
-pub(super) const POINTS: usize = IN * IN;
+/// How large the tiles are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tiling {
+    /// F(2x2, 3x3): 16 multiplications for 36.
+    Small,
+    /// F(4x4, 3x3): 36 multiplications for 144, at some cost in precision, so for products in single precision alone. Its
+    /// weights take four times their memory, those of the small tiling 16 ninths.
+    Large,
+}
+
+impl Tiling {
+    /// Pixels of an output tile's side.
+    const fn out(self) -> usize {
+        match self {
+            Tiling::Small => 2,
+            Tiling::Large => 4,
+        }
+    }
+
+    /// Pixels of an input tile's side.
+    const fn input(self) -> usize {
+        self.out() + 2
+    }
+
+    /// Products: points of a transformed tile.
+    pub(super) const fn points(self) -> usize {
+        self.input() * self.input()
+    }
+
+    /// Tiles of a task.
+    const fn block(self) -> usize {
+        match self {
+            Tiling::Small => 8 * ROWS,
+            Tiling::Large => 4 * ROWS,
+        }
+    }
+}
+
+/// The greatest [`Tiling::input`] and [`Tiling::out`].
+const MOST_IN: usize = Tiling::Large.input();
+const MOST_OUT: usize = Tiling::Large.out();
 
 /// Bytes of transformed input that are worked on at a time. Tests take less, so that small images are divided too; it
 /// changes no bit.
 const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 6 << 20 };
-/// Tiles of a task.
-const BLOCK: usize = 8 * ROWS;
 /// Tiles that a task transforms.
 const TRANSFORMED: usize = 8;
 
-/// Whether a convolution of this shape is faster so, and no less exact than is good for it: large enough that products
-/// and not transforms take the time. The images of a batch are not counted, so that a picture does not depend on it.
-pub fn winograd_pays(geometry: &ConvGeometry) -> bool {
+/// The tiling by which a convolution of this shape is faster than directly, and no less exact than is good for it: large
+/// enough that products and not transforms take the time. The images of a batch are not counted, so that a picture does not
+/// depend on it. `computed` is the type of the products ([`compute_dtype`](super::compute_dtype)).
+pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling> {
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
-    window && wide && g.out_height() * g.out_width() >= 64
+    // Of smaller images the weights, not the pixels, are most of what is read: more so in single precision.
+    match (g.out_height() * g.out_width(), computed) {
+        _ if !window || !wide => None,
+        (1024.., DType::F32) => Some(Tiling::Large),
+        (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
+        _ => None,
+    }
 }
 
 /// Tiles of an image, down and across.
-fn tiles(g: &ConvGeometry) -> [usize; 2] {
-    [g.out_height().div_ceil(OUT), g.out_width().div_ceil(OUT)]
+fn tiles(tiling: Tiling, g: &ConvGeometry) -> [usize; 2] {
+    [g.out_height().div_ceil(tiling.out()), g.out_width().div_ceil(tiling.out())]
 }
 
 /// Tiles that are worked on at a time.
-fn chunk(g: &ConvGeometry, number: usize) -> usize {
-    let [down, across] = tiles(g);
+fn chunk(tiling: Tiling, g: &ConvGeometry, number: usize) -> usize {
+    let [down, across] = tiles(tiling, g);
     let all = g.batch * down * across;
-    let most = CHUNK_BYTES / (POINTS * g.in_channels * number);
-    let most = (most / BLOCK).max(1) * BLOCK;
+    let most = CHUNK_BYTES / (tiling.points() * g.in_channels * number);
+    let most = (most / tiling.block()).max(1) * tiling.block();
     // Chunks of the same size leave no thread with less to do at the end.
     all.div_ceil(all.div_ceil(most).max(1)).next_multiple_of(ROWS)
 }
@@ -70,14 +113,14 @@ fn number(kernels: &Kernels) -> usize {
 }
 
 /// Bytes of memory for the transformed input.
-pub(super) fn bytes(kernels: &Kernels, g: &ConvGeometry) -> usize {
-    let (tiles, row) = (chunk(g, number(kernels)), g.in_channels * number(kernels));
+pub(super) fn bytes(kernels: &Kernels, tiling: Tiling, g: &ConvGeometry) -> usize {
+    let (tiles, row) = (chunk(tiling, g, number(kernels)), g.in_channels * number(kernels));
     // Blocks are of at least half their size, unless there is but one.
-    let blocks = tiles.div_ceil(BLOCK / 2);
-    POINTS * (tiles * row + blocks * 2 * LINE)
+    let blocks = tiles.div_ceil(tiling.block() / 2);
+    tiling.points() * (tiles * row + blocks * 2 * LINE)
 }
 
-/// Bytes from point to point: an odd number of lines, because the sixteen points of a tile are written and read together,
+/// Bytes from point to point: an odd number of lines, because the points of a tile are written and read together,
 /// and would fall on the same few lines of the first-level cache.
 fn apart(bytes: usize) -> usize {
     let lines = bytes.div_ceil(LINE);
@@ -87,6 +130,7 @@ fn apart(bytes: usize) -> usize {
 /// Tiles of the output, counted over all images.
 #[derive(Clone, Copy)]
 struct Tiles {
+    tiling: Tiling,
     down: usize,
     across: usize,
     out_height: usize,
@@ -97,7 +141,8 @@ impl Tiles {
     /// Image, and the first row and column of the output.
     fn place(&self, tile: usize) -> [usize; 3] {
         let (image, tile) = (tile / (self.down * self.across), tile % (self.down * self.across));
-        [image, tile / self.across * OUT, tile % self.across * OUT]
+        let out = self.tiling.out();
+        [image, tile / self.across * out, tile % self.across * out]
     }
 }
 
@@ -105,6 +150,7 @@ impl Tiles {
 #[derive(Clone, Copy)]
 struct Transformed {
     data: *mut u8,
+    points: usize,
     /// Tiles.
     count: usize,
     block: usize,
@@ -128,7 +174,7 @@ impl Transformed {
 
     /// Where a block begins.
     fn start(&self, block: usize) -> *mut u8 {
-        self.data.wrapping_add(block * POINTS * apart(self.block * self.row))
+        self.data.wrapping_add(block * self.points * apart(self.block * self.row))
     }
 }
 
@@ -138,6 +184,7 @@ impl Transformed {
 /// The operands have the shapes of the geometry; `finish` was bound for its output.
 pub(super) unsafe fn conv2d(
     pool: &ThreadPool,
+    tiling: Tiling,
     g: &ConvGeometry,
     x: Data<'_>,
     weight: &PackedMatrix,
@@ -157,17 +204,18 @@ pub(super) unsafe fn conv2d(
             });
         }
     };
-    let [down, across] = tiles(g);
-    let places = Tiles { down, across, out_height: g.out_height(), out_width: g.out_width() };
+    let [down, across] = tiles(tiling, g);
+    let places = Tiles { tiling, down, across, out_height: g.out_height(), out_width: g.out_width() };
     let all = g.batch * down * across;
-    let step = chunk(g, number(kernels));
+    let step = chunk(tiling, g, number(kernels));
     let reader = Reader { image, narrow, geometry: *g, places };
     for first in (0..all).step_by(step.max(1)) {
         let count = step.min(all - first);
-        let blocks = count.div_ceil(BLOCK);
+        let blocks = count.div_ceil(tiling.block());
         // Blocks of about the same size, of whole rows of the kernel.
         let block = count.div_ceil(blocks).next_multiple_of(ROWS);
-        let transformed = Transformed { data: memory, count, block, row: g.in_channels * number(kernels) };
+        let row = g.in_channels * number(kernels);
+        let transformed = Transformed { data: memory, points: tiling.points(), count, block, row };
         pool.run(count.div_ceil(TRANSFORMED), |index, _| {
             for tile in index * TRANSFORMED..count.min((index + 1) * TRANSFORMED) {
                 // SAFETY: the caller's promise; one task for each tile.
@@ -211,10 +259,11 @@ impl Reader {
                 self.image.wrapping_add(((image * g.height + y) * g.width + x) * g.in_channels * size)
             })
         };
-        let mut pixels = [[ZEROS.as_ptr().cast::<u8>(); IN]; IN];
-        let mut steps = [[0; IN]; IN];
-        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).enumerate() {
-            for (j, (at, step)) in pixels.iter_mut().zip(steps).enumerate() {
+        let mut pixels = [[ZEROS.as_ptr().cast::<u8>(); MOST_IN]; MOST_IN];
+        let mut steps = [[0; MOST_IN]; MOST_IN];
+        let side = self.places.tiling.input();
+        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).take(side).enumerate() {
+            for (j, (at, step)) in pixels.iter_mut().zip(steps).take(side).enumerate() {
                 if let Some(inside) = pixel(i, j) {
                     (*at, *step) = (inside, size);
                 }
@@ -230,11 +279,11 @@ impl Reader {
             point: to.point(block),
         };
         // SAFETY: pixels inside of the image have all channels; the others stay at the zeros.
-        unsafe { (kernels.winograd.0)(&input) };
+        unsafe { (kernels.winograd.of(self.places.tiling).0)(&input) };
     }
 }
 
-/// The sixteen products of a block of tiles with a panel, and back to pixels.
+/// The products of a block of tiles with a panel, one for each point, and back to pixels.
 unsafe fn products(
     weight: &PackedMatrix,
     transformed: &Transformed,
@@ -248,14 +297,15 @@ unsafe fn products(
     let (width, count) = (layout.width(panel), transformed.len(block));
     let base = weight.panels(0).wrapping_add(layout.start(panel) * STEP);
     let point = apart(count.next_multiple_of(ROWS) * width * size_of::<f32>()) / size_of::<f32>();
-    let pixels = ROWS * OUT * OUT;
-    with_scratch(POINTS * point + pixels * width, |memory: &mut [f32]| {
-        let (sums, pixels) = memory.split_at_mut(POINTS * point);
-        for p in 0..POINTS {
+    let (points, out) = (places.tiling.points(), places.tiling.out());
+    let pixels = ROWS * out * out;
+    with_scratch(points * point + pixels * width, |memory: &mut [f32]| {
+        let (sums, pixels) = memory.split_at_mut(points * point);
+        for p in 0..points {
             let rows = transformed.start(block).wrapping_add(p * transformed.point(block));
             let panel_bytes = steps * width * STEP;
             // Of the next point.
-            let (next_rows, next_panel) = match p + 1 < POINTS {
+            let (next_rows, next_panel) = match p + 1 < points {
                 true => (ROWS * transformed.row, panel_bytes),
                 false => (0, 0),
             };
@@ -294,7 +344,7 @@ unsafe fn products(
                 unsafe { kernels.run(n, width, &tile) };
             }
         }
-        let mut outputs = [0; ROWS * OUT * OUT];
+        let mut outputs = [0; ROWS * MOST_OUT * MOST_OUT];
         let place = |tile: usize| places.place(first + block * transformed.block + tile);
         let (column, columns) = (panel * layout.panel, layout.valid(panel));
         for at in (0..count).step_by(ROWS) {
@@ -302,9 +352,9 @@ unsafe fn products(
             // Where the next tiles go, which are far apart.
             for tile in at + ROWS..count.min(at + 2 * ROWS) {
                 let [image, y, x] = place(tile);
-                for i in 0..OUT {
+                for i in 0..out {
                     let row = (image * places.out_height + y + i) * places.out_width + x;
-                    finish.fetch(&[row, row + 1], column, columns);
+                    finish.fetch(&[row, row + 1, row + 2, row + 3][..out], column, columns);
                 }
             }
             let tiles = OutputTiles {
@@ -314,8 +364,8 @@ unsafe fn products(
                 width,
                 to: pixels.as_mut_ptr(),
             };
-            // SAFETY: sixteen points of `n` rows; four pixels for each.
-            unsafe { (kernels.winograd.1)(&tiles) };
+            // SAFETY: all points of `n` rows; all pixels for each.
+            unsafe { (kernels.winograd.of(places.tiling).1)(&tiles) };
             let rows = outside_dropped(pixels, width, &mut outputs, |tile| place(at + tile), n, places);
             let finished = Sums { data: pixels.as_mut_ptr(), width, rows: &outputs[..rows], column, columns };
             // SAFETY: the caller's promise.
@@ -333,11 +383,11 @@ fn outside_dropped(
     tiles: usize,
     places: &Tiles,
 ) -> usize {
-    let mut kept = 0;
+    let (mut kept, out) = (0, places.tiling.out());
     for tile in 0..tiles {
         let [image, y, x] = place(tile);
-        for i in 0..OUT * OUT {
-            let (y, x, from) = (y + i / OUT, x + i % OUT, tile * OUT * OUT + i);
+        for i in 0..out * out {
+            let (y, x, from) = (y + i / out, x + i % out, tile * out * out + i);
             if y >= places.out_height || x >= places.out_width {
                 continue;
             }

@@ -1,7 +1,7 @@
-//! The transform of the weights, `G g G'`, into panels: one segment for each point.
+//! The transform of the weights, `G g G'`, into panels: one segment for each point. Matrices of Lavin and Gray 2016.
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
-use super::POINTS;
+use super::Tiling;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
 
@@ -14,11 +14,33 @@ const LANES: usize = 64;
 /// Elements from tap to tap: an odd number of lines of the caches, so that a column of taps does not fall on a few of them.
 const ROW: usize = LANES + 16;
 
-/// Packs a weight `[out, in, 3, 3]`.
+/// Packs a weight `[out, in, 3, 3]` for a tiling.
 ///
 /// # Safety
-/// `to` has room for `layout.cells()`, whose steps are those of sixteen segments of depth `depth`.
+/// `to` has room for `layout.cells()`, whose steps are those of a segment of depth `depth` for each point.
+#[allow(clippy::too_many_arguments)]
 pub(in super::super) unsafe fn pack<T: Number>(
+    tiling: Tiling,
+    pool: &ThreadPool,
+    isa: Isa,
+    pairs: bool,
+    weight: &[T],
+    depth: usize,
+    layout: &Layout,
+    to: *mut u32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match tiling {
+            Tiling::Small => pack_points(small, pool, isa, pairs, weight, depth, layout, to),
+            Tiling::Large => pack_points(large, pool, isa, pairs, weight, depth, layout, to),
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn pack_points<T: Number, const POINTS: usize>(
+    transform: fn(Isa, &[f32], &mut [[f32; LANES]; POINTS]),
     pool: &ThreadPool,
     isa: Isa,
     pairs: bool,
@@ -79,25 +101,53 @@ simd! {
 
 /// `G g` along one axis.
 #[inline(always)]
-fn line(g: [f32; 3]) -> [f32; 4] {
-    let (outer, middle) = (0.5 * (g[0] + g[2]), 0.5 * g[1]);
-    [g[0], outer + middle, outer - middle, g[2]]
+fn line<const IN: usize>(g: [f32; 3]) -> [f32; IN] {
+    let mut out = [0.0; IN];
+    if IN == 4 {
+        let (outer, middle) = (0.5 * (g[0] + g[2]), 0.5 * g[1]);
+        out[0] = g[0];
+        out[1] = outer + middle;
+        out[2] = outer - middle;
+        out[3] = g[2];
+    } else {
+        let (outer, middle) = (-(g[0] + g[2]) / 6.0, g[1] / 6.0);
+        let (far, between) = (g[0] / 24.0 + g[2] / 6.0, g[1] / 12.0);
+        out[0] = g[0] / 4.0;
+        out[1] = outer - middle;
+        out[2] = outer + middle;
+        out[3] = far + between;
+        out[4] = far - between;
+        out[5] = g[2];
+    }
+    out
+}
+
+/// `G g G'` of every column, from rows of taps to rows of points.
+#[inline(always)]
+fn transform<const IN: usize, const POINTS: usize>(taps: &[f32], points: &mut [[f32; LANES]; POINTS]) {
+    let tap = |t: usize| -> &[f32; LANES] { taps[t * ROW..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
+    let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
+    for n in 0..LANES {
+        let lines: [[f32; IN]; 3] =
+            std::array::from_fn(|i| line(std::array::from_fn(|j| taps[i * 3 + j][n])));
+        for j in 0..IN {
+            let column: [f32; IN] = line([lines[0][j], lines[1][j], lines[2][j]]);
+            for i in 0..IN {
+                points[i * IN + j][n] = column[i];
+            }
+        }
+    }
 }
 
 simd! {
-    /// `G g G'` of every column, from rows of taps to rows of points.
-    fn transform(taps: &[f32], points: &mut [[f32; LANES]; POINTS]) {
-        let tap = |t: usize| -> &[f32; LANES] { taps[t * ROW..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
-        let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
-        for n in 0..LANES {
-            let lines: [[f32; 4]; 3] = std::array::from_fn(|i| line(std::array::from_fn(|j| taps[i * 3 + j][n])));
-            for j in 0..4 {
-                let column = line([lines[0][j], lines[1][j], lines[2][j]]);
-                for i in 0..4 {
-                    points[i * 4 + j][n] = column[i];
-                }
-            }
-        }
+    fn small(taps: &[f32], points: &mut [[f32; LANES]; 16]) {
+        transform::<4, 16>(taps, points);
+    }
+}
+
+simd! {
+    fn large(taps: &[f32], points: &mut [[f32; LANES]; 36]) {
+        transform::<6, 36>(taps, points);
     }
 }
 
