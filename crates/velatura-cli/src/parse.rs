@@ -17,6 +17,11 @@ pub fn steps(text: &str) -> Result<u32, String> {
     whole(text, 1, MOST_STEPS, " (20 to 30 is usual)")
 }
 
+/// `--deepcache`
+pub fn deepcache(text: &str) -> Result<u32, String> {
+    whole(text, 1, MOST_STEPS, " (2 to 5 is usual, 1 is off)")
+}
+
 /// `--width`, `--height`
 pub fn side(text: &str) -> Result<u32, String> {
     whole(text, 1, LONGEST_SIDE, " (pixels)")

@@ -51,8 +51,8 @@ pub use model_file::{WeightInfo, write_model};
 pub use picture::{Encoding, Format, Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{
-    Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError, SeedOptions,
-    SeedVariation, SelfAttentionGuidance, Tiling,
+    DeepCache, Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError,
+    SeedOptions, SeedVariation, SelfAttentionGuidance, Tiling,
 };
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use sizes::SizeConditions;

@@ -30,6 +30,7 @@ pub(crate) mod names {
     pub const DEVIATION: &str = "deviation";
     pub const OUTPUT: &str = "output";
     pub const RECEIVED: &str = "received";
+    pub const DEEP: &str = "deep";
 }
 
 /// A network of a model, used in one way.
@@ -68,6 +69,17 @@ pub(crate) struct Changes {
     identity: u128,
     /// Whether the answer also says where the middle looks.
     watched: bool,
+    /// Where the deep part is told from the shallow one, if it is.
+    deep: Option<Deep>,
+}
+
+/// A denoiser in two parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Deep {
+    /// The skip connection between: [`UNetChanges::branch`].
+    pub branch: usize,
+    /// Whether what comes up to it is given instead of computed.
+    pub given: bool,
 }
 
 impl Changes {
@@ -84,6 +96,15 @@ impl Changes {
         self.watched
     }
 
+    /// In two parts, or whole.
+    pub fn divided(self, deep: Option<Deep>) -> Self {
+        Changes { deep, ..self }
+    }
+
+    pub fn deep(self) -> Option<Deep> {
+        self.deep
+    }
+
     /// With the identity in these self-attentions: [`self_attentions_in`].
     pub fn perturbed(self, identity: u128) -> Self {
         Changes { identity, ..self }
@@ -96,7 +117,8 @@ impl Changes {
         });
         let names = unet.self_attentions().into_iter().enumerate();
         let identity = names.filter(|(i, _)| self.identity >> i.min(&127) & 1 == 1).map(|(_, name)| name);
-        UNetChanges { freeu, identity: identity.collect(), watched: self.watched }
+        let branch = self.deep.map(|deep| deep.branch);
+        UNetChanges { freeu, identity: identity.collect(), watched: self.watched, branch }
     }
 }
 
@@ -184,7 +206,10 @@ impl Network {
                 };
                 let unet = &manifest.unet;
                 let labelled = unet.class_embedding() == Some(ClassEmbedding::Embedding);
+                let deep = changes.deep.filter(|deep| deep.given);
+                let deep = deep.and_then(|deep| unet.deep_shape(deep.branch, [batch, height, width]));
                 let inputs = UNetInputs {
+                    deep: deep.map(|shape| builder.input(names::DEEP, &shape, DType::F32)),
                     class_labels: labelled.then(|| builder.input(names::LABEL, &[latents], DType::I32)),
                     timestep_condition: unet
                         .time_cond_proj_dim
@@ -197,6 +222,9 @@ impl Network {
                 builder.output(names::OUTPUT, output.prediction);
                 if let Some(received) = output.received {
                     builder.output(names::RECEIVED, received);
+                }
+                if let Some(deep) = output.deep {
+                    builder.output(names::DEEP, deep);
                 }
             }
             Network::Decode => {

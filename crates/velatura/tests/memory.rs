@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use velatura::{
-    CancelToken, Decision, Engine, EngineOptions, Error, GenerateRequest, GuidanceOptions,
+    CancelToken, Decision, DeepCache, Engine, EngineOptions, Error, GenerateRequest, GuidanceOptions,
     PerturbedAttention, Picture, Precision, Progress, RequestError, RunPlan, SelfAttentionGuidance, Tiling,
 };
 use velatura_cpu::{Isa, Runtime};
@@ -128,14 +128,17 @@ fn a_run_under_a_limit_keeps_to_it_and_makes_the_same_bits() {
 }
 
 #[test]
-fn what_guidance_asks_for_beside_is_planned_too() {
+fn what_guidance_and_kept_features_ask_for_beside_is_planned_too() {
     let perturbed_attention = Some(PerturbedAttention::default());
     let self_attention = Some(SelfAttentionGuidance::default());
-    for guidance_options in [
-        GuidanceOptions { self_attention, ..GuidanceOptions::default() },
-        GuidanceOptions { self_attention, perturbed_attention, ..GuidanceOptions::default() },
+    let both = GuidanceOptions { self_attention, perturbed_attention, ..GuidanceOptions::default() };
+    let deepcache = Some(DeepCache { interval: 2, branch: 0 });
+    for (guidance_options, deepcache) in [
+        (GuidanceOptions { self_attention, ..GuidanceOptions::default() }, None),
+        (both, None),
+        (GuidanceOptions::default(), deepcache),
     ] {
-        let request = GenerateRequest { guidance_options, batch: 3, ..request() };
+        let request = GenerateRequest { guidance_options, deepcache, batch: 3, ..request() };
         let (free, most) = run(&engine(None), &request);
         let plans = tighter(&request, |limit| engine(Some(limit)).plan_run(&request));
         assert!(most <= plans[0].peak && most * 10 > plans[0].peak * 5, "{most} of {}", plans[0].peak);

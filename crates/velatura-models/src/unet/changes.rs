@@ -31,6 +31,11 @@ pub struct UNetChanges {
     /// Whether the network also says how much each pixel is looked at by the first self-attention of its middle
     /// ([`UNetOutput::received`]).
     pub watched: bool,
+    /// A skip connection, counted from the network's beginning, at which the deep part can be told from the shallow one (Ma et
+    /// al. 2024, "DeepCache: Accelerating Diffusion Models for Free", arXiv 2312.00858): 0 is that of the first convolution,
+    /// and there are [`UNetConfig::branches`]. What comes up to it is then an output ([`UNetOutput::deep`]), or is given
+    /// ([`UNetInputs::deep`](super::UNetInputs::deep)).
+    pub branch: Option<usize>,
 }
 
 /// What a U-Net answers.
@@ -43,6 +48,9 @@ pub struct UNetOutput<'g> {
     /// of the heads (1 in the mean over the tokens), each token standing for the pixels nearest to it (Hong et al. 2023,
     /// "Improving sample quality of diffusion models using self-attention guidance", arXiv 2210.00939).
     pub received: Option<Var<'g>>,
+    /// What comes up to the skip connection that [`UNetChanges::branch`] names, before it is joined with it, where that was
+    /// computed.
+    pub deep: Option<Var<'g>>,
 }
 
 impl UNetConfig {

@@ -7,6 +7,7 @@ use velatura_graph::{Params, Var};
 use super::attention::{Context, Looks, Transformer, transformer};
 use super::changes::UNetChanges;
 use super::config::{DownBlock, MidBlock, UNetConfig, UpBlock};
+use super::deep::Deep;
 use super::pictures::alike;
 use crate::blocks::{BlockStyle, downsample, pixel_attention, res_block, upsample};
 
@@ -22,6 +23,8 @@ pub(super) struct Levels<'a, 'g> {
     pub root: usize,
     /// Where the middle leaves how much each token is looked at.
     pub received: &'a Cell<Option<Var<'g>>>,
+    /// Where the deep part begins.
+    pub deep: Deep<'a, 'g>,
 }
 
 /// What follows each residual block of a level.
@@ -32,7 +35,7 @@ enum Then {
 }
 
 impl<'g> Levels<'_, 'g> {
-    /// The way down. Returns the result, and every intermediate one for the way up.
+    /// The way down, as far as it is not left out. Returns the result, and every intermediate one for the way up.
     pub fn down(&self, p: &Params<'g>, x: Var<'g>) -> (Var<'g>, Vec<Var<'g>>) {
         let (mut x, mut skips) = (x, vec![x]);
         for (level, kind) in self.config.down_block_types.iter().enumerate() {
@@ -43,11 +46,14 @@ impl<'g> Levels<'_, 'g> {
                 DownBlock::AttnDownBlock2D => Then::SelfAttention,
             };
             for layer in 0..self.config.layers(level) {
+                if self.deep.leaves_out(skips.len()) {
+                    return (x, skips);
+                }
                 x = self.residual(&p, layer, x, level);
                 x = self.then(&then, &p, x, (level, layer), false);
                 skips.push(x);
             }
-            if level + 1 < self.config.levels() {
+            if level + 1 < self.config.levels() && !self.deep.leaves_out(skips.len()) {
                 x = downsample(&p.at("downsamplers").at(0), x, self.config.downsample_padding);
                 skips.push(x);
             }
@@ -71,9 +77,9 @@ impl<'g> Levels<'_, 'g> {
         }
     }
 
-    /// The way up: before each residual block the mirror image's result is joined.
+    /// The way up, as far as it is not left out: before each residual block the mirror image's result is joined.
     pub fn up(&self, p: &Params<'g>, x: Var<'g>, mut skips: Vec<Var<'g>>) -> Var<'g> {
-        let mut x = x;
+        let (mut x, mut left) = (x, self.config.branches());
         for (i, kind) in self.config.up_block_types.iter().enumerate() {
             let (p, level) = (p.at("up_blocks").at(i), self.config.levels() - 1 - i);
             let then = match kind {
@@ -82,6 +88,11 @@ impl<'g> Levels<'_, 'g> {
                 UpBlock::AttnUpBlock2D => Then::SelfAttention,
             };
             for layer in 0..=self.config.layers(level) {
+                left = left.saturating_sub(1);
+                if self.deep.leaves_out(left) {
+                    continue;
+                }
+                x = self.deep.reaches(left, x);
                 if let Some(mut skip) = skips.pop() {
                     (x, skip) = alike(x, skip);
                     if let Some(freeu) = &self.changes.freeu {
@@ -92,7 +103,8 @@ impl<'g> Levels<'_, 'g> {
                 x = self.residual(&p, layer, x, level);
                 x = self.then(&then, &p, x, (level, layer), true);
             }
-            if let Some(next) = skips.last().filter(|_| level > 0) {
+            let is_left_out = self.deep.leaves_out(left);
+            if let Some(next) = skips.last().filter(|_| level > 0 && !is_left_out) {
                 // The size of the skip connection, since halving an odd size rounded up.
                 let [_, height, width, _] = next.dims();
                 x = upsample(&p.at("upsamplers").at(0), x, [height, width]);

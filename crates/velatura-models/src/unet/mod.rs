@@ -5,6 +5,7 @@ mod attention;
 mod changes;
 mod check;
 mod config;
+mod deep;
 mod embedding;
 mod levels;
 mod pictures;
@@ -21,6 +22,7 @@ use velatura_graph::op::ResizeMode;
 use velatura_graph::{Params, Var};
 
 use self::attention::Context;
+use self::deep::Deep;
 use self::levels::Levels;
 use self::pictures::alike;
 use crate::blocks::BlockStyle;
@@ -53,6 +55,9 @@ pub struct UNetInputs<'g> {
     pub time_ids: Option<Var<'g>>,
     /// LCM's guidance embedding, f32 `[N, time_cond_proj_dim]`; it may be left out.
     pub timestep_condition: Option<Var<'g>>,
+    /// What came up to a skip connection at another timestep ([`UNetOutput::deep`]), of [`UNetConfig::deep_shape`] with as
+    /// many images as conditions. Everything below the skip connection that [`UNetChanges::branch`] names is then left out.
+    pub deep: Option<Var<'g>>,
 }
 
 impl<'g> UNetInputs<'g> {
@@ -67,6 +72,7 @@ impl<'g> UNetInputs<'g> {
             pooled: None,
             time_ids: None,
             timestep_condition: None,
+            deep: None,
         }
     }
 }
@@ -88,9 +94,9 @@ impl UNetConfig {
         inputs: UNetInputs<'g>,
         changes: &UNetChanges,
     ) -> UNetOutput<'g> {
-        if let Err(reason) = self.accepts(&inputs) {
+        if let Err(reason) = self.accepts(&inputs).and_then(|()| deep::check(self, &inputs, changes)) {
             refuse(p, NETWORK, reason, inputs.sample);
-            return UNetOutput { prediction: inputs.sample, received: None };
+            return UNetOutput { prediction: inputs.sample, received: None, deep: None };
         }
         let sample = inputs.sample;
         let embedding = embedding::embed(self, p, &inputs);
@@ -99,14 +105,15 @@ impl UNetConfig {
         let style = self.style();
         // Every residual block begins with this activation of the same embedding.
         let time = embedding.activation(style.activation);
-        let received = Cell::default();
+        let (received, kept) = (Cell::default(), Cell::default());
         let root = p.path().len();
-        let levels = Levels { config: self, style, time, context, changes, root, received: &received };
+        let deep = Deep { branch: changes.branch, given: inputs.deep, kept: &kept };
+        let levels = Levels { config: self, style, time, context, changes, root, received: &received, deep };
 
         let x = if self.center_input_sample { sample.affine(2.0, -1.0) } else { sample };
         let x = p.at("conv_in").conv_same(x, self.block_out_channels[0], self.conv_in_kernel, false);
         let (x, skips) = levels.down(p, x);
-        let x = levels.middle(p, x);
+        let x = if inputs.deep.is_some() { x } else { levels.middle(p, x) };
         let x = levels.up(p, x, skips);
         let x = p.at("conv_norm_out").group_norm(x, style.groups, style.eps).activation(style.activation);
         // Without any transformer that reads it, the context may be all that tells the pictures apart.
@@ -120,7 +127,8 @@ impl UNetConfig {
             let map = received.reshape(&[n, coarsest(height), coarsest(width), 1]);
             alike(map.resize(ResizeMode::Nearest, height, width), prediction).0
         });
-        UNetOutput { prediction, received }
+        let deep = kept.get().map(|deep| inputs.context.map_or(deep, |context| alike(deep, context).0));
+        UNetOutput { prediction, received, deep }
     }
 
     /// Whether the configuration can be built and the inputs are what it needs.

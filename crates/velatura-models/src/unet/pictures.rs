@@ -33,6 +33,7 @@ pub(super) fn check(inputs: &UNetInputs<'_>) -> Result<(), String> {
         ("pooled", inputs.pooled),
         ("time_ids", inputs.time_ids),
         ("timestep_condition", inputs.timestep_condition),
+        ("deep", inputs.deep),
     ];
     let counts: Vec<(&str, usize)> =
         conditions.into_iter().filter_map(|(name, x)| Some((name, pictures(x?)))).collect();

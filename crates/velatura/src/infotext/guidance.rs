@@ -1,8 +1,8 @@
-//! Guidance beyond its scale, and FreeU, in the keys of Forge and of the extensions that do the same.
+//! Guidance beyond its scale, FreeU and DeepCache, in the keys of Forge and of the extensions that do the same.
 
 use velatura_models::unet::FreeU;
 
-use crate::request::GuidanceOptions;
+use crate::request::{DeepCache, GuidanceOptions};
 
 /// Keys of Forge, and beside them our own for what it does not have.
 const PAG_SCALE: &str = "PerturbedAttentionGuidance_scale";
@@ -84,6 +84,33 @@ pub(super) fn read(options: &mut GuidanceOptions, key: &str, value: &str) {
             *field = value.parse().unwrap_or(*field);
         }
         _ => {}
+    }
+}
+
+/// Nobody else writes DeepCache into pictures.
+const DEEPCACHE_INTERVAL: &str = "DeepCache interval";
+const DEEPCACHE_BRANCH: &str = "DeepCache branch";
+
+/// DeepCache's numbers; whether that is what the key is about.
+pub(super) fn read_deepcache(cache: &mut Option<DeepCache>, key: &str, value: &str) -> bool {
+    if ![DEEPCACHE_INTERVAL, DEEPCACHE_BRANCH].contains(&key) {
+        return false;
+    }
+    if let Ok(number) = value.parse() {
+        let known = cache.get_or_insert_default();
+        match key {
+            DEEPCACHE_INTERVAL => known.interval = number,
+            _ => known.branch = number,
+        }
+    }
+    true
+}
+
+pub(super) fn write_deepcache(cache: Option<&DeepCache>, pairs: &mut Vec<(&str, String)>) {
+    let Some(DeepCache { interval, branch }) = cache else { return };
+    pairs.push((DEEPCACHE_INTERVAL, interval.to_string()));
+    if *branch != 0 {
+        pairs.push((DEEPCACHE_BRANCH, branch.to_string()));
     }
 }
 

@@ -47,6 +47,7 @@ pub fn write(origin: &Origin) -> String {
     pairs.extend(resized.map(|[width, height]| ("Seed resize from", format!("{width}x{height}"))));
     guidance::write(&request.guidance_options, &mut pairs);
     guidance::write_freeu(request.freeu.as_ref(), &mut pairs);
+    guidance::write_deepcache(request.deepcache.as_ref(), &mut pairs);
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
@@ -127,6 +128,7 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => version = value,
+            _ if guidance::read_deepcache(&mut request.deepcache, &key, &value) => {}
             _ if guidance::read_freeu(&mut request.freeu, &key, &value) => {}
             _ => guidance::read(&mut request.guidance_options, &key, &value),
         }
@@ -217,7 +219,9 @@ mod tests {
     use velatura_samplers::{DynamicThreshold, PercentileThreshold};
 
     use crate::embeddings::EmbeddingRef;
-    use crate::request::{Emphasis, GuidanceOptions, PerturbedAttention, SeedOptions, SelfAttentionGuidance};
+    use crate::request::{
+        DeepCache, Emphasis, GuidanceOptions, PerturbedAttention, SeedOptions, SelfAttentionGuidance,
+    };
 
     #[test]
     fn a_picture_of_a1111_is_read() {
@@ -297,6 +301,7 @@ mod tests {
                 ..SeedOptions::default()
             },
             freeu: Some(FreeU { s1: 0.9, s2: 0.2, b1: 1.5, b2: 1.6 }),
+            deepcache: Some(DeepCache { interval: 3, branch: 1 }),
             guidance_options: GuidanceOptions {
                 rescale: Some(0.7),
                 interval: Some([0.1, 0.8]),

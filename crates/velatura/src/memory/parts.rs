@@ -7,10 +7,10 @@ use velatura_text::prompt::Dialect;
 use super::choose::group_sizes;
 use crate::Error;
 use crate::engine::Engine;
-use crate::networks::{Changes, Network};
+use crate::networks::{Changes, Deep, Network};
 use crate::pipeline::{Job, TILE, Tiles};
 use crate::plans::PlanKey;
-use crate::request::{Precision, Settings};
+use crate::request::{DeepCache, Precision, Settings};
 
 /// When a network is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +194,17 @@ impl Collect<'_> {
         let watched = options.self_attention.is_some() && manifest.unet.can_be_watched();
         let perturbed = options.perturbed_attention.as_ref();
         let perturbed = perturbed.map_or(0, |perturbed| perturbed.of(&manifest.unet));
+        let cache =
+            self.settings.deepcache.filter(|cache| (cache.branch as usize) < manifest.unet.branches());
+        // All of the network and the shallow part alone, each with its share of the steps.
+        let ways = match cache {
+            None => vec![(None, 1.0)],
+            Some(DeepCache { interval, branch }) => {
+                let full = steps.div_ceil(interval as usize) as f64 / steps.max(1) as f64;
+                let deep = |given| Some(Deep { branch: branch as usize, given });
+                vec![(deep(false), full), (deep(true), 1.0 - full)]
+            }
+        };
         let mut plans: Vec<(PlanKey, f64, usize)> = Vec::new();
         for (group, &images) in sizes.iter().enumerate() {
             let alike = groups.iter().filter(|&&g| g == images).count();
@@ -222,18 +233,32 @@ impl Collect<'_> {
                         // Without and with the prompt, where no channels beside the latent differ.
                         let pair = batch == 2 * images && [without, with] == [1, 1] && !twice;
                         let texts = if pair { 2 } else { 1 };
-                        let network = Network::Denoise { tokens, texts, changes };
                         let precision = self.choice.precision;
-                        let key = PlanKey { network, batch, height, width, precision };
-                        match plans.iter_mut().find(|(k, _, g)| *k == key && *g == group) {
-                            Some((_, times, _)) => *times += calls,
-                            None => plans.push((key, calls, group)),
+                        for &(deep, share) in ways.iter().filter(|(_, share)| *share > 0.0) {
+                            let network = Network::Denoise { tokens, texts, changes: changes.divided(deep) };
+                            let key = PlanKey { network, batch, height, width, precision };
+                            match plans.iter_mut().find(|(k, _, g)| *k == key && *g == group) {
+                                Some((_, times, _)) => *times += calls * share,
+                                None => plans.push((key, calls * share, group)),
+                            }
                         }
                     }
                 }
             }
         }
-        parts.push(self.part("denoiser", Kind::Denoise, self.choice.precision, &plans)?);
+        let mut part = self.part("denoiser", Kind::Denoise, self.choice.precision, &plans)?;
+        if let Some(cache) = cache {
+            // What is kept of the deep part, and once more on its way into the network.
+            let shape = manifest.unet.deep_shape(cache.branch as usize, [1, height, width]);
+            let each = shape.map_or(0, |shape| shape.iter().product::<usize>() * size_of::<f32>() * 2) as u64;
+            let most = asked.iter().map(|[_, prompt]| 1 + usize::from(twice) + prompt.len()).max();
+            let of_group = |images: usize| (images * most.unwrap_or_default()) as u64 * each;
+            for (activations, &images) in part.activations.iter_mut().zip(&sizes) {
+                *activations += of_group(images);
+            }
+            part.all_activations += of_group(sizes.iter().copied().max().unwrap_or_default());
+        }
+        parts.push(part);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use velatura_samplers::{
     rescale_noise_cfg, self_attention,
 };
 
+use super::deep::Kept;
 use super::encode::Conditions;
 use super::self_attention::Seen;
 use crate::Error;
@@ -26,6 +27,8 @@ pub(crate) struct Denoiser<'a> {
     pub changes: Changes,
     /// Self-attentions that are perturbed where there is guidance by that.
     pub perturbed: u128,
+    /// What the deep part answered at an earlier step, where that is kept.
+    pub kept: Option<Kept>,
 }
 
 /// How the answers at a call are combined.
@@ -83,6 +86,18 @@ struct Question<'a> {
     blind: bool,
     /// Changes on the network's way.
     changes: Changes,
+    /// Which it is of the questions about that image: the same at every step.
+    place: usize,
+}
+
+/// What one run of the network gives.
+pub(crate) struct Output {
+    /// The answers, one after another.
+    pub answers: Vec<f32>,
+    /// Where the network looked, `[h, w]` for each, or nothing where that is not asked for.
+    received: Vec<f32>,
+    /// What came up from the deep part, for each, or nothing where that is not asked for.
+    deep: Vec<f32>,
 }
 
 /// What came of questions, in their order.
@@ -109,17 +124,26 @@ impl Denoiser<'_> {
         let unguided: Vec<(usize, &Encoded)> =
             sides.iter().enumerate().filter_map(|(image, side)| Some((image, side.without?))).collect();
         let of = |blind: bool| {
-            unguided.iter().map(move |&(image, text)| Question { image, text, blind, changes: usual })
+            let place = usize::from(!blind);
+            unguided.iter().map(move |&(image, text)| Question { image, text, blind, changes: usual, place })
         };
         let without = of(true).filter(|_| twice).chain(of(false));
         let with = |changes: Changes| {
             sides.iter().enumerate().flat_map(move |(image, side)| {
-                side.with.iter().map(move |&(_, text)| Question { image, text, blind: false, changes })
+                let ask = move |(part, &(_, text)): (usize, &(f32, _))| Question {
+                    image,
+                    text,
+                    blind: false,
+                    changes,
+                    place: 2 + part,
+                };
+                side.with.iter().enumerate().map(ask)
             })
         };
         let parts: usize = sides.iter().map(|side| side.with.len()).sum();
         let perturbed = with(self.changes.perturbed(self.perturbed)).filter(|_| perturbed_scale.is_some());
-        let questions: Vec<Question<'_>> = without.chain(with(usual)).chain(perturbed).collect();
+        let mut questions: Vec<Question<'_>> = without.chain(with(usual)).chain(perturbed).collect();
+        self.divide(&mut questions, call.step, guides.len());
         let replies = self.ask(latents, call.timestep, &questions, guides.len())?;
         let away_from = match own {
             Some(own) => self.ask_degraded(latents, &sides, &questions, &replies, (own, &recipe))?,
@@ -196,6 +220,18 @@ impl Denoiser<'_> {
         Ok(self.ask(&degraded, recipe.call.timestep, &again, sides.len())?.answers)
     }
 
+    /// Decides for each picture whether its questions take the deep part's answers from an earlier step.
+    fn divide(&self, questions: &mut [Question<'_>], step: usize, images: usize) {
+        let Some(kept) = &self.kept else { return };
+        for image in 0..images {
+            let places: Vec<usize> = questions.iter().filter(|q| q.image == image).map(|q| q.place).collect();
+            let deep = kept.way(step, image, &places);
+            for question in questions.iter_mut().filter(|q| q.image == image) {
+                question.changes = question.changes.divided(Some(deep));
+            }
+        }
+    }
+
     /// The answers to questions, in their order. Those with contexts of one length are asked together.
     fn ask(
         &self,
@@ -222,11 +258,12 @@ impl Denoiser<'_> {
             for group in alike.chunks(2 * images) {
                 let mut sample = Vec::new();
                 let mut texts = Encoded::default();
+                let (mut deep, given) = (Vec::new(), changes.deep().is_some_and(|deep| deep.given));
                 let latents_read = distinct(group.len(), |i| {
                     let Question { image, blind, .. } = questions[group[i]];
                     (image, blind)
                 });
-                for (at, Question { image, text, blind, .. }) in
+                for (at, Question { image, text, blind, place, .. }) in
                     group.iter().map(|&i| &questions[i]).enumerate()
                 {
                     if at < latents_read {
@@ -236,14 +273,23 @@ impl Denoiser<'_> {
                     texts.append(text);
                     texts.pooled.extend(&text.pooled);
                     texts.time_ids.extend(&text.time_ids);
+                    if let Some(kept) = self.kept.as_ref().filter(|_| given) {
+                        kept.append(*image, *place, &mut deep);
+                    }
                 }
-                let (output, received) =
-                    self.run(&sample, timestep, &texts, [latents_read, group.len()], changes)?;
-                for (&question, answer) in group.iter().zip(output.chunks_exact(length)) {
+                let counts = [latents_read, group.len()];
+                let output = self.run(&sample, timestep, &texts, counts, changes, &deep)?;
+                for (&question, answer) in group.iter().zip(output.answers.chunks_exact(length)) {
                     replies.answers[question] = answer.to_vec();
                 }
-                for (&question, received) in group.iter().zip(received.chunks_exact(pixels)) {
+                for (&question, received) in group.iter().zip(output.received.chunks_exact(pixels)) {
                     replies.received[question] = received.to_vec();
+                }
+                let feature = (output.deep.len() / group.len()).max(1);
+                for (&question, deep) in group.iter().zip(output.deep.chunks_exact(feature)) {
+                    if let Some(kept) = &self.kept {
+                        kept.keep(questions[question].image, questions[question].place, deep);
+                    }
                 }
             }
         }
@@ -251,8 +297,8 @@ impl Denoiser<'_> {
     }
 
     /// One run of the network on so many latents with so many texts of equal length, which are `texts`: those of a latent lie
-    /// as many texts apart as there are latents. Gives the answers, and where the network looked: `[h, w]` for each, or nothing
-    /// where that is not asked for.
+    /// as many texts apart as there are latents. `deep` is what came up from the deep part for each text, where `changes` say
+    /// that it is given.
     pub fn run(
         &self,
         sample: &[f32],
@@ -260,7 +306,8 @@ impl Denoiser<'_> {
         texts: &Encoded,
         [latents, batch]: [usize; 2],
         changes: Changes,
-    ) -> Result<(Vec<f32>, Vec<f32>), Error> {
+        deep: &[f32],
+    ) -> Result<Output, Error> {
         let plan = self.engine.plan(PlanKey {
             network: Network::Denoise { tokens: texts.tokens / batch, texts: batch / latents, changes },
             batch,
@@ -281,10 +328,17 @@ impl Denoiser<'_> {
             (names::MASK, Data::F32(&texts.mask)),
             (names::LABEL, Data::I32(&labels)),
             (names::GUIDANCE, Data::F32(&guidance)),
+            (names::DEEP, Data::F32(deep)),
         ];
         plan.run(&inputs, self.cancel)?;
-        let received = if changes.is_watched() { plan.output(names::RECEIVED)?.to_vec() } else { Vec::new() };
-        Ok((plan.output(names::OUTPUT)?.to_vec(), received))
+        let beside = |name: &str, asked: bool| -> Result<Vec<f32>, Error> {
+            if asked { Ok(plan.output(name)?.to_vec()) } else { Ok(Vec::new()) }
+        };
+        Ok(Output {
+            answers: beside(names::OUTPUT, true)?,
+            received: beside(names::RECEIVED, changes.is_watched())?,
+            deep: beside(names::DEEP, changes.deep().is_some_and(|deep| !deep.given))?,
+        })
     }
 }
 

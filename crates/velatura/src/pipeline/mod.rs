@@ -2,6 +2,7 @@
 //! several need.
 
 mod autoencoder;
+mod deep;
 mod denoise;
 mod encode;
 mod pictures;

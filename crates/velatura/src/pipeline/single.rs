@@ -70,9 +70,9 @@ impl Engine {
             told,
             changes: Changes::default(),
             perturbed: 0,
+            kept: None,
         };
-        let (answer, _) = denoiser.run(latent, timestep, &text.0, [1, 1], Changes::default())?;
-        Ok(answer)
+        Ok(denoiser.run(latent, timestep, &text.0, [1, 1], Changes::default(), &[])?.answers)
     }
 
     /// The mean and the deviation, `[height, width, channels]` in the denoiser's scale, that the encoder gives for a

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use velatura_cpu::CancelToken;
 use velatura_samplers::noise::LatentShape;
 
+use super::deep::Kept;
 use super::denoise::{Denoiser, Guide, Told};
 use super::encode::Conditions;
 use super::pictures::Job;
@@ -45,6 +46,7 @@ impl<'a> Stage<'a> {
             told: Told::default(),
             changes: Changes::freeu(settings.freeu),
             perturbed: perturbed.map_or(0, |perturbed| perturbed.of(&engine.manifest().unet)),
+            kept: Kept::new(settings.deepcache, &engine.manifest().unet),
         };
         Ok((denoiser, guides))
     }

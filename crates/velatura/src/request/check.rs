@@ -81,6 +81,9 @@ impl GenerateRequest {
         {
             return Err(RequestError::FreeU(factor));
         }
+        if let Some(cache) = self.deepcache {
+            cache.check(self)?;
+        }
         self.seeds.check(self.seed, self.batch)?;
         if let Some(switch) = self.refiner_switch {
             if !(switch > 0.0 && switch < 1.0) {

@@ -32,6 +32,27 @@ pub enum RequestError {
     /// A factor of FreeU out of range.
     #[error("a factor of FreeU is {0}, but must be above 0 and at most {MOST_FREEU} (1 changes nothing)")]
     FreeU(f32),
+    /// Steps between two at which all of the denoiser is computed, out of range.
+    #[error(
+        "interval of DeepCache is {0}, but must be from 1 (everything at every step) to {MOST_STEPS} (2 to 5 is usual)"
+    )]
+    DeepCacheInterval(u32),
+    /// A skip connection that the denoiser does not have.
+    #[error("branch of DeepCache is {given}, but must be from 0 (the fastest) to {most} for this model")]
+    DeepCacheBranch {
+        /// What was asked for.
+        given: u32,
+        /// The last one.
+        most: u32,
+    },
+    /// DeepCache together with guidance by parts of the denoiser that it leaves out.
+    #[error(
+        "DeepCache leaves out the parts of the denoiser that {guidance} guidance is about; leave one of the two out"
+    )]
+    DeepCacheGuidance {
+        /// `perturbed-attention` or `self-attention`.
+        guidance: &'static str,
+    },
     /// Perturbed-attention guidance out of range.
     #[error("{field} of perturbed attention is {given}, but must be from 0 to {MOST_GUIDANCE} ({usual})")]
     PerturbedAttention {

@@ -2,6 +2,7 @@
 //! metadata of pictures share.
 
 mod check;
+mod deepcache;
 mod emphasis;
 mod error;
 mod guidance;
@@ -15,6 +16,7 @@ pub use check::{
     LONGEST_PROMPT, LONGEST_SIDE, MOST_CHUNKS, MOST_FREEU, MOST_GUIDANCE, MOST_NOISE_LEVEL, MOST_PICTURES,
     MOST_STEPS,
 };
+pub use deepcache::DeepCache;
 pub use emphasis::Emphasis;
 pub use error::RequestError;
 pub use guidance::{GuidanceOptions, MOST_BLUR, PerturbedAttention, SelfAttentionGuidance};
@@ -53,6 +55,9 @@ pub struct GenerateRequest {
     /// Stronger features and smoother skip connections in the denoiser.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freeu: Option<FreeU>,
+    /// Less of the denoiser computed at some steps, which is faster and lossy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deepcache: Option<DeepCache>,
     /// Which noise the pictures begin from, beyond the seed.
     #[serde(skip_serializing_if = "SeedOptions::is_default")]
     pub seeds: SeedOptions,
@@ -139,6 +144,7 @@ impl Default for GenerateRequest {
             guidance: None,
             guidance_options: GuidanceOptions::default(),
             freeu: None,
+            deepcache: None,
             seeds: SeedOptions::default(),
             width: None,
             height: None,

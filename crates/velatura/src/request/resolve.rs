@@ -54,6 +54,10 @@ impl GenerateRequest {
             guidance_options: self
                 .guidance_options
                 .resolved(&manifest.unet, width.min(height) / manifest.latent_factor())?,
+            deepcache: match self.deepcache {
+                Some(cache) => cache.resolved(&manifest.unet)?,
+                None => None,
+            },
             width: Some(width),
             height: Some(height),
             sampler: Some(sampler.name.to_string()),

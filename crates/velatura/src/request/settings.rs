@@ -7,7 +7,7 @@ use velatura_samplers::{
 };
 
 use super::resolve::REFINER_SWITCH;
-use super::{GenerateRequest, GuidanceOptions, Precision, RequestError, Tiling};
+use super::{DeepCache, GenerateRequest, GuidanceOptions, Precision, RequestError, Tiling};
 use crate::manifest::{ModelManifest, Task};
 use crate::prompt::PromptStyle;
 use crate::sizes::SizeConditions;
@@ -19,6 +19,7 @@ pub(crate) struct Settings {
     pub guidance: Guidance,
     pub guidance_options: GuidanceOptions,
     pub freeu: Option<FreeU>,
+    pub deepcache: Option<DeepCache>,
     pub precision: Precision,
     pub clip_skip: u32,
     pub prompts: PromptStyle,
@@ -94,6 +95,7 @@ impl GenerateRequest {
             height: self.height.unwrap_or(defaults.height) as usize,
             guidance_options: self.guidance_options.clone(),
             freeu: self.freeu,
+            deepcache: self.deepcache,
             guidance: self.guidance_options.formula(if is_told { 1.0 } else { guidance }),
             precision: self.precision.unwrap_or(Precision::F32),
             clip_skip: self.clip_skip.unwrap_or(1),

@@ -1,5 +1,6 @@
 //! Stable Diffusion's files and folders, tiny and of the true layout.
 
+mod deepcache;
 mod guidance;
 mod opening;
 mod parity;

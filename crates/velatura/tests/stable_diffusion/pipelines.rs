@@ -42,6 +42,11 @@ impl Expected {
         Self::open("stable_diffusion_guidance")
     }
 
+    /// Stable Diffusion 1.5 with parts of the denoiser kept between steps.
+    pub fn deepcache() -> Self {
+        Self::open("stable_diffusion_deepcache")
+    }
+
     fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())

@@ -1,6 +1,6 @@
 //! Noise and the way from it to a picture.
 
-use velatura::{GenerateRequest, RngKind};
+use velatura::{DeepCache, GenerateRequest, RngKind};
 
 use super::{set, set_some};
 use crate::failure::Failure;
@@ -35,6 +35,13 @@ pub struct SamplingArgs {
     /// Spacing of the sampler's steps; `velatura samplers` lists them
     #[arg(long, value_name = "NAME", value_parser = parse::schedule)]
     schedule: Option<String>,
+    /// DeepCache: compute the deep part of the denoiser at every N-th step only. Faster and lossy: the picture changes, the more
+    /// so the larger N; 2 to 5 is usual, 1 is off
+    #[arg(long, value_name = "N", value_parser = parse::deepcache, allow_negative_numbers = true)]
+    deepcache: Option<u32>,
+    /// Which skip connection of the denoiser that part begins behind; 0 when not given, the fastest. Higher ones lose less
+    #[arg(long, value_name = "N", requires = "deepcache")]
+    deepcache_branch: Option<u32>,
 }
 
 impl SamplingArgs {
@@ -70,5 +77,9 @@ impl SamplingArgs {
         }
         set_some(&mut request.sampler, &self.sampler);
         set_some(&mut request.schedule, &self.schedule);
+        if let Some(interval) = self.deepcache {
+            let branch = self.deepcache_branch.unwrap_or_default();
+            request.deepcache = Some(DeepCache { interval, branch });
+        }
     }
 }

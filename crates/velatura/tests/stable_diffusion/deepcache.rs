@@ -1,0 +1,111 @@
+//! DeepCache, against its authors' helper for diffusers.
+
+use velatura::{
+    CancelToken, DeepCache, Engine, EngineOptions, GenerateRequest, GuidanceOptions, PerturbedAttention,
+    RequestError, SelfAttentionGuidance,
+};
+
+use crate::parity::error;
+use crate::pipelines::Expected;
+
+fn latents(engine: &Engine, request: &GenerateRequest) -> Vec<f32> {
+    engine.latents(request, &mut |_| (), &CancelToken::default()).unwrap().concat()
+}
+
+fn open(expected: &Expected) -> (Engine, tempfile::TempDir) {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("sd15");
+    expected.case("sd15").write_folder(&folder);
+    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+    (Engine::open(&folder, options).unwrap(), temporary)
+}
+
+fn cached(interval: u32, branch: u32, request: &GenerateRequest) -> GenerateRequest {
+    GenerateRequest { deepcache: Some(DeepCache { interval, branch }), ..request.clone() }
+}
+
+#[test]
+fn every_interval_and_branch_is_as_the_authors_have_it() {
+    let expected = Expected::deepcache();
+    let (engine, _temporary) = open(&expected);
+    let case = expected.case("sd15");
+    let plain = expected.numbers("sd15/plain");
+    for run in case.runs.keys() {
+        let request = case.request(run);
+        let wanted = expected.numbers(&format!("sd15/{run}"));
+        let difference = error(&latents(&engine, &request), &wanted);
+        println!("{run}: {difference:.1e}, {:.3} from plain", error(&wanted, &plain));
+        assert!(difference < 1e-3, "{run}: {difference}");
+        // Deep branches of eight steps come near to the whole, and are still told apart.
+        assert!(run == "plain" || error(&wanted, &plain) > 0.01, "{run} is nothing but plain");
+        let again = GenerateRequest::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
+        assert_eq!(again, request);
+        let resolved = engine.resolve(&request).unwrap();
+        assert_eq!(engine.resolve(&resolved).unwrap(), resolved);
+    }
+}
+
+#[test]
+fn an_interval_of_one_is_no_interval() {
+    let expected = Expected::deepcache();
+    let (engine, _temporary) = open(&expected);
+    let plain = expected.case("sd15").request("plain");
+    let one = cached(1, 3, &plain);
+    assert_eq!(engine.resolve(&one).unwrap(), engine.resolve(&plain).unwrap());
+    assert_eq!(latents(&engine, &one), latents(&engine, &plain));
+    // It is an interval that is on which changes something.
+    assert!(latents(&engine, &cached(2, 0, &plain)) != latents(&engine, &plain));
+}
+
+#[test]
+fn pictures_do_not_depend_on_the_others_of_their_batch() {
+    let expected = Expected::deepcache();
+    let (engine, _temporary) = open(&expected);
+    // A prompt of a second part that begins in the middle, guidance that ends before the run does, a sampler that asks twice.
+    let guidance_options = GuidanceOptions { interval: Some([0.0, 0.7]), ..GuidanceOptions::default() };
+    for (sampler, prompt) in
+        [("ddim", "a lake"), ("heun", "a lake AND a boat:0.5"), ("euler", "[a:b:3] lake")]
+    {
+        let request = GenerateRequest {
+            sampler: Some(sampler.into()),
+            prompt: prompt.into(),
+            batch: 3,
+            guidance_options: guidance_options.clone(),
+            ..cached(3, 0, &expected.case("sd15").request("plain"))
+        };
+        let all = latents(&engine, &request);
+        for (picture, together) in all.chunks_exact(all.len() / 3).enumerate() {
+            let seed = request.seed.map(|seed| seed + picture as u64);
+            let alone = GenerateRequest { batch: 1, seed, ..request.clone() };
+            assert_eq!(latents(&engine, &alone), together, "{sampler}, picture {picture}");
+        }
+    }
+}
+
+#[test]
+fn what_it_cannot_do_is_refused() {
+    let expected = Expected::deepcache();
+    let (engine, _temporary) = open(&expected);
+    let plain = expected.case("sd15").request("plain");
+    let refused = |request: &GenerateRequest| engine.resolve(request).unwrap_err().to_string();
+    for interval in [0, 1001] {
+        let wanted = RequestError::DeepCacheInterval(interval).to_string();
+        assert_eq!(refused(&cached(interval, 0, &plain)), wanted);
+    }
+    let wanted = RequestError::DeepCacheBranch { given: 6, most: 5 };
+    assert_eq!(refused(&cached(2, 6, &plain)), wanted.to_string());
+    let perturbed = GuidanceOptions {
+        perturbed_attention: Some(PerturbedAttention::default()),
+        ..GuidanceOptions::default()
+    };
+    let own = GuidanceOptions {
+        self_attention: Some(SelfAttentionGuidance::default()),
+        ..GuidanceOptions::default()
+    };
+    for (guidance_options, guidance) in [(perturbed, "perturbed-attention"), (own, "self-attention")] {
+        let request = GenerateRequest { guidance_options, ..cached(2, 0, &plain) };
+        assert_eq!(refused(&request), RequestError::DeepCacheGuidance { guidance }.to_string());
+        // Off, it is in nobody's way.
+        assert!(engine.resolve(&cached(1, 0, &request)).is_ok());
+    }
+}
