@@ -106,6 +106,7 @@ impl Case {
                     pooled: input("pooled"),
                     time_ids: input("time_ids"),
                     timestep_condition: input("timestep_condition"),
+                    deep: None,
                 };
                 vec![("sample", config.build(&p, inputs))]
             }
