@@ -83,6 +83,32 @@ fn pictures_do_not_depend_on_the_others_of_their_batch() {
 }
 
 #[test]
+fn a_refiner_keeps_what_is_its_own() {
+    let (expected, folder) = (Expected::xl(), tempfile::tempdir().unwrap());
+    let folder = folder.path();
+    for name in ["sdxl", "sdxl_refiner"] {
+        expected.case(name).write_folder(&folder.join(name));
+    }
+    let path = |name: &str| Some(folder.join(name).to_string_lossy().into_owned());
+    let asked = expected.case("sdxl_refiner").request("after_base");
+    let request = GenerateRequest {
+        model: path("sdxl"),
+        refiner: path("sdxl_refiner"),
+        batch: 1,
+        deepcache: None,
+        ..asked
+    };
+    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
+    let engine = Engine::for_request(&request, options).unwrap();
+    let whole = latents(&engine, &request);
+    // With an interval of the whole run the first step of each of the two is the one at which it computes everything.
+    let kept = latents(&engine, &cached(1000, 0, &request));
+    assert!(error(&kept, &whole) > 1e-3 && kept.iter().all(|v| v.is_finite()));
+    let more = GenerateRequest { batch: 2, ..cached(1000, 0, &request) };
+    assert_eq!(latents(&engine, &more)[..kept.len()], kept);
+}
+
+#[test]
 fn what_it_cannot_do_is_refused() {
     let expected = Expected::deepcache();
     let (engine, _temporary) = open(&expected);
