@@ -32,14 +32,17 @@ pub(in super::super) struct OutputTiles {
     pub to: *mut f32,
 }
 
+/// The transforms of the input and of the products.
+pub(super) type Both = (unsafe fn(&InputTile), unsafe fn(&OutputTiles));
+
 /// The transforms of an instruction set, by tiling.
 pub(in super::super) struct Transforms {
-    pub small: (unsafe fn(&InputTile), unsafe fn(&OutputTiles)),
-    pub large: (unsafe fn(&InputTile), unsafe fn(&OutputTiles)),
+    pub small: Both,
+    pub large: Both,
 }
 
 impl Transforms {
-    pub(super) fn of(&self, tiling: Tiling) -> &(unsafe fn(&InputTile), unsafe fn(&OutputTiles)) {
+    pub(super) fn of(&self, tiling: Tiling) -> &Both {
         match tiling {
             Tiling::Small => &self.small,
             Tiling::Large => &self.large,
