@@ -167,7 +167,8 @@ unsafe fn task(
         let partial = partial.as_mut_ptr().cast::<f32>();
         let (first, end) = (panels.start, panels.end);
         for panel in panels {
-            let upcoming = Upcoming { rows: panel == first, panel: (panel + 1 < end).then_some(panel + 1) };
+            let rows = panel == first && product.segments == 1;
+            let upcoming = Upcoming { rows, panel: (panel + 1 < end).then_some(panel + 1) };
             // SAFETY: the caller's promise.
             unsafe { run_panel(product, layout, item, panel, upcoming, pointers, outputs, partial) };
         }
@@ -213,10 +214,24 @@ fn depth_block(product: &Product<'_>, width: usize) -> DepthBlock {
 /// What a task has not in its second-level cache yet.
 #[derive(Clone, Copy)]
 struct Upcoming {
-    /// Whether it is the task's first panel, and the rows of the next tiles come from far away.
+    /// Whether it is the task's first panel, and the rows of the next tiles come from far away: where only one segment reads
+    /// them, for a convolution's other taps read the same ones.
     rows: bool,
     /// The panel that follows.
     panel: Option<usize>,
+}
+
+/// The lines of a tile's rows, each of which is `bytes` long, where they follow one another as those of a matrix do.
+fn neighbours(rows: &[*const u8; ROWS], bytes: usize) -> Lines {
+    let apart = (rows[1] as usize).wrapping_sub(rows[0] as usize);
+    if apart > 2 * bytes {
+        return Lines::NONE;
+    }
+    Lines { from: rows[0], count: (ROWS * apart).div_ceil(LINE) }
+}
+
+fn panel_start(product: &Product<'_>, layout: &Layout, item: usize, panel: usize) -> *const u8 {
+    product.panels.wrapping_add(item * product.item_panels + layout.start(panel) * STEP)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -232,41 +247,27 @@ unsafe fn run_panel(
 ) {
     let width = layout.width(panel);
     let block = depth_block(product, width);
-    let base = product.panels.wrapping_add(item * product.item_panels + layout.start(panel) * STEP);
+    let base = panel_start(product, layout, item, panel);
     for b in 0..block.count {
         let first_segment = if product.segments > 1 { b * block.segments } else { 0 };
         let first_step = if product.segments > 1 { 0 } else { b * block.steps };
         let segments = block.segments.min(product.segments - first_segment);
         let steps = block.steps.min(product.steps - first_step);
-        // Of the panel: its own next block, or the first of the next panel.
-        let next_block = match upcoming.panel {
+        let (next_panel, next_width) = match upcoming.panel {
             _ if b + 1 < block.count => {
-                (base.wrapping_add((b + 1) * (block.segments * block.steps) * width * STEP), width)
+                (base.wrapping_add((b + 1) * block.segments * block.steps * width * STEP), width)
             }
-            Some(next) => {
-                let base =
-                    product.panels.wrapping_add(item * product.item_panels + layout.start(next) * STEP);
-                (base, layout.width(next))
-            }
+            Some(next) => (panel_start(product, layout, item, next), layout.width(next)),
             None => (base, 0),
         };
-        let next_bytes = block.segments * block.steps * next_block.1 * STEP;
+        let next_bytes = block.segments * block.steps * next_width * STEP;
         let tiles = outputs.len().div_ceil(ROWS);
         for (tile, rows) in outputs.chunks(ROWS).enumerate() {
-            let next_rows = match pointers.get((tile + 1) * product.segments) {
-                Some(rows) if upcoming.rows && product.segments == 1 => {
-                    // Neighbours, as rows of a matrix are.
-                    let bytes = (rows[1] as usize).wrapping_sub(rows[0] as usize);
-                    let share = steps * product.row_step;
-                    if bytes <= 2 * share {
-                        Lines { from: rows[0], count: (ROWS * bytes).div_ceil(LINE) }
-                    } else {
-                        Lines::NONE
-                    }
-                }
-                _ => Lines::NONE,
-            };
-            let next = [next_rows, Lines::part(next_block.0, next_bytes, tile, tiles)];
+            let next_rows = pointers.get((tile + 1) * product.segments).filter(|_| upcoming.rows);
+            let next = [
+                next_rows.map_or(Lines::NONE, |rows| neighbours(rows, steps * product.row_step)),
+                Lines::part(next_panel, next_bytes, tile, tiles),
+            ];
             let sums = partial.wrapping_add(tile * ROWS * width);
             let tile = Tile {
                 rows: pointers.as_ptr().wrapping_add(tile * product.segments + first_segment),
