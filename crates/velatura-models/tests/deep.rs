@@ -1,9 +1,10 @@
 //! A network divided at each of its skip connections: what the deep part gave, handed to the shallow one, makes the whole.
 
-use std::collections::HashMap;
+mod small;
 
-use velatura_graph::reference::{Array, evaluate};
-use velatura_graph::{Builder, DType, Graph, Op};
+use small::{flops, given};
+use velatura_graph::reference::evaluate;
+use velatura_graph::{Builder, DType, Graph};
 use velatura_models::unet::UNetChanges;
 use velatura_models::{UNetConfig, UNetInputs};
 
@@ -31,42 +32,9 @@ fn graph(config: &UNetConfig, latents: usize, branch: Option<usize>, given: bool
     b.finish().unwrap()
 }
 
-const PLAIN: &str = r#"{"_class_name": "UNet2DConditionModel", "block_out_channels": [8, 16],
-    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-    "layers_per_block": 2, "norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 16,
-    "in_channels": 4, "out_channels": 4, "sample_size": 8}"#;
-
-const XL: &str = r#"{"_class_name": "UNet2DConditionModel", "block_out_channels": [8, 16],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 16,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 16,
-    "use_linear_projection": true, "in_channels": 4, "out_channels": 4, "sample_size": 8}"#;
-
-/// Everything that the graph reads but what the deep part gave.
-fn given(graph: &Graph) -> HashMap<String, Array> {
-    let sources = graph.nodes().iter().filter_map(|node| {
-        let name = match &node.op {
-            Op::Input(input) => &input.name,
-            Op::Parameter(parameter) => &parameter.name,
-            _ => return None,
-        };
-        let shape = graph.ty(node.outputs[0]).shape.clone();
-        let seed = 0.3 + name.bytes().map(f64::from).sum::<f64>() / 1e3;
-        let count = shape.iter().product::<usize>();
-        let data = (0..count).map(|i| ((i as f64 + 1.0) * seed).sin()).collect();
-        Some((name.clone(), Array { shape, data }))
-    });
-    sources.collect()
-}
-
-fn flops(graph: &Graph) -> f64 {
-    graph.nodes().iter().map(|node| graph.flops(node)).sum()
-}
-
 #[test]
 fn both_parts_make_the_whole_at_every_skip_connection() {
-    for (json, latents) in [(PLAIN, 6), (PLAIN, 2), (XL, 3)] {
-        let config = UNetConfig::from_json(json).unwrap();
+    for (config, latents) in [(small::plain(2), 6), (small::plain(2), 2), (small::xl(), 3)] {
         let whole = graph(&config, latents, None, false);
         let wanted = evaluate(&whole, &given(&whole)).remove("prediction").unwrap();
         let mut least = 0.0;
@@ -88,7 +56,7 @@ fn both_parts_make_the_whole_at_every_skip_connection() {
 
 #[test]
 fn a_branch_that_is_none_and_a_deep_part_that_does_not_fit_are_refused() {
-    let config = UNetConfig::from_json(PLAIN).unwrap();
+    let config = small::plain(2);
     let message = |branch: Option<usize>, deep: Option<&[usize]>| {
         let b = Builder::new();
         let float = |name: &str, shape: &[usize]| b.input(name, shape, DType::F32);

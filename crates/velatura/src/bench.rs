@@ -74,6 +74,13 @@ pub struct NetworkOptions {
     pub error: bool,
 }
 
+impl NetworkOptions {
+    /// Texts that a U-Net looks at each latent with.
+    fn texts(&self) -> usize {
+        if self.batch == 2 { 2 } else { 1 }
+    }
+}
+
 /// What was measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NetworkTimes {
@@ -225,8 +232,7 @@ fn record(
     };
     let output = match options.part {
         Part::Unet => {
-            // A batch of two is a guided step: one latent with two texts.
-            let latents = if batch == 2 { 1 } else { batch };
+            let latents = batch / options.texts();
             let sample = builder.input("sample", &[latents, latent, latent, unet.in_channels], DType::F32);
             let timestep = builder.input("timestep", &[latents], DType::F32);
             let width = unet.cross_attention_dim.as_ref().and_then(|d| d.get(0)).copied().unwrap_or(0);
@@ -260,7 +266,7 @@ fn shipped_graph(options: &NetworkOptions, side: usize) -> Result<Graph, Error> 
     let network = match options.part {
         Part::Unet => Network::Denoise {
             changes: Changes::default(),
-            texts: if options.batch == 2 { 2 } else { 1 },
+            texts: options.texts(),
             tokens: manifest.context(),
         },
         Part::Decoder => Network::Decode,

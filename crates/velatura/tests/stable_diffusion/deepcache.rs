@@ -1,24 +1,13 @@
 //! DeepCache, against its authors' helper for diffusers.
 
 use velatura::{
-    CancelToken, DeepCache, Engine, EngineOptions, GenerateRequest, GuidanceOptions, PerturbedAttention,
-    RequestError, SelfAttentionGuidance,
+    DeepCache, Engine, EngineOptions, GenerateRequest, GuidanceOptions, PerturbedAttention, RequestError,
+    SelfAttentionGuidance,
 };
 
 use crate::parity::error;
 use crate::pipelines::Expected;
-
-fn latents(engine: &Engine, request: &GenerateRequest) -> Vec<f32> {
-    engine.latents(request, &mut |_| (), &CancelToken::default()).unwrap().concat()
-}
-
-fn open(expected: &Expected) -> (Engine, tempfile::TempDir) {
-    let temporary = tempfile::tempdir().unwrap();
-    let folder = temporary.path().join("sd15");
-    expected.case("sd15").write_folder(&folder);
-    let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
-    (Engine::open(&folder, options).unwrap(), temporary)
-}
+use crate::runs::{Fixture, latents};
 
 fn cached(interval: u32, branch: u32, request: &GenerateRequest) -> GenerateRequest {
     GenerateRequest { deepcache: Some(DeepCache { interval, branch }), ..request.clone() }
@@ -26,29 +15,13 @@ fn cached(interval: u32, branch: u32, request: &GenerateRequest) -> GenerateRequ
 
 #[test]
 fn every_interval_and_branch_is_as_the_authors_have_it() {
-    let expected = Expected::deepcache();
-    let (engine, _temporary) = open(&expected);
-    let case = expected.case("sd15");
-    let plain = expected.numbers("sd15/plain");
-    for run in case.runs.keys() {
-        let request = case.request(run);
-        let wanted = expected.numbers(&format!("sd15/{run}"));
-        let difference = error(&latents(&engine, &request), &wanted);
-        println!("{run}: {difference:.1e}, {:.3} from plain", error(&wanted, &plain));
-        assert!(difference < 1e-3, "{run}: {difference}");
-        // Deep branches of eight steps come near to the whole, and are still told apart.
-        assert!(run == "plain" || error(&wanted, &plain) > 0.01, "{run} is nothing but plain");
-        let again = GenerateRequest::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
-        assert_eq!(again, request);
-        let resolved = engine.resolve(&request).unwrap();
-        assert_eq!(engine.resolve(&resolved).unwrap(), resolved);
-    }
+    // Deep branches of eight steps come near to the whole, and are still told apart.
+    Fixture::open(Expected::deepcache()).check(0.01);
 }
 
 #[test]
 fn an_interval_of_one_is_no_interval() {
-    let expected = Expected::deepcache();
-    let (engine, _temporary) = open(&expected);
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::deepcache());
     let plain = expected.case("sd15").request("plain");
     let one = cached(1, 3, &plain);
     assert_eq!(engine.resolve(&one).unwrap(), engine.resolve(&plain).unwrap());
@@ -59,8 +32,7 @@ fn an_interval_of_one_is_no_interval() {
 
 #[test]
 fn pictures_do_not_depend_on_the_others_of_their_batch() {
-    let expected = Expected::deepcache();
-    let (engine, _temporary) = open(&expected);
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::deepcache());
     // A prompt of a second part that begins in the middle, guidance that ends before the run does, a sampler that asks twice.
     let guidance_options = GuidanceOptions { interval: Some([0.0, 0.7]), ..GuidanceOptions::default() };
     for (sampler, prompt) in
@@ -110,8 +82,7 @@ fn a_refiner_keeps_what_is_its_own() {
 
 #[test]
 fn what_it_cannot_do_is_refused() {
-    let expected = Expected::deepcache();
-    let (engine, _temporary) = open(&expected);
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::deepcache());
     let plain = expected.case("sd15").request("plain");
     let refused = |request: &GenerateRequest| engine.resolve(request).unwrap_err().to_string();
     for interval in [0, 1001] {

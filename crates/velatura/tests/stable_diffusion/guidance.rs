@@ -1,57 +1,22 @@
 //! Guidance beyond its scale, and variations of seeds, against diffusers.
 
 use velatura::{
-    CancelToken, DynamicThreshold, Engine, EngineOptions, GenerateRequest, GuidanceOptions,
-    PerturbedAttention, Precision, RequestError, SelfAttentionGuidance,
+    DynamicThreshold, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError,
+    SelfAttentionGuidance,
 };
 
 use crate::parity::error;
 use crate::pipelines::Expected;
-
-fn latents(engine: &Engine, request: &GenerateRequest) -> Vec<f32> {
-    engine.latents(request, &mut |_| (), &CancelToken::default()).unwrap().concat()
-}
-
-struct Fixture {
-    expected: Expected,
-    engine: Engine,
-    _temporary: tempfile::TempDir,
-}
-
-impl Fixture {
-    fn open() -> Self {
-        let (expected, temporary) = (Expected::guidance(), tempfile::tempdir().unwrap());
-        let folder = temporary.path().join("sd15");
-        expected.case("sd15").write_folder(&folder);
-        let engine =
-            Engine::open(&folder, EngineOptions { threads: Some(2), ..EngineOptions::default() }).unwrap();
-        Fixture { expected, engine, _temporary: temporary }
-    }
-}
+use crate::runs::{Fixture, latents};
 
 #[test]
 fn every_kind_of_guidance_and_of_noise_is_as_in_diffusers() {
-    let Fixture { expected, engine, _temporary } = Fixture::open();
-    let case = expected.case("sd15");
-    let plain = expected.numbers("sd15/plain");
-    for run in case.runs.keys() {
-        let request = case.request(run);
-        let wanted = expected.numbers(&format!("sd15/{run}"));
-        let difference = error(&latents(&engine, &request), &wanted);
-        println!("{run}: {difference:.1e}, {:.2} from plain", error(&wanted, &plain));
-        assert!(difference < 1e-3, "{run}: {difference}");
-        assert!(run == "plain" || error(&wanted, &plain) > 0.05, "{run} is nothing but plain");
-        // What the metadata holds makes the same picture.
-        let again = GenerateRequest::from_json(&serde_json::to_string(&request).unwrap()).unwrap();
-        assert_eq!(again, request);
-        let resolved = engine.resolve(&request).unwrap();
-        assert_eq!(engine.resolve(&resolved).unwrap(), resolved);
-    }
+    Fixture::open(Expected::guidance()).check(0.05);
 }
 
 #[test]
 fn outside_the_interval_the_network_is_asked_half_as_often() {
-    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::guidance());
     let request = |interval| GenerateRequest {
         precision: Some(Precision::F32),
         guidance_options: GuidanceOptions { interval, ..GuidanceOptions::default() },
@@ -65,7 +30,7 @@ fn outside_the_interval_the_network_is_asked_half_as_often() {
 
 #[test]
 fn a_threshold_that_mimics_its_own_scale_changes_nothing() {
-    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::guidance());
     let plain = expected.case("sd15").request("plain");
     let request = |mimic_scale| GenerateRequest {
         guidance_options: GuidanceOptions {
@@ -81,7 +46,7 @@ fn a_threshold_that_mimics_its_own_scale_changes_nothing() {
 
 #[test]
 fn self_attention_guidance_changes_pictures_and_needs_room() {
-    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::guidance());
     let sag = expected.case("sd15").request("sag");
     let plain =
         GenerateRequest { guidance_options: GuidanceOptions::default(), seed: sag.seed, ..sag.clone() };
@@ -103,7 +68,7 @@ fn self_attention_guidance_changes_pictures_and_needs_room() {
 
 #[test]
 fn layers_that_are_none_are_refused() {
-    let Fixture { expected, engine, _temporary } = Fixture::open();
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::guidance());
     for layer in ["", "middle", "down_blocks.2", "up_blocks.1.attentions.7"] {
         let perturbed = PerturbedAttention { layers: vec![layer.into()], ..PerturbedAttention::default() };
         let request = GenerateRequest {

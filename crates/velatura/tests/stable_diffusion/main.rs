@@ -7,4 +7,5 @@ mod parity;
 mod pictures;
 mod pipelines;
 mod prompts;
+mod runs;
 mod xl;

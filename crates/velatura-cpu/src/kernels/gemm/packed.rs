@@ -106,9 +106,9 @@ impl PackedMatrix {
         isa: Isa,
         storage: DType,
         weight: &[f32],
-        [out, inputs]: [usize; 2],
+        shape: [usize; 2],
     ) -> Result<Self, GemmError> {
-        Self::new(pool, isa, storage, &Values::of(weight), [out, inputs, 1, 1], 1, [1, 1], Purpose::Linear)
+        Self::matrix(pool, isa, storage, weight, shape, Purpose::Linear)
     }
 
     /// The weight `[2 * out, in]` of a gated linear layer, for [`linear`](super::linear) with a
@@ -118,10 +118,9 @@ impl PackedMatrix {
         isa: Isa,
         storage: DType,
         weight: &[f32],
-        [out, inputs]: [usize; 2],
+        shape: [usize; 2],
     ) -> Result<Self, GemmError> {
-        let shape = [out, inputs, 1, 1];
-        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], Purpose::LinearGated)
+        Self::matrix(pool, isa, storage, weight, shape, Purpose::LinearGated)
     }
 
     /// The weight `[out, in]` of a linear layer, for the gradient of its input: [`linear`](super::linear)
@@ -131,18 +130,9 @@ impl PackedMatrix {
         isa: Isa,
         storage: DType,
         weight: &[f32],
-        [out, inputs]: [usize; 2],
+        shape: [usize; 2],
     ) -> Result<Self, GemmError> {
-        Self::new(
-            pool,
-            isa,
-            storage,
-            &Values::of(weight),
-            [out, inputs, 1, 1],
-            1,
-            [1, 1],
-            Purpose::LinearInputGradient,
-        )
+        Self::matrix(pool, isa, storage, weight, shape, Purpose::LinearInputGradient)
     }
 
     /// The weight `[out, in]` of a linear layer, for [`linear`](super::linear) in 8 bits: each output has a scale of its own.
@@ -150,10 +140,20 @@ impl PackedMatrix {
         pool: &ThreadPool,
         isa: Isa,
         weight: &[f32],
-        [out, inputs]: [usize; 2],
+        shape: [usize; 2],
     ) -> Result<Self, GemmError> {
-        let values = Values::of(weight);
-        Self::new(pool, isa, DType::F32, &values, [out, inputs, 1, 1], 1, [1, 1], Purpose::LinearInt8)
+        Self::matrix(pool, isa, DType::F32, weight, shape, Purpose::LinearInt8)
+    }
+
+    fn matrix(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        [out, inputs]: [usize; 2],
+        purpose: Purpose,
+    ) -> Result<Self, GemmError> {
+        Self::new(pool, isa, storage, &Values::of(weight), [out, inputs, 1, 1], 1, [1, 1], purpose)
     }
 
     /// The weight `[out, in / groups, kh, kw]` of a convolution, for [`conv2d`](super::conv2d).

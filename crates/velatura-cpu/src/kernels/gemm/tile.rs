@@ -16,7 +16,7 @@ use super::finish::{self, FinishFn};
 use super::lanes::{Lanes, Plain};
 use super::winograd;
 use crate::Isa;
-use crate::kernels::LINE;
+use crate::kernels::{LINE, fetch, fetch_far};
 
 /// Rows of a full tile. Six rows of four 512-bit vectors are 24 accumulators and leave room for four
 /// vectors of B and one of A; on AVX2 six by two are 12 of the 16 registers.
@@ -191,15 +191,8 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
                 };
                 left -= steps;
                 for _ in 0..steps {
-                    #[cfg(target_arch = "x86_64")]
-                    {
-                        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
-                        let lines = (V * L::WIDTH * STEP).div_ceil(LINE);
-                        for line in 0..lines {
-                            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + line * LINE).cast());
-                        }
-                        _mm_prefetch::<_MM_HINT_T1>(line.cast());
-                    }
+                    fetch(b.wrapping_add(AHEAD), V * L::WIDTH * STEP);
+                    fetch_far(line);
                     let columns: [L; V] = std::array::from_fn(|v| L::load(b.cast::<f32>().add(v * L::WIDTH)));
                     for r in 0..R {
                         let x = L::splat_bits(a[r].add(at));

@@ -1,7 +1,7 @@
 //! The transform of the weights, `G g G'`, into panels: one segment for each point. Matrices of Lavin and Gray 2016.
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
-use super::Tiling;
+use super::{MOST_IN, Tiling};
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
 
@@ -9,10 +9,15 @@ use crate::{Isa, ThreadPool};
 const TAPS: usize = 9;
 /// Depth of one task of packing.
 const DEPTH: usize = 32;
+/// The greatest [`Tiling::points`].
+const MOST_POINTS: usize = MOST_IN * MOST_IN;
 /// Columns that are transformed at a time.
 const LANES: usize = 64;
 /// Elements from tap to tap: an odd number of lines of the caches, so that a column of taps does not fall on a few of them.
 const ROW: usize = LANES + 16;
+
+/// Taps to points of one row of a panel: by tiling.
+type Transform = fn(Isa, &[f32], &mut [[f32; LANES]; MOST_POINTS]);
 
 /// Packs a weight `[out, in, 3, 3]` for a tiling.
 ///
@@ -29,31 +34,17 @@ pub(in super::super) unsafe fn pack<T: Number>(
     layout: &Layout,
     to: *mut u32,
 ) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match tiling {
-            Tiling::Small => pack_points(small, pool, isa, pairs, weight, depth, layout, to),
-            Tiling::Large => pack_points(large, pool, isa, pairs, weight, depth, layout, to),
-        }
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-unsafe fn pack_points<T: Number, const POINTS: usize>(
-    transform: fn(Isa, &[f32], &mut [[f32; LANES]; POINTS]),
-    pool: &ThreadPool,
-    isa: Isa,
-    pairs: bool,
-    weight: &[T],
-    depth: usize,
-    layout: &Layout,
-    to: *mut u32,
-) {
-    let steps = layout.steps / POINTS;
+    let transform: Transform = match tiling {
+        Tiling::Small => small,
+        Tiling::Large => large,
+    };
+    let points = tiling.points();
+    let steps = layout.steps / points;
     let (to, chunks) = (Cells(to), depth.div_ceil(DEPTH));
     pool.run(layout.panels() * chunks, |index, _| {
         let (panel, first) = (index / chunks, index % chunks * DEPTH);
         let (count, columns, width) = (DEPTH.min(depth - first), layout.valid(panel), layout.width(panel));
+        let (mut low, mut high) = ([[0.0; LANES]; MOST_POINTS], [[0.0; LANES]; MOST_POINTS]);
         with_scratch(count * TAPS * ROW, |taps: &mut [f32]| {
             for n in 0..columns {
                 let from = ((panel * layout.panel + n) * depth + first) * TAPS;
@@ -71,20 +62,18 @@ unsafe fn pack_points<T: Number, const POINTS: usize>(
                     // SAFETY: the caller's promise; one task for each row of a panel.
                     unsafe { std::slice::from_raw_parts_mut(to.at(at), width) }
                 };
-                let mut low = [[0.0; LANES]; POINTS];
                 transform(isa, &taps[..TAPS * ROW], &mut low);
                 if !pairs {
-                    low.iter().enumerate().for_each(|(p, x)| singles(isa, x, cell(p)));
+                    low[..points].iter().enumerate().for_each(|(p, x)| singles(isa, x, cell(p)));
                     continue;
                 }
-                let mut high = [[0.0; LANES]; POINTS];
-                if k + 1 < count {
-                    transform(isa, &taps[TAPS * ROW..][..TAPS * ROW], &mut high);
+                match k + 1 < count {
+                    true => transform(isa, &taps[TAPS * ROW..][..TAPS * ROW], &mut high),
+                    false => high.as_flattened_mut().fill(0.0),
                 }
-                low.iter()
-                    .zip(&high)
-                    .enumerate()
-                    .for_each(|(p, (low, high))| pair_up(isa, low, high, cell(p)));
+                for (p, (low, high)) in low[..points].iter().zip(&high).enumerate() {
+                    pair_up(isa, low, high, cell(p));
+                }
             }
         });
     });
@@ -124,7 +113,7 @@ fn line<const IN: usize>(g: [f32; 3]) -> [f32; IN] {
 
 /// `G g G'` of every column, from rows of taps to rows of points.
 #[inline(always)]
-fn transform<const IN: usize, const POINTS: usize>(taps: &[f32], points: &mut [[f32; LANES]; POINTS]) {
+fn transform<const IN: usize>(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
     let tap = |t: usize| -> &[f32; LANES] { taps[t * ROW..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
     let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
     for n in 0..LANES {
@@ -140,14 +129,14 @@ fn transform<const IN: usize, const POINTS: usize>(taps: &[f32], points: &mut [[
 }
 
 simd! {
-    fn small(taps: &[f32], points: &mut [[f32; LANES]; 16]) {
-        transform::<4, 16>(taps, points);
+    fn small(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
+        transform::<4>(taps, points);
     }
 }
 
 simd! {
-    fn large(taps: &[f32], points: &mut [[f32; LANES]; 36]) {
-        transform::<6, 36>(taps, points);
+    fn large(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
+        transform::<6>(taps, points);
     }
 }
 
