@@ -4,7 +4,9 @@
 use super::pack::{self, Head};
 #[cfg(target_arch = "x86_64")]
 use super::product::Dot;
-use super::product::{Left, Product, Rescale, Right, Scores, Single, for_runs, multiply};
+use super::product::{
+    Accumulate, Finish, Left, Product, Rescale, Right, Scores, Single, Weights, for_runs, multiply, weight,
+};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
@@ -17,6 +19,13 @@ const TASK: usize = 384;
 
 /// Keys of a block: the scores of a block and three vectors of queries stay in the first-level cache.
 pub(super) const KEYS: usize = 64;
+
+/// Blocks whose keys and values are packed at a time. Each run of queries meets all of them while its sums are in the
+/// first-level cache; keys and values come from the second, only to be read.
+const BLOCKS: usize = 8;
+
+/// The sum of a block's weights from which on they are made anew, relative to a greater score: far from what overflows.
+const GREATEST_SUM: f32 = (1u64 << 40) as f32;
 
 /// Sums of a run that are brought into the first-level cache beforehand; more would push out what is read meanwhile.
 const FETCHED: usize = 4096;
@@ -61,7 +70,7 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize, first: usize) {
     let width = TASK.min(job.shape.q_tokens - first).next_multiple_of(MAX_LANES);
     // Enough for every kernel: units of one element, the widest vectors. The buffer is taken here because
     // a closure inside the task would not be compiled for the task's instruction set.
-    let len = 2 * d * width + 2 * width + 2 * KEYS * d + (2 * KEYS + d) * 3 * MAX_LANES + 8 * 16;
+    let len = 2 * d * width + 2 * width + 2 * BLOCKS * KEYS * d + (2 * KEYS + d) * 3 * MAX_LANES + 8 * 16;
     with_scratch(len, |scratch: &mut [u32]| {
         dispatch!(kernel, task(job: &Job<'_>, head: usize, first: usize, scratch: &mut [u32]));
     });
@@ -134,8 +143,14 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     let k = head_rows(shape, &job.k, shape.k_tokens, head);
     let v = head_rows(shape, &job.v, shape.k_tokens, head);
     // Everything is laid out by runs of at most three vectors; a run's part starts at its first lane.
-    let sizes =
-        [units * width, d * width, 2 * width, KEYS * units, KEYS.div_ceil(P::PAIR) * d, KEYS * 3 * lanes];
+    let sizes = [
+        units * width,
+        d * width,
+        2 * width,
+        BLOCKS * KEYS * units,
+        BLOCKS * KEYS / P::PAIR * d,
+        KEYS * 3 * lanes,
+    ];
     let mut parts = Parts(scratch);
     let [packed_q, out, state, packed_k, packed_v, scores] = sizes.map(|n| parts.take(n));
     let weights = parts.take(KEYS * 3 * lanes);
@@ -156,37 +171,38 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     if shape.causal {
         keys_end = keys_end.min(first + queries);
     }
-    for first_k in (0..keys_end).step_by(KEYS) {
-        let keys = KEYS.min(keys_end - first_k);
-        pack::rows::<P>(k, first_k, keys, packed_k);
-        pack::tokens::<P>(v, first_k, keys, d, packed_v);
-        let next = first_k + keys..(first_k + 2 * KEYS).min(keys_end);
-        k.fetch(next.clone());
-        v.fetch(next);
+    for first_k in (0..keys_end).step_by(BLOCKS * KEYS) {
+        let blocks = first_k..(first_k + BLOCKS * KEYS).min(keys_end);
+        pack::rows::<P>(k, first_k, blocks.len(), packed_k);
+        pack::tokens::<P>(v, first_k, blocks.len(), d, packed_v);
         for_runs!(P, vectors, N, run => {
             let start = run * lanes;
             let count = (N * lanes).min(queries - start);
-            // A run whose last query precedes the block sees none of it.
-            if !shape.causal || first_k < first + start + count {
-                // SAFETY: operands were packed with these sizes; the contract of this function.
-                unsafe {
-                    block::<P, N>(Block {
-                        job,
-                        head,
-                        first_q: first + start,
-                        queries: count,
-                        first_k,
-                        keys,
-                        units,
-                        packed_q: packed_q[units * start..].as_ptr(),
-                        packed_k: packed_k.as_ptr(),
-                        packed_v: packed_v.as_ptr(),
-                        scores: &mut scores[..keys * N * lanes],
-                        weights: weights.as_mut_ptr(),
-                        out: out[d * start..].as_mut_ptr(),
-                        greatest: greatest[start..].as_mut_ptr(),
-                        sum: sum[start..].as_mut_ptr(),
-                    });
+            for first_k in blocks.clone().step_by(KEYS) {
+                let keys = KEYS.min(blocks.end - first_k);
+                let before = first_k - blocks.start;
+                // A run whose last query precedes the block sees none of it.
+                if !shape.causal || first_k < first + start + count {
+                    // SAFETY: operands were packed with these sizes; the contract of this function.
+                    unsafe {
+                        block::<P, N>(Block {
+                            job,
+                            head,
+                            first_q: first + start,
+                            queries: count,
+                            first_k,
+                            keys,
+                            units,
+                            packed_q: packed_q[units * start..].as_ptr(),
+                            packed_k: packed_k[before * units..].as_ptr(),
+                            packed_v: packed_v[before / P::PAIR * d..].as_ptr(),
+                            scores: &mut scores[..keys * N * lanes],
+                            weights: weights.as_mut_ptr(),
+                            out: out[d * start..].as_mut_ptr(),
+                            greatest: greatest[start..].as_mut_ptr(),
+                            sum: sum[start..].as_mut_ptr(),
+                        });
+                    }
                 }
             }
         });
@@ -230,30 +246,110 @@ struct Block<'a> {
     sum: *mut f32,
 }
 
+impl Block<'_> {
+    /// Whether some of the keys are hidden from some of the queries.
+    fn is_masked(&self) -> bool {
+        self.job.mask.is_some() || (self.job.shape.causal && self.first_k + self.keys > self.first_q + 1)
+    }
+
+    fn keys_rows(&self) -> Left {
+        Left { start: self.packed_k, row: self.units, step: 1 }
+    }
+
+    fn queries_lanes<P: Product, const N: usize>(&self) -> Right {
+        Right { start: self.packed_q, step: N * P::V::LANES }
+    }
+
+    /// The factor of the scores in units of log2.
+    #[inline(always)]
+    unsafe fn scale<P: Product>(&self) -> P::V {
+        // SAFETY: as of `block`.
+        unsafe { P::V::splat(self.job.shape.scale * std::f32::consts::LOG2_E) }
+    }
+
+    /// The values by their weights.
+    #[inline(always)]
+    unsafe fn weigh_values<P: Product, const N: usize>(&self, finish: &mut impl Finish<P, N>) {
+        let d = self.job.shape.head_dim;
+        let values = Left { start: self.packed_v, row: 1, step: d };
+        let weights = Right { start: self.weights, step: N * P::V::LANES };
+        // SAFETY: as of `block`.
+        unsafe { multiply::<P, N>(values, weights, d, self.keys.div_ceil(P::PAIR), finish) };
+    }
+}
+
 /// One block of keys against one run of queries.
 ///
 /// # Safety
 /// Pointers reach as far as the sizes say; called from code compiled for the product's instruction set.
 #[inline(always)]
-unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
-    let Block { job, keys, .. } = b;
-    let shape = job.shape;
-    let d = shape.head_dim;
+unsafe fn block<P: Product, const N: usize>(mut b: Block<'_>) {
+    // SAFETY: the contract of this function.
+    unsafe {
+        // Meanwhile what is added to later comes from the second-level cache.
+        let out = b.job.shape.head_dim * N * P::V::LANES;
+        if out <= FETCHED {
+            fetch(b.out.cast(), out * size_of::<f32>());
+        }
+        if b.first_k == 0 || b.is_masked() || !against_known::<P, N>(&b) {
+            against_greatest::<P, N>(&mut b);
+        }
+    }
+}
+
+/// A block whose scores are taken relative to the greatest of the blocks before, which is exact as long as no sum grows
+/// out of all proportion: nothing then need be known before the exponentials. Whether that was so; else nothing is changed.
+///
+/// # Safety
+/// As of [`block`].
+#[inline(always)]
+unsafe fn against_known<P: Product, const N: usize>(b: &Block<'_>) -> bool {
     let lanes = P::V::LANES;
+    // SAFETY: the contract of this function.
+    unsafe {
+        let mut weights = Weights {
+            to: b.weights,
+            scale: b.scale::<P>(),
+            offset: [P::V::splat(0.0); N],
+            total: [P::V::splat(0.0); N],
+        };
+        for j in 0..N {
+            weights.offset[j] = P::V::splat(0.0).sub(P::V::load(b.greatest.add(j * lanes)));
+        }
+        multiply::<P, N>(b.keys_rows(), b.queries_lanes::<P, N>(), b.keys, b.units, &mut weights);
+        let total = weights.total;
+        for j in 0..N {
+            if !total[j].all_below(GREATEST_SUM) {
+                return false;
+            }
+        }
+        for j in 0..N {
+            let sum = b.sum.add(j * lanes);
+            P::V::load(sum).add(total[j]).store(sum);
+        }
+        let mut add = Accumulate { to: b.out, stride: N * lanes };
+        b.weigh_values::<P, N>(&mut add);
+        true
+    }
+}
+
+/// A block whose scores are taken relative to the greatest of all so far; what was added up before is corrected.
+///
+/// # Safety
+/// As of [`block`].
+#[inline(always)]
+unsafe fn against_greatest<P: Product, const N: usize>(b: &mut Block<'_>) {
+    let (shape, keys, lanes) = (b.job.shape, b.keys, P::V::LANES);
     let width = N * lanes;
     // SAFETY: the contract of this function.
     unsafe {
         let low = P::V::splat(f32::NEG_INFINITY);
-        let mut scores = Scores {
-            to: b.scores.as_mut_ptr(),
-            scale: P::V::splat(shape.scale * std::f32::consts::LOG2_E),
-            greatest: [low; N],
-        };
-        let keys_rows = Left { start: b.packed_k, row: b.units, step: 1 };
-        multiply::<P, N>(keys_rows, Right { start: b.packed_q, step: width }, keys, b.units, &mut scores);
+        let mut scores = Scores { to: b.scores.as_mut_ptr(), scale: b.scale::<P>(), greatest: [low; N] };
+        multiply::<P, N>(b.keys_rows(), b.queries_lanes::<P, N>(), keys, b.units, &mut scores);
         let mut block_greatest = scores.greatest;
-        if job.mask.is_some() || (shape.causal && b.first_k + keys > b.first_q + 1) {
-            apply_mask(shape, job.mask, b.head, [b.first_q, b.queries, width], [b.first_k, keys], b.scores);
+        if b.is_masked() {
+            let lanes_of_run = [b.first_q, b.queries, width];
+            apply_mask(shape, b.job.mask, b.head, lanes_of_run, [b.first_k, keys], b.scores);
             block_greatest = [low; N];
             for key in 0..keys {
                 let mut j = 0;
@@ -264,7 +360,7 @@ unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
                 }
             }
         }
-        // The new maximum; where every key so far is hidden, zero, so that nothing is subtracted from
+        // The new maximum; where every key so far is hidden, a finite number, so that nothing is subtracted from
         // negative infinity.
         let mut shift = [P::V::splat(0.0); N];
         let mut correction = [P::V::splat(0.0); N];
@@ -279,10 +375,6 @@ unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
             correction[j] = old.sub(shift[j]).exp2::<true>();
             total[j] = P::V::load(b.sum.add(j * lanes)).mul(correction[j]);
             j += 1;
-        }
-        // Meanwhile what is added to next comes from the second-level cache.
-        if d * width <= FETCHED {
-            fetch(b.out.cast(), d * width * size_of::<f32>());
         }
         let source = b.scores.as_ptr();
         let mut key = 0;
@@ -308,16 +400,8 @@ unsafe fn block<P: Product, const N: usize>(b: Block<'_>) {
             j += 1;
         }
         let mut rescale = Rescale { to: b.out, factor: correction };
-        let values = Left { start: b.packed_v, row: 1, step: d };
-        let weights = Right { start: b.weights, step: width };
-        multiply::<P, N>(values, weights, d, keys.div_ceil(P::PAIR), &mut rescale);
+        b.weigh_values::<P, N>(&mut rescale);
     }
-}
-
-#[inline(always)]
-unsafe fn weight<P: Product>(x: P::V) -> P::V {
-    // SAFETY: the caller is compiled for the product's instruction set.
-    unsafe { if P::FINE { x.exp2::<true>() } else { x.exp2::<false>() } }
 }
 
 /// Divides by the sums and writes the rows of the output.

@@ -4,7 +4,6 @@ use half::bf16;
 
 use super::product::Product;
 use crate::Data;
-use crate::kernels::fetch;
 
 /// One head's rows of a `[B, T, heads * D]` tensor: element `start + token * stride + d`.
 #[derive(Clone, Copy)]
@@ -21,21 +20,6 @@ impl Head<'_> {
         let start = self.start + token * self.stride;
         debug_assert!(start + self.width <= x.len());
         start..start + self.width
-    }
-}
-
-impl Head<'_> {
-    /// Asks for the rows of some tokens, which lie too far apart for the processor to foresee them.
-    #[inline(always)]
-    pub(super) fn fetch(&self, tokens: std::ops::Range<usize>) {
-        let (data, size) = match self.data {
-            Data::F32(x) => (x.as_ptr().cast::<u8>(), 4),
-            Data::Bf16(x) => (x.as_ptr().cast::<u8>(), 2),
-            Data::I32(_) => return,
-        };
-        for token in tokens {
-            fetch(data.wrapping_add((self.start + token * self.stride) * size), self.width * size);
-        }
     }
 }
 

@@ -139,9 +139,10 @@ mod dot {
     }
 }
 
-/// What becomes of a finished row of the product.
+/// What becomes of finished rows of the product.
 pub(super) trait Finish<P: Product, const N: usize> {
-    unsafe fn row(&mut self, row: usize, values: [P::V; N]);
+    /// Rows from an even one on.
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]);
 }
 
 /// The left operand: where it starts and the distances of rows and steps, in units.
@@ -182,13 +183,16 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
                 row += 6;
             }
         }
-        while row + 4 <= rows {
+        if row + 4 <= rows {
             tile::<P, 4, N>(a, b, row, steps, finish);
             row += 4;
         }
-        while row < rows {
+        if row + 2 <= rows {
+            tile::<P, 2, N>(a, b, row, steps, finish);
+            row += 2;
+        }
+        if row < rows {
             tile::<P, 1, N>(a, b, row, steps, finish);
-            row += 1;
         }
     }
 }
@@ -226,12 +230,23 @@ unsafe fn tile<P: Product, const M: usize, const N: usize>(
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
-        let mut i = 0;
-        while i < M {
-            finish.row(first + i, total[i]);
-            i += 1;
-        }
+        finish.rows(first, total);
     }
+}
+
+/// Evaluates the body for each of `M` by `N` values. Loops of constant length over places keep the values in registers.
+macro_rules! for_values {
+    ($m:expr, $n:expr, $i:ident, $j:ident => $body:block) => {{
+        let mut $i = 0;
+        while $i < $m {
+            let mut $j = 0;
+            while $j < $n {
+                $body
+                $j += 1;
+            }
+            $i += 1;
+        }
+    }};
 }
 
 /// Stores `scale * product` in rows of `N` vectors and keeps the greatest of each lane.
@@ -243,18 +258,59 @@ pub(super) struct Scores<V, const N: usize> {
 
 impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
     #[inline(always)]
-    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
-        let mut j = 0;
-        while j < N {
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        for_values!(M, N, i, j => {
+            let (row, value) = (first + i, values[i][j]);
             // SAFETY: the contract of this module.
             unsafe {
-                let score = values[j].mul(self.scale);
+                let score = value.mul(self.scale);
                 self.greatest[j] = score.max(self.greatest[j]);
                 score.store(self.to.add((row * N + j) * P::V::LANES));
             }
-            j += 1;
+        });
+    }
+}
+
+/// Stores the weights `2^(scale * product - shift)` as units along the rows, and adds them up. No product is stored, and the
+/// exponentials of a tile are worked on beside the products of the next.
+pub(super) struct Weights<V, const N: usize> {
+    pub(super) to: *mut u32,
+    pub(super) scale: V,
+    /// `-shift`
+    pub(super) offset: [V; N],
+    pub(super) total: [V; N],
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
+    #[inline(always)]
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        let mut i = 0;
+        while i < M {
+            let mut j = 0;
+            while j < N {
+                // SAFETY: the contract of this module.
+                unsafe {
+                    let one = weight::<P>(values[i][j].fma(self.scale, self.offset[j]));
+                    let mut two = P::V::splat(0.0);
+                    self.total[j] = self.total[j].add(one);
+                    if P::PAIR == 2 && i + 1 < M {
+                        two = weight::<P>(values[i + 1][j].fma(self.scale, self.offset[j]));
+                        self.total[j] = self.total[j].add(two);
+                    }
+                    P::store_units(one, two, self.to.add(((first + i) / P::PAIR * N + j) * P::V::LANES));
+                }
+                j += 1;
+            }
+            i += P::PAIR;
         }
     }
+}
+
+/// `2^x`, as exact as the product needs its operands.
+#[inline(always)]
+pub(super) unsafe fn weight<P: Product>(x: P::V) -> P::V {
+    // SAFETY: the caller is compiled for the product's instruction set.
+    unsafe { if P::FINE { x.exp2::<true>() } else { x.exp2::<false>() } }
 }
 
 /// `C[row] = C[row] * factor + product`
@@ -265,16 +321,15 @@ pub(super) struct Rescale<V, const N: usize> {
 
 impl<P: Product, const N: usize> Finish<P, N> for Rescale<P::V, N> {
     #[inline(always)]
-    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
-        let mut j = 0;
-        while j < N {
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        for_values!(M, N, i, j => {
+            let (row, value) = (first + i, values[i][j]);
             // SAFETY: the contract of this module.
             unsafe {
                 let at = self.to.add((row * N + j) * P::V::LANES);
-                P::V::load(at).fma(self.factor[j], values[j]).store(at);
+                P::V::load(at).fma(self.factor[j], value).store(at);
             }
-            j += 1;
-        }
+        });
     }
 }
 
@@ -286,16 +341,15 @@ pub(super) struct Accumulate {
 
 impl<P: Product, const N: usize> Finish<P, N> for Accumulate {
     #[inline(always)]
-    unsafe fn row(&mut self, row: usize, values: [P::V; N]) {
-        let mut j = 0;
-        while j < N {
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        for_values!(M, N, i, j => {
+            let (row, value) = (first + i, values[i][j]);
             // SAFETY: the contract of this module.
             unsafe {
                 let at = self.to.add(row * self.stride + j * P::V::LANES);
-                P::V::load(at).add(values[j]).store(at);
+                P::V::load(at).add(value).store(at);
             }
-            j += 1;
-        }
+        });
     }
 }
 

@@ -30,6 +30,8 @@ pub(super) trait Vector: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The greater; `b` where either is NaN.
     unsafe fn max(self, b: Self) -> Self;
+    /// Whether every lane is below it; a NaN is not.
+    unsafe fn all_below(self, limit: f32) -> bool;
     /// The nearest integer.
     unsafe fn round(self) -> Self;
     /// `self * 2^n` for integers `n` from -127 up, with 2^-127 taken as zero.
@@ -116,6 +118,10 @@ impl Vector for Plain {
         lanes!(i => if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] })
     }
     #[inline(always)]
+    unsafe fn all_below(self, limit: f32) -> bool {
+        self.0.iter().all(|&x| x < limit)
+    }
+    #[inline(always)]
     unsafe fn round(self) -> Self {
         const ROUND: f32 = 12_582_912.0;
         lanes!(i => (self.0[i] + ROUND) - ROUND)
@@ -172,6 +178,10 @@ mod x86 {
             unsafe { _mm256_max_ps(self, b) }
         }
         #[inline(always)]
+        unsafe fn all_below(self, limit: f32) -> bool {
+            unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(self, _mm256_set1_ps(limit))) == 0xff }
+        }
+        #[inline(always)]
         unsafe fn round(self) -> Self {
             unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
         }
@@ -218,6 +228,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn max(self, b: Self) -> Self {
             unsafe { _mm512_max_ps(self, b) }
+        }
+        #[inline(always)]
+        unsafe fn all_below(self, limit: f32) -> bool {
+            unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_set1_ps(limit)) == 0xffff }
         }
         #[inline(always)]
         unsafe fn round(self) -> Self {

@@ -168,8 +168,7 @@ impl PackedMatrix {
         Self::new(pool, isa, storage, &Values::of(weight), shape, groups, [1, 1], Purpose::Conv)
     }
 
-    /// The weight `[out, in, 3, 3]` of a convolution, for [`conv2d`](super::conv2d) by Winograd's algorithm. The large tiling
-    /// is for products in single precision.
+    /// The weight `[out, in, 3, 3]` of a convolution, for [`conv2d`](super::conv2d) by Winograd's algorithm.
     pub fn conv2d_winograd(
         pool: &ThreadPool,
         isa: Isa,
@@ -245,9 +244,6 @@ impl PackedMatrix {
             |why: &str| Err(GemmError::Geometry(format!("a weight {shape:?} in {groups} groups{why}")));
         let taps_of_parts = match purpose {
             Purpose::ConvWinograd(_) if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
-            Purpose::ConvWinograd(Tiling::Large) if kernels.pairs() => {
-                return refused(", in brain floating point by large tiles");
-            }
             Purpose::ConvWinograd(tiling) => vec![(0..tiling.points()).collect()],
             purpose if purpose.is_int8() && depth > int8::DEEPEST => {
                 return refused(", too deep for sums in 8 bits");

@@ -1,12 +1,16 @@
-//! 3x3 convolutions of stride 1 with fewer multiplications than are written: Winograd's F(2x2, 3x3) and F(4x4, 3x3) (Lavin
-//! and Gray 2016, "Fast algorithms for convolutional neural networks").
+//! 3x3 convolutions of stride 1 with fewer multiplications than are written: Winograd's F(2x2, 3x3), F(2x4, 3x3) and
+//! F(4x4, 3x3) (Lavin and Gray 2016, "Fast algorithms for convolutional neural networks").
 //!
 //! ```text
 //! Y = A' [ (G g G') . (B' d B') ] A        for every 2x2 pixels of the output, d being 4x4 pixels of the input,
-//!                                          or for 4x4 pixels of 6x6
+//!                                          or for 2x4 of 4x6, or 4x4 of 6x6
 //! ```
 //!
-//! Each of the 16 or 36 points of the transformed tiles is a product of matrices, `[tiles, in] x [in, out]`. They are made
+//! Lines of two are interpolated at 0, 1, -1 and infinity. Lines of four at 0, ±1/√2, ±√2 and infinity: with the usual 0, ±1,
+//! ±2 and infinity rounding errors are twice as large (Barabasz et al. 2020, "Error analysis and improving the accuracy of
+//! Winograd convolution for deep neural networks", on how they follow from the points).
+//!
+//! Each of the 16, 24 or 36 points of the transformed tiles is a product of matrices, `[tiles, in] x [in, out]`. They are made
 //! for some tiles at a time, in two passes: all threads transform the input of those tiles into memory that stays in the
 //! third-level cache; then each takes some tiles and one panel of columns, makes the products of all points in its
 //! second-level cache, and transforms them back into pixels, where the epilogue meets them.
@@ -33,42 +37,50 @@ use velatura_graph::DType;
 pub enum Tiling {
     /// F(2x2, 3x3): 16 multiplications for 36.
     Small,
-    /// F(4x4, 3x3): 36 multiplications for 144, at some cost in precision, so for products in single precision alone. Its
-    /// weights take four times their memory, those of the small tiling 16 ninths.
+    /// F(2x4, 3x3): 24 multiplications for 72. Its weights take 24 ninths of their memory, those of the small tiling 16.
+    Wide,
+    /// F(4x4, 3x3): 36 multiplications for 144; weights of four times their memory.
     Large,
 }
 
 impl Tiling {
-    /// Pixels of an output tile's side.
-    const fn out(self) -> usize {
+    /// All of them.
+    pub const ALL: [Tiling; 3] = [Tiling::Small, Tiling::Wide, Tiling::Large];
+
+    /// Pixels of an output tile, down and across.
+    const fn out(self) -> [usize; 2] {
         match self {
-            Tiling::Small => 2,
-            Tiling::Large => 4,
+            Tiling::Small => [2, 2],
+            Tiling::Wide => [2, 4],
+            Tiling::Large => [4, 4],
         }
     }
 
-    /// Pixels of an input tile's side.
-    const fn input(self) -> usize {
-        self.out() + 2
+    /// Pixels of an input tile, down and across.
+    const fn input(self) -> [usize; 2] {
+        let [down, across] = self.out();
+        [down + 2, across + 2]
     }
 
     /// Products: points of a transformed tile.
     pub(super) const fn points(self) -> usize {
-        self.input() * self.input()
+        let [down, across] = self.input();
+        down * across
     }
 
     /// Tiles of a task.
     const fn block(self) -> usize {
         match self {
             Tiling::Small => 8 * ROWS,
+            Tiling::Wide => 6 * ROWS,
             Tiling::Large => 4 * ROWS,
         }
     }
 }
 
-/// The greatest [`Tiling::input`] and [`Tiling::out`].
-const MOST_IN: usize = Tiling::Large.input();
-const MOST_OUT: usize = Tiling::Large.out();
+/// The longest line of [`Tiling::input`] and of [`Tiling::out`].
+const MOST_IN: usize = Tiling::Large.input()[0];
+const MOST_OUT: usize = Tiling::Large.out()[0];
 
 /// Bytes of transformed input that are worked on at a time. Tests take less, so that small images are divided too; it
 /// changes no bit.
@@ -83,18 +95,20 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling>
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
-    // Of smaller images the weights, not the pixels, are most of what is read: more so in single precision.
+    // Of smaller images the weights, not the pixels, are most of what is read and kept.
     match (g.out_height() * g.out_width(), computed) {
         _ if !window || !wide => None,
         (1024.., DType::F32) => Some(Tiling::Large),
-        (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
+        (1024.., _) | (256.., DType::F32) => Some(Tiling::Wide),
+        (64.., _) => Some(Tiling::Small),
         _ => None,
     }
 }
 
 /// Tiles of an image, down and across.
 fn tiles(tiling: Tiling, g: &ConvGeometry) -> [usize; 2] {
-    [g.out_height().div_ceil(tiling.out()), g.out_width().div_ceil(tiling.out())]
+    let [down, across] = tiling.out();
+    [g.out_height().div_ceil(down), g.out_width().div_ceil(across)]
 }
 
 /// Tiles that are worked on at a time.
@@ -141,8 +155,8 @@ impl Tiles {
     /// Image, and the first row and column of the output.
     fn place(&self, tile: usize) -> [usize; 3] {
         let (image, tile) = (tile / (self.down * self.across), tile % (self.down * self.across));
-        let out = self.tiling.out();
-        [image, tile / self.across * out, tile % self.across * out]
+        let [down, across] = self.tiling.out();
+        [image, tile / self.across * down, tile % self.across * across]
     }
 }
 
@@ -261,9 +275,9 @@ impl Reader {
         };
         let mut pixels = [[ZEROS.as_ptr().cast::<u8>(); MOST_IN]; MOST_IN];
         let mut steps = [[0; MOST_IN]; MOST_IN];
-        let side = self.places.tiling.input();
-        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).take(side).enumerate() {
-            for (j, (at, step)) in pixels.iter_mut().zip(steps).take(side).enumerate() {
+        let [down, across] = self.places.tiling.input();
+        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).take(down).enumerate() {
+            for (j, (at, step)) in pixels.iter_mut().zip(steps).take(across).enumerate() {
                 if let Some(inside) = pixel(i, j) {
                     (*at, *step) = (inside, size);
                 }
@@ -297,8 +311,8 @@ unsafe fn products(
     let (width, count) = (layout.width(panel), transformed.len(block));
     let base = weight.panels(0).wrapping_add(layout.start(panel) * STEP);
     let point = apart(count.next_multiple_of(ROWS) * width * size_of::<f32>()) / size_of::<f32>();
-    let (points, out) = (places.tiling.points(), places.tiling.out());
-    let pixels = ROWS * out * out;
+    let (points, [down, across]) = (places.tiling.points(), places.tiling.out());
+    let pixels = ROWS * down * across;
     with_scratch(points * point + pixels * width, |memory: &mut [f32]| {
         let (sums, pixels) = memory.split_at_mut(points * point);
         for p in 0..points {
@@ -352,9 +366,9 @@ unsafe fn products(
             // Where the next tiles go, which are far apart.
             for tile in at + ROWS..count.min(at + 2 * ROWS) {
                 let [image, y, x] = place(tile);
-                for i in 0..out {
+                for i in 0..down {
                     let row = (image * places.out_height + y + i) * places.out_width + x;
-                    finish.fetch(&[row, row + 1, row + 2, row + 3][..out], column, columns);
+                    finish.fetch(&[row, row + 1, row + 2, row + 3][..across], column, columns);
                 }
             }
             let tiles = OutputTiles {
@@ -383,11 +397,11 @@ fn outside_dropped(
     tiles: usize,
     places: &Tiles,
 ) -> usize {
-    let (mut kept, out) = (0, places.tiling.out());
+    let (mut kept, [down, across]) = (0, places.tiling.out());
     for tile in 0..tiles {
         let [image, y, x] = place(tile);
-        for i in 0..out * out {
-            let (y, x, from) = (y + i / out, x + i % out, tile * out * out + i);
+        for i in 0..down * across {
+            let (y, x, from) = (y + i / across, x + i % across, tile * down * across + i);
             if y >= places.out_height || x >= places.out_width {
                 continue;
             }

@@ -1,4 +1,6 @@
-//! The transform of the weights, `G g G'`, into panels: one segment for each point. Matrices of Lavin and Gray 2016.
+//! The transform of the weights, `G g G'`, into panels: one segment for each point. Matrices as of the other transforms.
+
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
 use super::{MOST_IN, Tiling};
@@ -36,6 +38,7 @@ pub(in super::super) unsafe fn pack<T: Number>(
 ) {
     let transform: Transform = match tiling {
         Tiling::Small => small,
+        Tiling::Wide => wide,
         Tiling::Large => large,
     };
     let points = tiling.points();
@@ -99,30 +102,29 @@ fn line<const IN: usize>(g: [f32; 3]) -> [f32; IN] {
         out[2] = outer - middle;
         out[3] = g[2];
     } else {
-        let (outer, middle) = (-(g[0] + g[2]) / 6.0, g[1] / 6.0);
-        let (far, between) = (g[0] / 24.0 + g[2] / 6.0, g[1] / 12.0);
-        out[0] = g[0] / 4.0;
-        out[1] = outer - middle;
-        out[2] = outer + middle;
-        out[3] = far + between;
-        out[4] = far - between;
+        let (near, far) = (g[0] + 0.5 * g[2], g[0] + 2.0 * g[2]);
+        out[0] = g[0];
+        out[1] = (near + FRAC_1_SQRT_2 * g[1]) / -1.5;
+        out[2] = (near - FRAC_1_SQRT_2 * g[1]) / -1.5;
+        out[3] = (far + SQRT_2 * g[1]) / 6.0;
+        out[4] = (far - SQRT_2 * g[1]) / 6.0;
         out[5] = g[2];
     }
     out
 }
 
-/// `G g G'` of every column, from rows of taps to rows of points.
+/// `G g G'` of every column, from rows of taps to rows of points, `DOWN` by `ACROSS`.
 #[inline(always)]
-fn transform<const IN: usize>(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
+fn transform<const DOWN: usize, const ACROSS: usize>(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
     let tap = |t: usize| -> &[f32; LANES] { taps[t * ROW..][..LANES].try_into().unwrap_or(&[0.0; LANES]) };
     let taps: [&[f32; LANES]; TAPS] = std::array::from_fn(tap);
     for n in 0..LANES {
-        let lines: [[f32; IN]; 3] =
+        let lines: [[f32; ACROSS]; 3] =
             std::array::from_fn(|i| line(std::array::from_fn(|j| taps[i * 3 + j][n])));
-        for j in 0..IN {
-            let column: [f32; IN] = line([lines[0][j], lines[1][j], lines[2][j]]);
-            for i in 0..IN {
-                points[i * IN + j][n] = column[i];
+        for j in 0..ACROSS {
+            let column: [f32; DOWN] = line([lines[0][j], lines[1][j], lines[2][j]]);
+            for i in 0..DOWN {
+                points[i * ACROSS + j][n] = column[i];
             }
         }
     }
@@ -130,13 +132,19 @@ fn transform<const IN: usize>(taps: &[f32], points: &mut [[f32; LANES]; MOST_POI
 
 simd! {
     fn small(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
-        transform::<4>(taps, points);
+        transform::<4, 4>(taps, points);
+    }
+}
+
+simd! {
+    fn wide(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
+        transform::<4, 6>(taps, points);
     }
 }
 
 simd! {
     fn large(taps: &[f32], points: &mut [[f32; LANES]; MOST_POINTS]) {
-        transform::<6>(taps, points);
+        transform::<6, 6>(taps, points);
     }
 }
 

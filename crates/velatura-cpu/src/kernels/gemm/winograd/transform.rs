@@ -1,4 +1,7 @@
-//! The transforms of tiles: `B' d B` of the input, `A' m A` of the products. Matrices of Lavin and Gray 2016, section 4.
+//! The transforms of tiles: `B' d B` of the input, `A' m A` of the products. Lines of two by the matrices of Lavin and Gray
+//! 2016, section 4; lines of four by those of the Toom-Cook construction at the points that the module names.
+
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
 use super::super::lanes::{Lanes, Plain};
 use super::{MOST_IN, Tiling};
@@ -38,6 +41,7 @@ pub(super) type Both = (unsafe fn(&InputTile), unsafe fn(&OutputTiles));
 /// The transforms of an instruction set, by tiling.
 pub(in super::super) struct Transforms {
     pub small: Both,
+    pub wide: Both,
     pub large: Both,
 }
 
@@ -45,6 +49,7 @@ impl Transforms {
     pub(super) fn of(&self, tiling: Tiling) -> &Both {
         match tiling {
             Tiling::Small => &self.small,
+            Tiling::Wide => &self.wide,
             Tiling::Large => &self.large,
         }
     }
@@ -76,14 +81,14 @@ unsafe fn input_line<L: Lanes, const IN: usize>(d: [L; IN]) -> [L; IN] {
             out[2] = d[2].sub(d[1]);
             out[3] = d[1].sub(d[3]);
         } else {
-            let (even, odd) = (plus(d[4], d[2], -4.0), plus(d[3], d[1], -4.0));
-            let (near, far) = (d[4].sub(d[2]), d[3].sub(d[1]));
-            out[0] = plus(plus(d[4], d[2], -5.0), d[0], 4.0);
-            out[1] = even.add(odd);
-            out[2] = even.sub(odd);
-            out[3] = plus(near, far, 2.0);
-            out[4] = plus(near, far, -2.0);
-            out[5] = plus(plus(d[5], d[3], -5.0), d[1], 4.0);
+            let (near_even, near_odd) = (plus(d[4], d[2], -2.0), plus(d[3], d[1], -2.0));
+            let (far_even, far_odd) = (plus(d[4], d[2], -0.5), plus(d[3], d[1], -0.5));
+            out[0] = plus(d[0].add(d[4]), d[2], -2.5);
+            out[1] = plus(near_even, near_odd, FRAC_1_SQRT_2);
+            out[2] = plus(near_even, near_odd, -FRAC_1_SQRT_2);
+            out[3] = plus(far_even, far_odd, SQRT_2);
+            out[4] = plus(far_even, far_odd, -SQRT_2);
+            out[5] = plus(d[1].add(d[5]), d[3], -2.5);
         }
     }
     out
@@ -99,43 +104,54 @@ unsafe fn output_line<L: Lanes, const IN: usize, const OUT: usize>(m: [L; IN]) -
             out[0] = m[0].add(m[1]).add(m[2]);
             out[1] = m[1].sub(m[2]).sub(m[3]);
         } else {
-            let (sum, difference) = (m[1].add(m[2]), m[1].sub(m[2]));
-            let (outer_sum, outer_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
-            out[0] = m[0].add(sum).add(outer_sum);
-            out[1] = plus(difference, outer_difference, 2.0);
-            out[2] = plus(sum, outer_sum, 4.0);
-            out[3] = plus(difference, outer_difference, 8.0).add(m[5]);
+            let (near_sum, near_difference) = (m[1].add(m[2]), m[1].sub(m[2]));
+            let (far_sum, far_difference) = (m[3].add(m[4]), m[3].sub(m[4]));
+            out[0] = m[0].add(near_sum).add(far_sum);
+            out[1] = plus(plus(L::zero(), near_difference, FRAC_1_SQRT_2), far_difference, SQRT_2);
+            out[2] = plus(plus(L::zero(), near_sum, 0.5), far_sum, 2.0);
+            out[3] = plus(plus(m[5], near_difference, 0.5 * FRAC_1_SQRT_2), far_difference, 2.0 * SQRT_2);
         }
         out
     }
 }
+
+// Loops over places, and no iterators or closures: a closure is not compiled for the instruction set of what it is in, and
+// each of its operations becomes a call.
 
 /// Transforms all channels of a tile; `PAIRS` stores brain floating-point numbers.
 ///
 /// # Safety
 /// All pixels are readable at their steps, and the points writable, for all channels.
 #[inline(always)]
-unsafe fn input<L: Lanes, const PAIRS: bool, const NARROW: bool, const IN: usize>(t: &InputTile) {
+unsafe fn input<L: Lanes, const PAIRS: bool, const NARROW: bool, const DOWN: usize, const ACROSS: usize>(
+    t: &InputTile,
+) {
     for channel in (0..t.channels).step_by(L::WIDTH) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut d = [[L::zero(); IN]; IN];
-            for i in 0..IN {
-                for j in 0..IN {
+            let mut d = [[L::zero(); ACROSS]; DOWN];
+            for i in 0..DOWN {
+                for j in 0..ACROSS {
                     let from = t.pixels[i][j].wrapping_add(channel * t.steps[i][j]);
                     d[i][j] = if NARROW { L::load_bf16(from.cast()) } else { L::load(from.cast()) };
                 }
             }
-            let lines: [[L; IN]; IN] = std::array::from_fn(|i| input_line(d[i]));
-            for j in 0..IN {
-                let column: [L; IN] = input_line(std::array::from_fn(|i| lines[i][j]));
-                for (i, x) in column.into_iter().enumerate() {
+            for i in 0..DOWN {
+                d[i] = input_line(d[i]);
+            }
+            for j in 0..ACROSS {
+                let mut column = [L::zero(); DOWN];
+                for i in 0..DOWN {
+                    column[i] = d[i][j];
+                }
+                let column = input_line(column);
+                for i in 0..DOWN {
                     let size = if PAIRS { 2 } else { 4 };
-                    let to = t.to.wrapping_add((i * IN + j) * t.point + channel * size);
+                    let to = t.to.wrapping_add((i * ACROSS + j) * t.point + channel * size);
                     if PAIRS {
-                        x.store_bf16(to.cast());
+                        column[i].store_bf16(to.cast());
                     } else {
-                        x.store(to.cast());
+                        column[i].store(to.cast());
                     }
                 }
             }
@@ -143,25 +159,35 @@ unsafe fn input<L: Lanes, const PAIRS: bool, const NARROW: bool, const IN: usize
     }
 }
 
+/// `IN` points and `OUT` pixels, each down (`D`) and across (`A`).
+///
 /// # Safety
 /// All points of the tiles' rows are readable, rows for all pixels of each tile writable.
 #[inline(always)]
-unsafe fn output<L: Lanes, const IN: usize, const OUT: usize>(t: &OutputTiles) {
+unsafe fn output<L: Lanes, const IN_D: usize, const IN_A: usize, const OUT_D: usize, const OUT_A: usize>(
+    t: &OutputTiles,
+) {
     for tile in 0..t.tiles {
         for column in (0..t.width).step_by(L::WIDTH) {
             // SAFETY: the caller's promise.
             unsafe {
                 let from = t.from.add(tile * t.width + column);
-                let mut lines = [[L::zero(); OUT]; IN];
-                for i in 0..IN {
-                    lines[i] = output_line::<L, IN, OUT>(std::array::from_fn(|j| {
-                        L::load(from.add((i * IN + j) * t.point))
-                    }));
+                let mut lines = [[L::zero(); OUT_A]; IN_D];
+                for i in 0..IN_D {
+                    let mut points = [L::zero(); IN_A];
+                    for j in 0..IN_A {
+                        points[j] = L::load(from.add((i * IN_A + j) * t.point));
+                    }
+                    lines[i] = output_line::<L, IN_A, OUT_A>(points);
                 }
-                for j in 0..OUT {
-                    let pixels = output_line::<L, IN, OUT>(std::array::from_fn(|i| lines[i][j]));
-                    for (i, x) in pixels.into_iter().enumerate() {
-                        x.store(t.to.add((tile * OUT * OUT + i * OUT + j) * t.width + column));
+                for j in 0..OUT_A {
+                    let mut points = [L::zero(); IN_D];
+                    for i in 0..IN_D {
+                        points[i] = lines[i][j];
+                    }
+                    let pixels = output_line::<L, IN_D, OUT_D>(points);
+                    for i in 0..OUT_D {
+                        pixels[i].store(t.to.add(((tile * OUT_D + i) * OUT_A + j) * t.width + column));
                     }
                 }
             }
@@ -172,24 +198,34 @@ unsafe fn output<L: Lanes, const IN: usize, const OUT: usize>(t: &OutputTiles) {
 macro_rules! compiled {
     ($(#[$features:meta])? $lanes:ty) => {
         $(#[$features])?
-        pub(in super::super::super) unsafe fn input<const IN: usize>(t: &InputTile) {
+        pub(in super::super::super) unsafe fn input<const D: usize, const A: usize>(t: &InputTile) {
             // SAFETY: the contract of `input`.
             unsafe {
                 match t.narrow {
-                    true => super::input::<$lanes, false, true, IN>(t),
-                    false => super::input::<$lanes, false, false, IN>(t),
+                    true => super::input::<$lanes, false, true, D, A>(t),
+                    false => super::input::<$lanes, false, false, D, A>(t),
                 }
             }
         }
 
         $(#[$features])?
-        pub(in super::super::super) unsafe fn output<const IN: usize, const OUT: usize>(t: &OutputTiles) {
+        pub(in super::super::super) unsafe fn output<
+            const IN_D: usize,
+            const IN_A: usize,
+            const OUT_D: usize,
+            const OUT_A: usize,
+        >(
+            t: &OutputTiles,
+        ) {
             // SAFETY: the contract of `output`.
-            unsafe { super::output::<$lanes, IN, OUT>(t) }
+            unsafe { super::output::<$lanes, IN_D, IN_A, OUT_D, OUT_A>(t) }
         }
 
-        pub(in super::super::super) const TRANSFORMS: Transforms =
-            Transforms { small: (input::<4>, output::<4, 2>), large: (input::<6>, output::<6, 4>) };
+        pub(in super::super::super) const TRANSFORMS: Transforms = Transforms {
+            small: (input::<4, 4>, output::<4, 4, 2, 2>),
+            wide: (input::<4, 6>, output::<4, 6, 2, 4>),
+            large: (input::<6, 6>, output::<6, 6, 4, 4>),
+        };
     };
 }
 
@@ -223,12 +259,15 @@ pub(in super::super) mod avx512 {
     );
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    unsafe fn input_bf16<const IN: usize>(t: &InputTile) {
+    unsafe fn input_bf16<const D: usize, const A: usize>(t: &InputTile) {
         // SAFETY: the contract of `input`.
-        unsafe { super::input::<__m512, true, true, IN>(t) }
+        unsafe { super::input::<__m512, true, true, D, A>(t) }
     }
 
     /// For products of brain floating-point numbers.
-    pub(in super::super::super) const TRANSFORMS_BF16: Transforms =
-        Transforms { small: (input_bf16::<4>, output::<4, 2>), large: (input_bf16::<6>, output::<6, 4>) };
+    pub(in super::super::super) const TRANSFORMS_BF16: Transforms = Transforms {
+        small: (input_bf16::<4, 4>, output::<4, 4, 2, 2>),
+        wide: (input_bf16::<4, 6>, output::<4, 6, 2, 4>),
+        large: (input_bf16::<6, 6>, output::<6, 6, 4, 4>),
+    };
 }
