@@ -30,6 +30,8 @@ pub struct EngineOptions {
     /// Bytes that packed weights, activations and pictures may take together; what the machine has free when `None`. A run
     /// that would take more is made to fit ([`Engine::plan_run`]) or refused.
     pub memory: Option<u64>,
+    /// Whether the engine is there for one run: each network is given back as soon as the run is done with it.
+    pub one_run: bool,
 }
 
 /// A model, ready to serve requests. Networks are planned and their weights packed when first needed.

@@ -7,7 +7,7 @@ use velatura::{
     CancelToken, Engine, EngineOptions, Error, GenerateRequest, Precision, Progress, Tiling, Warning,
 };
 
-const OPTIONS: EngineOptions = EngineOptions { threads: Some(2), memory: None };
+const OPTIONS: EngineOptions = EngineOptions { threads: Some(2), memory: None, one_run: false };
 
 /// The largest jump and the largest kink between neighbours, along rows and columns of `[height, width, 3]`.
 fn roughest(picture: &[f32], width: usize) -> (f32, f32) {

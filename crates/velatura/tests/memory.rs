@@ -9,9 +9,13 @@ use velatura::{
 use velatura_cpu::{Isa, Runtime};
 
 fn engine(memory: Option<u64>) -> Engine {
+    engine_with(EngineOptions { threads: Some(2), memory, one_run: false })
+}
+
+fn engine_with(options: EngineOptions) -> Engine {
     let manifest = velatura::tiny::manifest().unwrap();
     let weights = Arc::new(manifest.random_weights(7).unwrap());
-    Engine::from_weights(manifest, weights, EngineOptions { threads: Some(2), memory }).unwrap()
+    Engine::from_weights(manifest, weights, options).unwrap()
 }
 
 fn request() -> GenerateRequest {
@@ -125,6 +129,22 @@ fn a_run_under_a_limit_keeps_to_it_and_makes_the_same_bits() {
         alone |= plan.together == 1;
     }
     assert!(streamed && alone);
+}
+
+#[test]
+fn an_engine_for_one_run_holds_less_and_makes_the_same_bits() {
+    let request = request();
+    let options = EngineOptions { threads: Some(2), memory: None, one_run: true };
+    let (kept, once) = (engine(None), engine_with(options));
+    let ((expected, all), (pictures, most)) = (run(&kept, &request), run(&once, &request));
+    let same =
+        |a: &[Picture]| a.iter().zip(&expected).all(|(a, b)| a.rgb == b.rgb) && a.len() == expected.len();
+    assert!(same(&pictures));
+    let plan = once.plan_run(&request).unwrap();
+    assert!(plan.decisions.is_empty(), "nothing had to be decided");
+    assert!(most <= plan.peak && plan.peak < all, "{most} of {}, {all} without", plan.peak);
+    // A second run works as well; it only loads again.
+    assert!(same(&run(&once, &request).0));
 }
 
 #[test]

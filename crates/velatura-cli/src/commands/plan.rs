@@ -36,7 +36,7 @@ pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let embeddings = args.prompts.embeddings()?;
     let Some(first) = requests.first() else { return Ok(()) };
     let located = models::located(first, quiet)?;
-    let options = EngineOptions { threads: args.threads, memory: args.memory };
+    let options = EngineOptions { threads: args.threads, memory: args.memory, one_run: requests.len() == 1 };
     let engine = Engine::for_request(&located, options)?.with_embeddings(Arc::new(embeddings));
     // Several prompts are one run after another: the peak is the greatest one's, the time that of all.
     let plans = requests.iter().map(|request| engine.plan_run(request)).collect::<Result<Vec<_>, _>>()?;

@@ -77,11 +77,13 @@ impl Fit<'_> {
         let of_group = sum(Kind::Denoise, |part| part.activations.iter().max().copied().unwrap_or(0));
         let several = group_sizes(self.jobs.len(), self.choice.together).len() > 1;
         let decoder = if several { weights(Kind::Decode) } else { 0 };
+        let done = self.engine.options().one_run && !several;
+        let denoiser = if done { 0 } else { weights(Kind::Denoise) };
         let at_once = [
             weights(Kind::Text) + arena(Kind::Text),
             weights(Kind::Encode) + arena(Kind::Encode),
             weights(Kind::Denoise) + of_group + decoder,
-            weights(Kind::Denoise) + weights(Kind::Decode) + arena(Kind::Decode),
+            denoiser + weights(Kind::Decode) + arena(Kind::Decode),
         ];
         at_once.into_iter().max().unwrap_or(0) + self.pictures
     }
@@ -112,7 +114,7 @@ impl Engine {
             jobs,
             reads_pictures,
             choice,
-            released: false,
+            released: self.options().one_run,
             parts: Vec::new(),
             pictures: 0,
         };
@@ -124,7 +126,7 @@ impl Engine {
             fit.collect()?;
             decisions.push(Decision::TiledVae);
         }
-        if !fits(fit.peak(None)) {
+        if !fits(fit.peak(None)) && !fit.released {
             fit.released = true;
             decisions.push(Decision::Released);
         }

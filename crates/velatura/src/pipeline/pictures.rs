@@ -158,7 +158,9 @@ impl<'a> Run<'a> {
             let (now, later) = rest.split_at(size);
             rest = later;
             let latents = self.denoise(now)?;
-            if plan.released {
+            if engine.options().one_run && rest.is_empty() {
+                engine.release(|part| part == Part::Denoise);
+            } else if plan.released {
                 engine.rest(|part| part == Part::Denoise);
             }
             for (job, latent) in now.iter().zip(latents.chunks_exact(latents.len() / now.len())) {

@@ -37,7 +37,9 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     // Ctrl-C ends a download at once; what arrived of it is kept.
     let located = models::located(first, quiet)?;
     let cancel = interrupt::token();
-    let engine = Engine::for_request(&located, EngineOptions { threads: args.threads, memory: args.memory })?;
+    let one_run = asked.len() == 1;
+    let options = EngineOptions { threads: args.threads, memory: args.memory, one_run };
+    let engine = Engine::for_request(&located, options)?;
     let engine = engine.with_embeddings(Arc::new(embeddings));
     let plans = asked.iter().map(|asked| engine.plan_run(asked)).collect::<Result<Vec<_>, _>>()?;
     let mut decisions = Vec::new();

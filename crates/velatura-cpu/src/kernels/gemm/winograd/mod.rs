@@ -95,12 +95,12 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling>
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
-    // Of smaller images the weights, not the pixels, are most of what is read and kept.
+    // Of smaller images the weights, not the pixels, are most of what is read and kept: more so in single precision.
     match (g.out_height() * g.out_width(), computed) {
         _ if !window || !wide => None,
         (1024.., DType::F32) => Some(Tiling::Large),
-        (1024.., _) | (256.., DType::F32) => Some(Tiling::Wide),
-        (64.., _) => Some(Tiling::Small),
+        (1024.., _) => Some(Tiling::Wide),
+        (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
         _ => None,
     }
 }
