@@ -14,7 +14,7 @@ fn manifest() -> &'static ModelManifest {
 pub fn picture(bytes: &[u8]) {
     match PictureInfo::from_bytes("fuzz", bytes) {
         Ok(info) => {
-            let _ = (info.origin(), info.workflow());
+            let _ = (info.origin(), info.taken_over());
             match info.request("fuzz") {
                 Ok(request) => decided(&request),
                 Err(error) => assert!(error.to_string().contains("fuzz"), "{error}"),

@@ -2,7 +2,7 @@
 
 Needs: pip install torch diffusers transformers accelerate open_clip_torch safetensors, and
        cargo build --release -p velatura --example networks
-Run:   python3 scripts/parity/full_size.py sd15 FOLDER [--size 512x512] [--steps 5] [--threads 2] [--single-file]
+Run:   python3 scripts/parity/full_size.py sd15 FOLDER [--size 512x512] [--steps 5] [--batch 1] [--threads 2] [--single-file]
 for sd15, sd21 (v prediction), sdxl, refiner, inpainting, pix2pix or upscaler. FOLDER gets the pipeline as a diffusers folder
 in half precision, reference.safetensors and velatura.safetensors; what is there is used again. Both sides run in single
 precision, one after the other; the most memory is what the denoiser takes in single precision (3.4 GB, 3.5 GB, 10.3 GB, 9.1
@@ -34,6 +34,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from full_size_models import MODELS, make, single_file
 
 PROMPT, NEGATIVE, SEED = "a serene mountain lake at sunrise, photorealistic", "blurry, low quality", 12345
+STRENGTH = 0.7  # of the refiner's picture
 EXAMPLE = pathlib.Path(__file__).parents[2] / "target/release/examples/networks"
 PIPELINES = {kind.__name__: kind for kind in (
     StableDiffusionInpaintPipeline, StableDiffusionInstructPix2PixPipeline, StableDiffusionPipeline,
@@ -62,6 +63,11 @@ def last(x):
     return x.permute(0, 2, 3, 1)[0].contiguous()
 
 
+def asked_steps(name, steps):
+    """Steps to ask for so that as many are taken: the refiner begins from a picture."""
+    return math.ceil(steps / STRENGTH) if name == "refiner" else steps
+
+
 def pictures(name, folder, width, height):
     """What a model of this kind reads, as pictures and as arguments for its pipeline and for a request."""
     y, x = np.mgrid[:height, :width]
@@ -80,7 +86,7 @@ def pictures(name, folder, width, height):
         request[key] = str((folder / f"{key}.png").resolve())
         image.save(request[key])
     arguments = {{"init": "image", "mask": "mask_image"}[key]: image for key, image in given.items()}
-    more = {"inpainting": dict(strength=1.0), "pix2pix": dict(image_guidance_scale=1.5), "refiner": dict(strength=0.7),
+    more = {"inpainting": dict(strength=1.0), "pix2pix": dict(image_guidance_scale=1.5), "refiner": dict(strength=STRENGTH),
             "upscaler": dict(noise_level=20)}.get(name, {})
     request |= {{"image_guidance_scale": "image_guidance"}.get(key, key): value for key, value in more.items()}
     return arguments | more, request
@@ -101,7 +107,7 @@ def pipeline(name, folder, unet, vae):
     return kind(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False), 7.5
 
 
-def reference(name, folder, width, height, steps):
+def reference(name, folder, width, height, steps, batch):
     """What diffusers makes of it."""
     prompt, negative, pooled, negative_pooled = encoded(name, folder)
     gc.collect()
@@ -135,12 +141,15 @@ def reference(name, folder, width, height, steps):
     given |= read
     if not read or name == "inpainting":
         given |= dict(width=width, height=height)
-    latents = pipe(**given, num_inference_steps=steps, guidance_scale=guidance,
-                   generator=torch.Generator().manual_seed(SEED), output_type="latent").images
-    out["latents"] = last(latents)
-    made = pipe.image_processor.postprocess(vae.decode(latents / scale).sample, output_type="np")[0]
+    generators = [torch.Generator().manual_seed(SEED + i) for i in range(batch)]
+    latents = pipe(**given, num_inference_steps=asked_steps(name, steps), guidance_scale=guidance, output_type="latent",
+                   num_images_per_prompt=batch, generator=generators if batch > 1 else generators[0]).images
+    out["latents"] = latents.permute(0, 2, 3, 1).contiguous()
+    decoded = torch.cat([vae.decode(latent[None] / scale).sample for latent in latents])
+    made = pipe.image_processor.postprocess(decoded, output_type="np")
     out["made"] = torch.from_numpy(made * 255).round().to(torch.uint8).contiguous()
-    request = dict(prompt=PROMPT, negative=NEGATIVE, seed=SEED, steps=steps, guidance=guidance, width=width, height=height,
+    request = dict(prompt=PROMPT, negative=NEGATIVE, seed=SEED, steps=asked_steps(name, steps), guidance=guidance, width=width,
+                   height=height, batch=batch,
                    sampler="ddim", schedule="leading", precision="f32", **asked)
     save_file({k: v.contiguous() for k, v in out.items()}, folder / "reference.safetensors",
               {"request": json.dumps(request)})
@@ -160,8 +169,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", choices=MODELS)
     p.add_argument("folder", type=pathlib.Path)
-    p.add_argument("--size", default="512x512", help="width and height in pixels, multiples of 8 (64 for refiner)")
-    p.add_argument("--steps", type=int, default=5)
+    p.add_argument("--size", default="512x512", help="width and height in pixels, multiples of 8")
+    p.add_argument("--steps", type=int, default=5, help="guided steps that are taken")
+    p.add_argument("--batch", type=int, default=1, help="pictures of a run, with seeds that count up")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--single-file", action="store_true", help="velatura reads a file in the original naming")
     p.add_argument("--reference-only", action="store_true", help="stop when diffusers is done")
@@ -176,8 +186,9 @@ def main():
     if known.exists():
         with safe_open(known, "pt") as file:
             asked = json.loads(file.metadata()["request"])
-    if [asked.get(key) for key in ("width", "height", "steps")] != [width, height, a.steps]:
-        reference(a.model, a.folder, width, height, a.steps)
+    wanted = [width, height, asked_steps(a.model, a.steps), a.batch]
+    if [asked.get(key) for key in ("width", "height", "steps", "batch")] != wanted:
+        reference(a.model, a.folder, width, height, a.steps, a.batch)
         gc.collect()
     model = a.folder
     if a.single_file:

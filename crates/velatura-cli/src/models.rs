@@ -32,6 +32,15 @@ pub fn is_here(name: &str) -> bool {
     Path::new(name).exists() || ModelsFolder::from_env().find(name).is_ok()
 }
 
+/// A model of the models folder by the name that a picture of A1111 or ComfyUI gives: a file name, perhaps with folders
+/// before it or without its ending. Nothing else is looked for, since anybody may have written the picture.
+pub fn of_another_tool(name: &str) -> Option<PathBuf> {
+    let name = name.rsplit(['/', '\\']).next()?;
+    let stem = name.rsplit_once('.').filter(|(_, end)| ["safetensors", "ckpt", "pt", "gguf"].contains(end));
+    let folder = ModelsFolder::from_env();
+    folder.find(name).or_else(|_| folder.find(stem.map_or(name, |(stem, _)| stem))).ok()
+}
+
 /// The file or folder of a name, downloaded where it is one of the hub's.
 pub fn locate(name: &str, quiet: bool) -> Result<PathBuf, Failure> {
     let path = Path::new(name);

@@ -211,6 +211,20 @@ impl Plan {
         self.steps.is_empty()
     }
 
+    /// The same plan with noise that is not scaled down for what the first level lacks to pure noise, as the networks were
+    /// trained and ComfyUI begins (A1111's "SGM noise multiplier"). k-diffusion, and with it A1111 and diffusers, leaves
+    /// out the part of the latent that would be the picture. A plan that begins below the schedule's last level is left as
+    /// it is.
+    #[must_use]
+    pub fn with_unit_start(mut self) -> Self {
+        let most = self.table.sigma_at(self.table.last_timestep());
+        let full = |step: &Step| step.from.ratio() >= most * (1.0 - 1e-5);
+        if self.path == Path::VariancePreserving && self.steps.first().is_some_and(full) {
+            self.init_scale = 1.0;
+        }
+        self
+    }
+
     /// The starting latent of a run from pure noise: unit `noise`, scaled.
     pub fn start(&self, noise: &[f32]) -> Vec<f32> {
         noise.iter().map(|&n| (self.init_scale * f64::from(n)) as f32).collect()

@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = threads.first().map(|n| n.parse()).transpose()?;
     let reference = SafetensorsFile::open(reference)?;
     let request = reference.metadata().get("request").ok_or("the reference has no request")?;
-    let request = GenerateRequest { batch: 1, ..GenerateRequest::from_json(request)? };
+    let request = GenerateRequest::from_json(request)?;
     let precision = request.precision.unwrap_or(Precision::F32);
     let (sample, latent, picture) =
         (reference.f32("sample")?, reference.f32("latent")?, reference.f32("picture")?);

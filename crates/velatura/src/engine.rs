@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use velatura_cpu::{CancelToken, Isa, Runtime};
 use velatura_models::Autoencoder;
+use velatura_samplers::{SamplerEntry, parse_sampler};
 use velatura_text::UnknownWord;
 use velatura_weights::SafetensorsFile;
 
@@ -73,6 +74,13 @@ pub enum Warning {
         /// In which it overflowed.
         precision: Precision,
     },
+    /// An option that the request's sampler does not read.
+    Unread {
+        /// The sampler.
+        sampler: &'static str,
+        /// The option.
+        option: &'static str,
+    },
     /// Something in the prompt's grammar that was read otherwise than it may have been meant; one sentence.
     Prompt(String),
 }
@@ -81,6 +89,9 @@ impl std::fmt::Display for Warning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Warning::Prompt(text) => f.write_str(text),
+            Warning::Unread { sampler, option } => {
+                write!(f, "{sampler} does not read {option}; `velatura samplers` says which do")
+            }
             Warning::Overflow { precision } => write!(
                 f,
                 "the VAE overflowed in {}, so it was run again in f32; ask for --precision f32 to run it once",
@@ -409,13 +420,18 @@ impl Engine {
         self.read_prompt(prompt, false, &GenerateRequest::default())
     }
 
-    /// What is odd about the prompts of a request.
+    /// What is odd about the prompts of a request, and which of its options its sampler does not read.
     pub fn request_warnings(&self, request: &GenerateRequest) -> Vec<Warning> {
         let mut all = self.read_prompt(&request.prompt, false, request);
         for warning in self.read_prompt(&request.negative, true, request) {
             if !all.contains(&warning) {
                 all.push(warning);
             }
+        }
+        if let Some(entry) = request.sampler.as_deref().and_then(|name| parse_sampler(name).ok()) {
+            let (SamplerEntry { name: sampler, reads, .. }, _) = entry;
+            let unread = request.sampling.given().filter(|option| !reads.contains(option));
+            all.extend(unread.map(|option| Warning::Unread { sampler, option }));
         }
         all
     }

@@ -36,6 +36,7 @@ mod shipped;
 pub mod sizes;
 pub mod source;
 mod source_picture;
+mod taken_over;
 pub mod tiny;
 mod usual;
 pub mod workflow;
@@ -52,13 +53,14 @@ pub use picture::{Encoding, Format, Origin, Picture, PictureInfo};
 pub use pipeline::TextVectors;
 pub use request::{
     DeepCache, Emphasis, GenerateRequest, GuidanceOptions, PerturbedAttention, Precision, RequestError,
-    SeedOptions, SeedVariation, SelfAttentionGuidance, Tiling,
+    SamplingOptions, SeedOptions, SeedVariation, SelfAttentionGuidance, Tiling,
 };
 pub use shipped::{SHIPPED_NAME, file as shipped_file};
 pub use sizes::SizeConditions;
 pub use source_picture::SourceRef;
+pub use taken_over::TakenOver;
 pub use velatura_cpu::CancelToken;
 pub use velatura_models::unet::FreeU;
-pub use velatura_samplers::noise::RngKind;
+pub use velatura_samplers::noise::{RngKind, StepNoise};
 pub use velatura_samplers::{DynamicThreshold, PercentileThreshold, Prediction};
 pub use velatura_text::prompt::Dialect;

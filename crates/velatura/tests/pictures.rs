@@ -28,14 +28,15 @@ fn pictures_of_a1111_are_read_from_exif() {
             ..GenerateRequest::default()
         };
         assert_eq!(info.request(name).unwrap(), expected, "{name}");
-        assert!(info.origin().is_none() && info.workflow().is_none());
+        assert!(info.origin().is_none());
+        assert_eq!(info.taken_over().unwrap().left_out, [""; 0]);
     }
 }
 
 #[test]
 fn graphs_of_comfyui_are_read_from_exif() {
     let info = PictureInfo::open(fixture("comfyui.webp")).unwrap();
-    let workflow = info.workflow().unwrap();
+    let workflow = info.taken_over().unwrap();
     assert_eq!((workflow.request.prompt.as_str(), workflow.request.seed), ("a fox: red", Some(42)));
     assert_eq!(workflow.model.as_deref(), Some("v1-5-pruned-emaonly.safetensors"));
     assert_eq!(info.text("workflow"), Some("{\"nodes\": []}"));

@@ -24,7 +24,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             .map(|s| {
                 json!({"name": s.name, "title": s.title, "aliases": s.aliases, "when": s.when,
                     "comfyui": s.name, "a1111": s.title, "diffusers": diffusers(s.aliases),
-                    "stochastic": s.stochastic, "evaluations_per_step": s.order})
+                    "stochastic": s.stochastic, "evaluations_per_step": s.order, "reads": s.reads})
             })
             .collect();
         let schedules: Vec<_> = spacings()
@@ -40,7 +40,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     for s in samplers() {
         let class = diffusers(s.aliases).unwrap_or("-");
         let noise = if s.stochastic { " New noise in every step." } else { "" };
-        let _ = writeln!(text, "\n  {}  |  {}  |  {class}\n      {}{noise}", s.name, s.title, s.when);
+        let flags: Vec<String> = s.reads.iter().map(|name| format!("--{}", name.replace('_', "-"))).collect();
+        let reads = if flags.is_empty() { String::new() } else { format!(" Reads {}.", flags.join(", ")) };
+        let _ = writeln!(text, "\n  {}  |  {}  |  {class}\n      {}{noise}{reads}", s.name, s.title, s.when);
     }
     text.push_str("\nSchedules (--schedule), and what ComfyUI, A1111 and diffusers call them\n");
     for s in spacings() {

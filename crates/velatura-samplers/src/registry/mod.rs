@@ -27,6 +27,8 @@ pub struct SamplerEntry {
     pub order: usize,
     /// Spacing to use with it on a beta schedule that does not end in pure noise.
     usual: Spacing,
+    /// Names of the [`SamplerOptions`] that it reads.
+    pub reads: &'static [&'static str],
     make: fn(&SamplerOptions) -> Box<dyn Sampler>,
 }
 

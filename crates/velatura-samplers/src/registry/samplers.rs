@@ -8,6 +8,13 @@ use crate::sampler::{
     Heun, Ipndm, Lcm, Lms, Pndm, ResMultistep, Restart, SaSolver, Tcd, UniPc,
 };
 
+/// Which options a sampler reads, by the names of the fields of [`SamplerOptions`](crate::SamplerOptions).
+const NONE: &[&str] = &[];
+const ETA: &[&str] = &["eta"];
+const NOISE: &[&str] = &["s_noise"];
+const FRESH: &[&str] = &["eta", "s_noise"];
+const CHURN: &[&str] = &["s_churn", "s_tmin", "s_tmax", "s_noise"];
+
 /// One entry a sampler; lists show them in this order.
 pub(super) const SAMPLERS: &[SamplerEntry] = &[
     SamplerEntry {
@@ -24,6 +31,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Karras,
+        reads: NONE,
         make: |_| Box::new(DpmPp2m),
     },
     SamplerEntry {
@@ -39,6 +47,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Linspace,
+        reads: CHURN,
         make: |o| Box::new(Euler { churn: o.churn() }),
     },
     SamplerEntry {
@@ -49,6 +58,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Linspace,
+        reads: FRESH,
         make: |o| Box::new(EulerAncestral { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -59,6 +69,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmPp2mSde { eta: o.eta_or(1.0), s_noise: o.s_noise, heun: false }),
     },
     SamplerEntry {
@@ -69,6 +80,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmPp2mSde { eta: o.eta_or(1.0), s_noise: o.s_noise, heun: true }),
     },
     SamplerEntry {
@@ -79,6 +91,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Exponential,
+        reads: FRESH,
         make: |o| Box::new(DpmPp3mSde { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -89,6 +102,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 2,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmPpSde { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -99,6 +113,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 2,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmPp2sAncestral { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -109,6 +124,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Linspace,
+        reads: NONE,
         make: |_| Box::new(UniPc { order: 3, bh2: false }),
     },
     SamplerEntry {
@@ -119,6 +135,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Linspace,
+        reads: NONE,
         make: |_| Box::new(UniPc { order: 2, bh2: true }),
     },
     SamplerEntry {
@@ -129,6 +146,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Simple,
+        reads: FRESH,
         make: |o| Box::new(ResMultistep { eta: o.eta_or(0.0), s_noise: o.s_noise, cfg_pp: false }),
     },
     SamplerEntry {
@@ -139,6 +157,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Simple,
+        reads: FRESH,
         make: |o| Box::new(ResMultistep { eta: o.eta_or(1.0), s_noise: o.s_noise, cfg_pp: false }),
     },
     SamplerEntry {
@@ -149,6 +168,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Karras,
+        reads: NOISE,
         make: |o| Box::new(ErSde { s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -159,6 +179,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(SaSolver { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -169,6 +190,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 2,
         usual: Spacing::Karras,
+        reads: CHURN,
         make: |o| Box::new(Heun { churn: o.churn() }),
     },
     SamplerEntry {
@@ -179,6 +201,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 2,
         usual: Spacing::Karras,
+        reads: NOISE,
         make: |o| Box::new(Restart { s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -189,6 +212,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 2,
         usual: Spacing::Karras,
+        reads: CHURN,
         make: |o| Box::new(Dpm2 { churn: o.churn() }),
     },
     SamplerEntry {
@@ -199,6 +223,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 2,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(Dpm2Ancestral { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -209,6 +234,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Linspace,
+        reads: NONE,
         make: |_| Box::new(Lms),
     },
     SamplerEntry {
@@ -219,6 +245,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Karras,
+        reads: NONE,
         make: |_| Box::new(Ipndm),
     },
     SamplerEntry {
@@ -229,6 +256,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Linspace,
+        reads: NONE,
         make: |_| Box::new(Deis),
     },
     SamplerEntry {
@@ -239,6 +267,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmFast { eta: o.eta_or(0.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -249,6 +278,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 3,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmAdaptive { eta: o.eta_or(0.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -259,6 +289,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Leading,
+        reads: ETA,
         make: |o| Box::new(Ddim { eta: o.eta_or(0.0) }),
     },
     SamplerEntry {
@@ -269,6 +300,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Leading,
+        reads: NONE,
         make: |_| Box::new(Pndm { runge_kutta: false }),
     },
     SamplerEntry {
@@ -279,6 +311,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Leading,
+        reads: NONE,
         make: |_| Box::new(Pndm { runge_kutta: true }),
     },
     SamplerEntry {
@@ -289,6 +322,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Lcm,
+        reads: NOISE,
         make: |o| Box::new(Lcm { s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -299,6 +333,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Lcm,
+        reads: FRESH,
         make: |o| Box::new(Tcd { eta: o.eta_or(0.3), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -309,6 +344,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Normal,
+        reads: FRESH,
         make: |o| Box::new(EulerCfgPp { eta: o.eta_or(0.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -319,6 +355,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Normal,
+        reads: FRESH,
         make: |o| Box::new(EulerCfgPp { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -329,6 +366,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Karras,
+        reads: NONE,
         make: |_| Box::new(DpmPp2mCfgPp),
     },
     SamplerEntry {
@@ -339,6 +377,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 2,
         usual: Spacing::Karras,
+        reads: FRESH,
         make: |o| Box::new(DpmPp2sAncestralCfgPp { eta: o.eta_or(1.0), s_noise: o.s_noise }),
     },
     SamplerEntry {
@@ -349,6 +388,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: false,
         order: 1,
         usual: Spacing::Simple,
+        reads: FRESH,
         make: |o| Box::new(ResMultistep { eta: o.eta_or(0.0), s_noise: o.s_noise, cfg_pp: true }),
     },
     SamplerEntry {
@@ -359,6 +399,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Simple,
+        reads: FRESH,
         make: |o| Box::new(ResMultistep { eta: o.eta_or(1.0), s_noise: o.s_noise, cfg_pp: true }),
     },
     SamplerEntry {
@@ -369,6 +410,7 @@ pub(super) const SAMPLERS: &[SamplerEntry] = &[
         stochastic: true,
         order: 1,
         usual: Spacing::Leading,
+        reads: NONE,
         make: |_| Box::new(Ddpm),
     },
 ];

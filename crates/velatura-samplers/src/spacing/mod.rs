@@ -79,6 +79,12 @@ impl Spacing {
         }
     }
 
+    /// The sigmas of a run between two of one's own, for spacings that are formulas over sigma: `steps` of them, from `most`
+    /// to `least`, with an exponent where the formula has one. `None` for other spacings.
+    pub fn between(self, most: f64, least: f64, steps: usize, rho: Option<f64>) -> Option<Vec<f64>> {
+        ramp::between(self, most, least, steps, rho)
+    }
+
     /// Most steps on a schedule of `train` timesteps.
     fn limit(self, train: usize) -> usize {
         match self {

@@ -49,7 +49,8 @@ pub(super) fn write(options: &GuidanceOptions, pairs: &mut Vec<(&str, String)>) 
     }
 }
 
-pub(super) fn read(options: &mut GuidanceOptions, key: &str, value: &str) {
+/// Whether the key is one of these.
+pub(super) fn read(options: &mut GuidanceOptions, key: &str, value: &str) -> bool {
     let number = value.parse::<f32>().ok();
     match key {
         "CFG Rescale" | "CFG rescale" => options.rescale = number.filter(|&v| v != 0.0),
@@ -83,8 +84,9 @@ pub(super) fn read(options: &mut GuidanceOptions, key: &str, value: &str) {
                 if key == MIMIC_SCALE { &mut threshold.mimic_scale } else { &mut threshold.percentile };
             *field = value.parse().unwrap_or(*field);
         }
-        _ => {}
+        _ => return false,
     }
+    true
 }
 
 /// Nobody else writes DeepCache into pictures.

@@ -4,15 +4,17 @@
 //! or a line break is written as a JSON string.
 
 mod guidance;
+mod sampling;
 
 use std::fmt::Write;
 use std::path::Path;
 
-use velatura_samplers::noise::RngKind;
+use velatura_samplers::noise::{RngKind, StepNoise};
 use velatura_samplers::{find_sampler, find_spacing};
 
 use crate::picture::Origin;
 use crate::request::{GenerateRequest, Precision, SeedVariation};
+use crate::taken_over::TakenOver;
 
 /// The model that made a picture, as its metadata names it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -43,6 +45,7 @@ pub fn write(origin: &Origin) -> String {
         pairs.extend(seed.map(|v| ("Variation seed", v.to_string())));
         pairs.push(("Variation seed strength", strength.to_string()));
     }
+    sampling::write(&request.sampling, sampler, request.rng, &mut pairs);
     let resized = request.seeds.resize_from;
     pairs.extend(resized.map(|[width, height]| ("Seed resize from", format!("{width}x{height}"))));
     guidance::write(&request.guidance_options, &mut pairs);
@@ -51,7 +54,8 @@ pub fn write(origin: &Origin) -> String {
     if let (Some(width), Some(height)) = (request.width, request.height) {
         pairs.push(("Size", format!("{width}x{height}")));
     }
-    pairs.extend(request.strength.map(|v| ("Denoising strength", v.to_string())));
+    let strength = request.strength.or(request.sampling.denoise);
+    pairs.extend(strength.map(|v| ("Denoising strength", v.to_string())));
     pairs.extend(request.image_guidance.map(|v| ("Image CFG scale", v.to_string())));
     pairs.extend(request.noise_level.map(|v| ("Noise level", v.to_string())));
     pairs.push(("Model hash", model.hash.clone()));
@@ -84,7 +88,13 @@ pub fn write(origin: &Origin) -> String {
 /// Reads the text form, also where A1111 itself wrote it. What is not known is left at its default; a text without
 /// the line of pairs is all prompt.
 pub fn parse(text: &str) -> GenerateRequest {
+    read(text).request
+}
+
+/// As [`parse`], with what could not be taken over and with the model's name.
+pub fn read(text: &str) -> TakenOver {
     let mut request = GenerateRequest::default();
+    let (mut model, mut left_out) = (None, Vec::new());
     let lines: Vec<&str> = text.trim().lines().collect();
     let (head, pairs) = match lines.split_last() {
         Some((last, head)) => {
@@ -103,11 +113,13 @@ pub fn parse(text: &str) -> GenerateRequest {
     let mut rng = None;
     let mut version = String::new();
     let mut variation = SeedVariation::default();
+    let (mut automatic, mut delta) = (false, 0i64);
     for (key, value) in pairs {
         match key.as_str() {
             "Steps" => request.steps = value.parse().ok(),
             "Sampler" => request.sampler = Some(value),
-            "Schedule type" if value != "Automatic" => request.schedule = Some(value),
+            "Schedule type" if value == "Automatic" => automatic = true,
+            "Schedule type" => request.schedule = Some(value),
             "CFG scale" => request.guidance = value.parse().ok(),
             "Seed" => request.seed = value.parse().ok(),
             "Size" => {
@@ -128,15 +140,22 @@ pub fn parse(text: &str) -> GenerateRequest {
             "Refiner switch at" => request.refiner_switch = value.parse().ok(),
             "Precision" => request.precision = value.parse::<Precision>().ok(),
             "Version" => version = value,
+            "Model" => model = Some(value),
+            sampling::DELTA => delta = value.parse().unwrap_or_default(),
+            _ if sampling::read(&mut request.sampling, &key, &value) => {}
             _ if guidance::read_deepcache(&mut request.deepcache, &key, &value) => {}
             _ if guidance::read_freeu(&mut request.freeu, &key, &value) => {}
-            _ => guidance::read(&mut request.guidance_options, &key, &value),
+            _ if guidance::read(&mut request.guidance_options, &key, &value) => {}
+            _ => left_out.extend(not_taken(&key, &value)),
         }
     }
     let ours = version.starts_with("velatura");
     // A1111's beta schedule is one over sigmas; Forge and ComfyUI have another under that name.
     if version.starts_with("v1.") && request.schedule.as_deref() == Some("Beta") {
         request.schedule = Some("Beta Sigmas".into());
+    }
+    if !ours && request.steps.is_some() && request.schedule.is_none() {
+        request.schedule = sampling::automatic(request.sampler.as_deref(), automatic || is_new(&version));
     }
     if request.refiner.is_none() {
         request.refiner_switch = None;
@@ -145,7 +164,47 @@ pub fn parse(text: &str) -> GenerateRequest {
     if request.steps.is_some() {
         request.rng = rng.unwrap_or(if ours { RngKind::Cpu } else { RngKind::Cuda });
     }
-    request
+    if delta != 0 {
+        request.sampling.step_noise = StepNoise::Anew { kind: request.rng, delta: delta as u64 };
+    }
+    TakenOver { request, model, left_out }
+}
+
+/// Whether the schedule has a key of its own: A1111 since 1.9, and Forge.
+fn is_new(version: &str) -> bool {
+    let minor = version.strip_prefix("v1.").and_then(|rest| rest.split('.').next());
+    minor.and_then(|minor| minor.parse::<u32>().ok()).is_some_and(|minor| minor >= 9) || version.starts_with('f')
+}
+
+/// What a pair that is not known says, unless it changes nothing of the picture.
+fn not_taken(key: &str, value: &str) -> Option<String> {
+    const SAYS_NOTHING: [&str; 16] = [
+        "Model hash",
+        "VAE hash",
+        "Lora hashes",
+        "TI hashes",
+        "Hashes",
+        "User",
+        "Batch size",
+        "Batch pos",
+        "Sampler name",
+        "Pad conds",
+        "Pad conds v0",
+        "Noise level",
+        "Image CFG scale",
+        "PerturbedAttentionGuidance_enabled",
+        "sag_enabled",
+        "dynthres_enabled",
+    ];
+    match key {
+        _ if SAYS_NOTHING.contains(&key) || key.starts_with("freeu_") => None,
+        "VAE" if value == "Automatic" || value == "None" => None,
+        "VAE" => Some(format!("the VAE {value} (--vae takes one)")),
+        "Denoising strength" => Some(format!(
+            "the picture that it starts from, or the pass that enlarges it (denoising strength {value})"
+        )),
+        _ => Some(format!("{key}: {value}")),
+    }
 }
 
 /// A1111's setting "Noise schedule for sampling".

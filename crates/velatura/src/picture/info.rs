@@ -11,7 +11,8 @@ use super::{Origin, exif};
 use crate::Error;
 use crate::infotext;
 use crate::request::GenerateRequest;
-use crate::workflow::{self, FromWorkflow};
+use crate::taken_over::TakenOver;
+use crate::workflow;
 
 /// Texts by keyword.
 pub(super) type Texts = Vec<(String, String)>;
@@ -72,7 +73,7 @@ impl PictureInfo {
     }
 
     /// The request that makes the picture again: Velatura's own in full, or as much as A1111's text form or ComfyUI's graph
-    /// says (what that leaves out: [`PictureInfo::workflow`]). `name` stands for the file in messages.
+    /// says (what that leaves out: [`PictureInfo::taken_over`]). `name` stands for the file in messages.
     pub fn request(&self, name: &str) -> Result<GenerateRequest, Error> {
         if let Some(json) = self.text("velatura") {
             let origin: Origin = serde_json::from_str(json).map_err(|e| Error::Picture {
@@ -81,16 +82,15 @@ impl PictureInfo {
             })?;
             return Ok(origin.request);
         }
-        if let Some(text) = self.text("parameters") {
-            return Ok(infotext::parse(text));
-        }
-        let workflow = self.workflow().ok_or_else(|| Error::NoMetadata { file: name.into() })?;
-        Ok(workflow.request)
+        self.taken_over().map(|taken| taken.request).ok_or_else(|| Error::NoMetadata { file: name.into() })
     }
 
-    /// What ComfyUI's graph says, where neither Velatura nor A1111 made the picture.
-    pub fn workflow(&self) -> Option<FromWorkflow> {
-        let foreign = self.text("velatura").is_none() && self.text("parameters").is_none();
-        workflow::parse(self.text("prompt").filter(|_| foreign)?)
+    /// What A1111's text form says, or else ComfyUI's graph, where Velatura did not make the picture.
+    pub fn taken_over(&self) -> Option<TakenOver> {
+        match (self.text("velatura"), self.text("parameters")) {
+            (Some(_), _) => None,
+            (None, Some(text)) => Some(infotext::read(text)),
+            (None, None) => workflow::parse(self.text("prompt")?),
+        }
     }
 }

@@ -42,6 +42,7 @@ impl GenerateRequest {
         }
         let of_a_picture = [
             ("strength", self.strength.is_some()),
+            ("denoise", self.sampling.denoise.is_some()),
             ("mask", self.mask.is_some()),
             ("image guidance", self.image_guidance.is_some()),
             ("noise level", self.noise_level.is_some()),
@@ -75,6 +76,14 @@ impl GenerateRequest {
             }
         }
         self.sizes.check()?;
+        self.sampling.check(self.strength)?;
+        let levels = self.sampling.levels().len();
+        if let Some(steps) = self.steps
+            && levels > 0
+            && steps as usize != levels
+        {
+            return Err(RequestError::SigmaCount { sigmas: levels, steps });
+        }
         self.guidance_options.check()?;
         if let Some(FreeU { s1, s2, b1, b2 }) = self.freeu
             && let Some(&factor) = [s1, s2, b1, b2].iter().find(|&&v| !(v > 0.0 && v <= MOST_FREEU))

@@ -101,6 +101,26 @@ pub enum RequestError {
     /// Dynamic thresholding out of range.
     #[error("dynamic thresholding: {0}")]
     Threshold(velatura_samplers::GuidanceError),
+    /// An option of the sampler out of range.
+    #[error("{0}")]
+    SamplerOption(velatura_samplers::OptionError),
+    /// A share of the picture that is noised away, out of range.
+    #[error("denoise is {0}, but must be above 0 and at most 1 (0.8 keeps the rough layout, 0.3 most of the picture)")]
+    Denoise(f64),
+    /// Two ways to say how much of a picture is noised away.
+    #[error("strength and denoise say the same thing in two ways; leave one of them out")]
+    DenoiseAndStrength,
+    /// Sigmas say where a run begins.
+    #[error("denoise is a share of a schedule, which sigmas stand in place of; leave one of the two out")]
+    DenoiseAndSigmas,
+    /// As many sigmas as steps.
+    #[error("{sigmas} sigmas are listed, the last 0 not counted, for {steps} steps; leave the steps out")]
+    SigmaCount {
+        /// Sigmas listed.
+        sigmas: usize,
+        /// Steps asked for.
+        steps: u32,
+    },
     /// A list of seeds of another length than the batch.
     #[error(
         "{seeds} seeds are listed for a batch of {batch}; leave the batch out, or list a seed for each picture"

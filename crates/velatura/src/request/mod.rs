@@ -9,6 +9,7 @@ mod guidance;
 mod noise;
 mod precision;
 mod resolve;
+mod sampling;
 mod settings;
 mod tiling;
 
@@ -23,6 +24,7 @@ pub use guidance::{GuidanceOptions, MOST_BLUR, PerturbedAttention, SelfAttention
 pub use noise::{SeedOptions, SeedVariation};
 pub use precision::Precision;
 pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};
+pub use sampling::SamplingOptions;
 pub(crate) use settings::Settings;
 pub use tiling::Tiling;
 
@@ -71,6 +73,9 @@ pub struct GenerateRequest {
     pub sampler: Option<String>,
     /// Spacing of the timesteps, in any of its spellings.
     pub schedule: Option<String>,
+    /// What the two can be told beyond their names.
+    #[serde(skip_serializing_if = "SamplingOptions::is_default")]
+    pub sampling: SamplingOptions,
     /// Precision of the networks; `None` is bf16 where the processor has it.
     pub precision: Option<Precision>,
     /// Which generator a seed is for: PyTorch's on the CPU, or on CUDA.
@@ -151,6 +156,7 @@ impl Default for GenerateRequest {
             batch: 1,
             sampler: None,
             schedule: None,
+            sampling: SamplingOptions::default(),
             precision: None,
             rng: RngKind::Cpu,
             model: None,

@@ -1,7 +1,7 @@
 //! Which noise a picture begins from, beyond its seed.
 
 use serde::{Deserialize, Serialize};
-use velatura_samplers::noise::{LatentShape, StepNoise};
+use velatura_samplers::noise::LatentShape;
 use velatura_samplers::{NoiseOptions, PerImage, Variation};
 
 use super::{GenerateRequest, LONGEST_SIDE, MOST_PICTURES, RequestError};
@@ -109,7 +109,7 @@ impl GenerateRequest {
                     let latent = |side: u32| (side / factor.max(1)).max(1) as usize;
                     (latent(height), latent(width))
                 }),
-                steps: StepNoise::Continue,
+                steps: request.sampling.step_noise,
             };
             (request.seed.unwrap_or_default(), options)
         };

@@ -49,7 +49,10 @@ impl GenerateRequest {
             seed: Some(self.seed.or(self.seeds.each.first().copied()).unwrap_or_else(draw_seed)),
             seeds: self.seeds.resolved([width, height], draw_seed),
             batch: if self.seeds.each.is_empty() { self.batch } else { self.seeds.each.len() as u32 },
-            steps: Some(self.steps.unwrap_or(defaults.steps)),
+            steps: Some(match self.sampling.levels() {
+                [] => self.steps.unwrap_or(defaults.steps),
+                levels => levels.len() as u32,
+            }),
             guidance: Some(self.guidance.unwrap_or(defaults.guidance)),
             guidance_options: self
                 .guidance_options
@@ -61,7 +64,8 @@ impl GenerateRequest {
             width: Some(width),
             height: Some(height),
             sampler: Some(sampler.name.to_string()),
-            schedule: Some(schedule.name().to_string()),
+            // Sigmas stand in its place.
+            schedule: self.sampling.sigmas.is_empty().then(|| schedule.name().to_string()),
             precision: Some(self.precision.unwrap_or(precision)),
             refiner_switch: self.refiner.as_ref().map(|_| self.refiner_switch.unwrap_or(REFINER_SWITCH)),
             ..self.for_task(manifest)?
@@ -80,6 +84,7 @@ impl GenerateRequest {
         let begins = matches!(task, Task::TextToImage | Task::Inpainting);
         let fields = [
             ("strength", self.strength.is_some(), begins, "that begins from a picture"),
+            ("denoise", self.sampling.denoise.is_some(), begins, "that begins from a picture"),
             ("mask", self.mask.is_some(), begins, "that repaints parts of pictures"),
             ("image guidance", self.image_guidance.is_some(), task == Task::Edit, "that edits pictures"),
             ("noise level", self.noise_level.is_some(), task == Task::Upscaling, "that enlarges pictures"),
@@ -102,7 +107,8 @@ impl GenerateRequest {
                     (None, true) => XL_STRENGTH,
                     (None, false) => STRENGTH,
                 };
-                request.strength = self.init.as_ref().map(|_| self.strength.unwrap_or(usual));
+                let plain = self.init.is_some() && self.sampling.denoise.is_none();
+                request.strength = plain.then(|| self.strength.unwrap_or(usual));
             }
             Task::Edit => request.image_guidance = Some(self.image_guidance.unwrap_or(IMAGE_GUIDANCE)),
             Task::Upscaling => {

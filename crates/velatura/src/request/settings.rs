@@ -2,8 +2,7 @@
 
 use velatura_models::unet::FreeU;
 use velatura_samplers::{
-    Call, Guidance, NoiseSchedule, Plan, PlanRequest, Sampler, SamplerOptions, Spacing, find_spacing,
-    parse_sampler,
+    Call, Guidance, NoiseSchedule, Plan, PlanRequest, Sampler, Spacing, find_spacing, parse_sampler,
 };
 
 use super::resolve::REFINER_SWITCH;
@@ -81,12 +80,14 @@ impl GenerateRequest {
             Some(name) => find_spacing(name).map_err(RequestError::from)?.spacing,
             None => carried.unwrap_or_default(),
         };
-        let sampler = entry.build(&SamplerOptions::default())?;
+        let sampler = entry.build(&self.sampling.sampler())?;
         let table = self.noise_schedule(manifest).table()?;
         let steps = self.steps.unwrap_or(defaults.steps) as usize;
         let strength = self.strength.unwrap_or(1.0);
+        // What a picture's share is for the rest of the pipeline.
+        let share = self.sampling.denoise.unwrap_or(strength);
         let layout = PlanRequest { strength, ..PlanRequest::new(steps, spacing) };
-        let plan = Plan::new(&table, sampler.grid(), &layout).map_err(RequestError::from)?;
+        let plan = self.sampling.plan(&table, sampler.as_ref(), &layout).map_err(RequestError::from)?;
         let guidance = self.guidance.unwrap_or(defaults.guidance);
         // A model that is told the guidance answers once.
         let is_told = manifest.unet.time_cond_proj_dim.is_some();
@@ -104,7 +105,7 @@ impl GenerateRequest {
             refine_below: self.refine_below(table.train_timesteps()),
             tiled: self.vae_tiling == Tiling::On,
             task: manifest.task().unwrap_or(Task::TextToImage),
-            strength,
+            strength: share,
             image_guidance: self.image_guidance.unwrap_or(1.0),
             noise_level: self.noise_level.unwrap_or_default(),
             told_guidance: guidance,

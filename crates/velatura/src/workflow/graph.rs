@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::{Map, Value};
 
-use super::{FromWorkflow, LONGEST_WAY, target};
+use super::{LONGEST_WAY, target};
+use crate::taken_over::TakenOver;
 
 /// Nodes looked at when the way to the sampler is sought.
 const MOST_NODES: usize = 100_000;
@@ -16,7 +17,7 @@ const DECODERS: [&str; 2] = ["VAEDecode", "VAEDecodeTiled"];
 /// A graph that is read, and what came of it.
 pub(super) struct Reader<'a> {
     pub nodes: &'a Map<String, Value>,
-    pub out: FromWorkflow,
+    pub out: TakenOver,
 }
 
 impl<'a> Reader<'a> {
@@ -42,7 +43,12 @@ impl<'a> Reader<'a> {
     /// The sampler that the saved picture comes from; of several behind each other the first, which has the whole noise.
     pub fn sampler(&mut self) -> Option<&'a str> {
         let nodes = self.nodes;
-        let is_sampler = |id: &str| matches!(self.class(id), Some("KSampler" | "KSamplerAdvanced"));
+        // Those of other packs have the names and the inputs of ComfyUI's own.
+        let is_sampler = |id: &str| match self.class(id) {
+            Some("SamplerCustom" | "SamplerCustomAdvanced" | "KSampler" | "KSamplerAdvanced") => true,
+            Some(class) if class.starts_with("KSampler") => self.input(id, "positive").is_some(),
+            _ => false,
+        };
         let all = nodes.keys().map(String::as_str).filter(|id| is_sampler(id)).count();
         let ends = nodes.keys().map(String::as_str);
         let saves = ends.filter(|id| self.class(id).is_some_and(|class| ENDS.contains(&class)));

@@ -1,6 +1,7 @@
 //! ComfyUI's `prompt`: the graph of nodes that made a picture, which its PNG files carry as JSON. As much as one request
 //! can say is read from it; what else the graph does is told.
 
+mod custom;
 mod graph;
 mod model;
 mod settings;
@@ -8,38 +9,33 @@ mod settings;
 mod tests;
 
 use serde_json::Value;
-use velatura_text::prompt::Dialect;
 
+use self::custom::Asked;
 use self::graph::Reader;
-use crate::request::GenerateRequest;
+use crate::taken_over::TakenOver;
 
 /// Links followed from one node to the next; longer ways are no pictures.
 const LONGEST_WAY: usize = 256;
 
-/// A request read from a graph.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct FromWorkflow {
-    /// What could be taken over.
-    pub request: GenerateRequest,
-    /// The model file that the graph loads, by its name.
-    pub model: Option<String>,
-    /// What could not; one phrase each.
-    pub left_out: Vec<String>,
-}
-
 /// Reads a graph; nothing where the text is none, or one without a sampler that is known. Time is linear in its size.
-pub fn parse(text: &str) -> Option<FromWorkflow> {
+pub fn parse(text: &str) -> Option<TakenOver> {
     let graph = serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_nan(text)));
     let Value::Object(nodes) = graph.ok()? else { return None };
-    let mut reader = Reader { nodes: &nodes, out: FromWorkflow::default() };
+    let mut reader = Reader { nodes: &nodes, out: TakenOver::default() };
     let sampler = reader.sampler()?;
-    reader.sampling(sampler);
     let inputs = reader.inputs(sampler)?;
-    reader.out.request.prompt = reader.text(inputs.get("positive"), true);
-    reader.out.request.negative = reader.text(inputs.get("negative"), false);
+    let asked = match reader.class(sampler) {
+        Some("SamplerCustom" | "SamplerCustomAdvanced") => reader.custom(sampler),
+        _ => {
+            reader.sampling(sampler);
+            Asked::of(inputs)
+        }
+    };
+    reader.out.request.prompt = reader.text(asked.positive, true);
+    reader.out.request.negative = reader.text(asked.negative, false);
     reader.latent(inputs.get("latent_image"));
-    reader.model(inputs.get("model"));
-    reader.out.request.prompt_dialect = Dialect::ComfyUi;
+    reader.model(asked.model);
+    reader.as_comfyui();
     Some(reader.out)
 }
 

@@ -1,9 +1,15 @@
 //! What the sampler, the prompts and the latent say.
 
 use serde_json::Value;
+use velatura_samplers::find_sampler;
+use velatura_samplers::noise::{RngKind, StepNoise};
+use velatura_text::prompt::Dialect;
 
 use super::graph::Reader;
 use super::{LONGEST_WAY, target};
+
+/// Samplers whose noise is a Brownian motion that is drawn on the CPU; with `_gpu` in their name it is drawn there.
+const BROWNIAN: [&str; 4] = ["dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"];
 
 impl<'a> Reader<'a> {
     pub fn sampling(&mut self, id: &'a str) {
@@ -19,9 +25,7 @@ impl<'a> Reader<'a> {
         let request = &mut self.out.request;
         (request.seed, request.steps, request.guidance) = (seed, steps, guidance);
         (request.sampler, request.schedule) = (sampler, schedule);
-        if let Some(denoise) = denoise.filter(|d| *d < 1.0) {
-            self.leave(format!("a denoise of {denoise}"));
-        }
+        self.denoise(denoise);
         if first.is_some_and(|first| first > 0) || last.zip(steps).is_some_and(|(l, s)| l < u64::from(s)) {
             self.leave("sampling in a part of the steps only (start_at_step, end_at_step)");
         }
@@ -30,6 +34,28 @@ impl<'a> Reader<'a> {
             if link.is_some_and(|v| self.value(Some(v)).is_none()) {
                 self.leave(format!("the {name}, which another node computes"));
             }
+        }
+    }
+
+    /// The share of a picture that is noised away, which is of use with that picture alone.
+    pub fn denoise(&mut self, denoise: Option<f64>) {
+        if let Some(denoise) = denoise.filter(|d| *d < 1.0) {
+            self.leave(format!("a denoise of {denoise} (--init takes the picture, --denoise the number)"));
+        }
+    }
+
+    /// What every picture of ComfyUI has: its grammar, noise that begins with a variance of 1, and in the steps noise from
+    /// a generator of its own, on the GPU unless the sampler says otherwise.
+    pub fn as_comfyui(&mut self) {
+        let request = &mut self.out.request;
+        request.prompt_dialect = Dialect::ComfyUi;
+        request.sampling.unit_start = true;
+        let sampler = request.sampler.as_deref().unwrap_or_default();
+        let stochastic = find_sampler(sampler).is_ok_and(|entry| entry.stochastic);
+        if stochastic || request.sampling.eta.is_some_and(|eta| eta > 0.0) || request.sampling.s_churn.is_some() {
+            let on_cpu = BROWNIAN.contains(&sampler);
+            let kind = if on_cpu { RngKind::Cpu } else { RngKind::Cuda };
+            request.sampling.step_noise = StepNoise::Anew { kind, delta: 0 };
         }
     }
 
@@ -88,7 +114,8 @@ impl<'a> Reader<'a> {
     pub fn latent(&mut self, from: Option<&'a Value>) {
         let Some(id) = from.and_then(target) else { return };
         let class = self.class(id).unwrap_or("unknown");
-        if class != "EmptyLatentImage" {
+        let empty = class.starts_with("Empty") && self.input(id, "width").is_some();
+        if !empty {
             let starts =
                 self.first_behind(id, &|id| matches!(self.class(id), Some("LoadImage" | "LoadImageMask")));
             self.leave(match starts {

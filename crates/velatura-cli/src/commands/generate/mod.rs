@@ -212,15 +212,19 @@ pub(super) fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>
     } else {
         (path, PictureInfo::open(path)?)
     };
-    if let Some(workflow) = info.workflow() {
-        for left in &workflow.left_out {
-            terminal::remark(&format!("note: not taken over from {name}: {left}"));
-        }
-        if let Some(model) = &workflow.model {
-            terminal::remark(&format!("note: {name} was made with {model}; --model takes one"));
-        }
+    let taken = info.taken_over();
+    for left in taken.iter().flat_map(|taken| &taken.left_out) {
+        terminal::remark(&format!("note: not taken over from {name}: {left}"));
     }
     let (mut request, origin) = (info.request(name)?, info.origin());
+    if let Some(model) = taken.and_then(|taken| taken.model) {
+        let found = models::of_another_tool(&model);
+        terminal::remark(&match &found {
+            Some(path) => format!("note: {name} was made with {model}; taking {}", path.display()),
+            None => format!("note: {name} was made with {model}, which is not in the models folder; --model takes one"),
+        });
+        request.model = found.and_then(|path| path.into_os_string().into_string().ok());
+    }
     // A1111 names a refiner without its path.
     if origin.is_none()
         && let Some(refiner) = request.refiner.take_if(|refiner| !models::is_here(refiner))
