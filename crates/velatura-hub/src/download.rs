@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
 
 use hf_hub::api::Progress;
 use hf_hub::api::sync::{Api, ApiError, Metadata};
@@ -27,21 +28,23 @@ pub(crate) struct Download<'a> {
     done: u64,
 }
 
-/// Tells the watcher what the library tells.
-struct Meter<'a> {
-    watch: &'a mut dyn FnMut(Event<'_>),
-    before: u64,
-    now: u64,
+/// What comes from the thread in which the library downloads.
+enum Said {
+    /// So many bytes more.
+    Bytes(usize),
+    /// It is done.
+    Done(Result<PathBuf, ApiError>),
 }
 
-impl Progress for Meter<'_> {
-    fn init(&mut self, _size: usize, _file: &str) {
-        self.now = 0;
-    }
+/// Sends on what the library tells.
+struct Meter(mpsc::Sender<Said>);
+
+impl Progress for Meter {
+    fn init(&mut self, _size: usize, _file: &str) {}
 
     fn update(&mut self, bytes: usize) {
-        self.now += bytes as u64;
-        (self.watch)(Event::Bytes(self.before + self.now));
+        // Nobody listens any more when the download was given up.
+        let _ = self.0.send(Said::Bytes(bytes));
     }
 
     fn finish(&mut self) {}
@@ -87,8 +90,9 @@ impl<'a> Download<'a> {
     }
 
     fn once(&self, file: &RepoFile, watch: &mut dyn FnMut(Event<'_>)) -> Result<Outcome, HubError> {
-        let repository = self.api.repo(repo(self.name));
-        let metadata = match self.api.metadata(&repository.url(&file.path)) {
+        let url = self.api.repo(repo(self.name)).url(&file.path);
+        let api = self.api.clone();
+        let metadata = match self.waited(file, move || api.metadata(&url))? {
             Ok(metadata) => metadata,
             Err(error) => return self.again(error, 0),
         };
@@ -108,8 +112,7 @@ impl<'a> Download<'a> {
         }
         // A broken link would be kept.
         remove(&places.pointer)?;
-        let meter = Meter { watch: &mut *watch, before: self.done, now: 0 };
-        if let Err(error) = repository.download_with_progress(&file.path, meter) {
+        if let Err(error) = self.download(file, watch)? {
             return self.again(error, length(&places.part).unwrap_or(0));
         }
         let arrived = length(&places.blob).unwrap_or(0);
@@ -124,6 +127,49 @@ impl<'a> Download<'a> {
         }
         remove(&places.blob)?;
         Ok(Outcome::Again { reason: "its checksum is wrong".into(), arrived: 0 })
+    }
+
+    /// Downloads by the library. It waits for ever where the other side sends nothing and does not hang up, so it works in a
+    /// thread of its own, which is left alone when nothing arrives any more; the library's lock keeps others off the file.
+    fn download(
+        &self,
+        file: &RepoFile,
+        watch: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Result<PathBuf, ApiError>, HubError> {
+        let (api, repo, path) = (self.api.clone(), repo(self.name), file.path.clone());
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || {
+            let result = api.repo(repo).download_with_progress(&path, Meter(send.clone()));
+            let _ = send.send(Said::Done(result));
+        });
+        let mut now = self.done;
+        loop {
+            match receive.recv_timeout(self.hub.settings().stall) {
+                Ok(Said::Bytes(bytes)) => {
+                    now += bytes as u64;
+                    watch(Event::Bytes(now));
+                }
+                Ok(Said::Done(result)) => return Ok(result),
+                Err(_) => return Err(self.stalled(file)),
+            }
+        }
+    }
+
+    /// What the library is asked, unless no answer comes.
+    fn waited<T: Send + 'static>(
+        &self,
+        file: &RepoFile,
+        ask: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, HubError> {
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || send.send(ask()));
+        receive.recv_timeout(self.hub.settings().stall).map_err(|_| self.stalled(file))
+    }
+
+    fn stalled(&self, file: &RepoFile) -> HubError {
+        let seconds = self.hub.settings().stall.as_secs_f32();
+        let reason = format!("nothing came for {seconds} s (HF_HUB_DOWNLOAD_TIMEOUT sets how long to wait)");
+        HubError::Download { name: self.name.to_string(), file: file.path.clone(), reason }
     }
 
     fn places(&self, file: &RepoFile, metadata: &Metadata) -> Result<Places, HubError> {

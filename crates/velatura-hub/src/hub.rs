@@ -14,6 +14,8 @@ use crate::name::is_plain;
 use crate::{HubError, HubName};
 
 const ENDPOINT: &str = "https://huggingface.co";
+/// Longer than the ten seconds of the hub's own tools, which try again by themselves.
+const STALL: Duration = Duration::from_secs(60);
 
 /// Where the hub is and where its files are kept.
 #[derive(Clone, Debug)]
@@ -28,11 +30,13 @@ pub struct HubSettings {
     pub offline: bool,
     /// How long to wait before a download is tried again the first time; twice as long each further time.
     pub pause: Duration,
+    /// How long to wait for the next bytes of a file before it is given up.
+    pub stall: Duration,
 }
 
 impl HubSettings {
     /// From the environment: `HF_ENDPOINT`, `HF_HUB_CACHE` or `HF_HOME`, `HF_TOKEN` or `HF_TOKEN_PATH` or the file that
-    /// logging in leaves, `HF_HUB_OFFLINE`.
+    /// logging in leaves, `HF_HUB_OFFLINE`, `HF_HUB_DOWNLOAD_TIMEOUT`.
     pub fn from_env() -> Self {
         let text =
             |name: &str| std::env::var(name).ok().map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
@@ -52,6 +56,10 @@ impl HubSettings {
             offline: text("HF_HUB_OFFLINE")
                 .is_some_and(|v| ["1", "on", "yes", "true"].contains(&v.to_lowercase().as_str())),
             pause: Duration::from_secs(1),
+            stall: text("HF_HUB_DOWNLOAD_TIMEOUT")
+                .and_then(|v| v.parse().ok())
+                .filter(|seconds| (1..=86400).contains(seconds))
+                .map_or(STALL, Duration::from_secs),
         }
     }
 }
@@ -203,6 +211,7 @@ impl Hub {
     /// The files with their sizes and checksums.
     fn listing(&self, api: &Api, name: &HubName) -> Result<Listing, HubError> {
         let request = api.repo(repo(name)).info_request().query("blobs", "true");
+        let request = request.config().timeout_global(Some(self.settings.stall)).build();
         let mut response =
             request.call().map_err(|e| self.failed(name, &ApiError::RequestError(Box::new(e))))?;
         let read = response.body_mut().with_config().limit(64 << 20).read_json::<Info>();

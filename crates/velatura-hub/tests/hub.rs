@@ -20,6 +20,7 @@ fn settings(server: &PlayedHub, cache: &Path) -> HubSettings {
         token: None,
         offline: false,
         pause: Duration::from_millis(1),
+        stall: Duration::from_secs(30),
     }
 }
 
@@ -60,6 +61,19 @@ fn pipeline(server: &PlayedHub) {
 const UNET: &str = "unet/diffusion_pytorch_model.fp16.safetensors";
 
 fn no_one(_: Event<'_>) {}
+
+#[test]
+fn a_server_that_falls_silent_is_given_up() {
+    let (server, cache) = (PlayedHub::start("owner/model"), tempfile::tempdir().unwrap());
+    pipeline(&server);
+    server.fault(UNET, Fault::StallAt(100_000));
+    let impatient = HubSettings { stall: Duration::from_millis(500), ..settings(&server, cache.path()) };
+    let began = std::time::Instant::now();
+    let error = Hub::new(impatient).fetch(&name("owner/model"), &mut no_one).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(matches!(error, HubError::Download { .. }) && error.to_string().contains(UNET), "{error}");
+    assert!(error.to_string().contains("nothing came for 0.5 s"), "{error}");
+}
 
 #[test]
 fn a_folder_is_fetched_once_and_only_what_is_needed() {

@@ -107,6 +107,55 @@ fn stochastic_samplers_give_the_deviation_of_the_data() {
 }
 
 #[test]
+fn samplers_read_the_options_that_they_say() {
+    let table = NoiseSchedule::default().table().unwrap();
+    let plain = SamplerOptions::default();
+    let churned = SamplerOptions { s_churn: 4.0, ..plain };
+    let changes = [
+        ("eta", plain, SamplerOptions { eta: Some(0.4), ..plain }),
+        ("s_churn", plain, churned),
+        ("s_tmin", churned, SamplerOptions { s_tmin: 2.0, ..churned }),
+        ("s_tmax", churned, SamplerOptions { s_tmax: Some(2.0), ..churned }),
+        // Where there is fresh noise to multiply.
+        ("s_noise", SamplerOptions { eta: Some(0.4), ..churned }, SamplerOptions {
+            eta: Some(0.4),
+            s_noise: 0.5,
+            ..churned
+        }),
+    ];
+    for entry in samplers() {
+        let run = |options: &SamplerOptions| {
+            let sampler = entry.build(options).unwrap();
+            // Restart returns to the noise from 20 steps on.
+            let plan = Plan::new(&table, sampler.grid(), &PlanRequest::new(24, Spacing::Karras)).unwrap();
+            let start = plan.start(&normal(SHAPE.len(), 2));
+            sample(&*sampler, &plan, start, 1, &mut Fresh(3), gaussian(plan.prediction, 0.5), go_on).unwrap()
+        };
+        for (option, before, after) in &changes {
+            assert_eq!(run(before) != run(after), entry.reads.contains(option), "{} {option}", entry.name);
+        }
+    }
+}
+
+/// `comfy/samplers.py`: noise is multiplied by `sqrt(1 + sigma^2)` where the first sigma is the model's last, and by sigma
+/// elsewhere; the network sees it divided by `sqrt(1 + sigma^2)`.
+#[test]
+fn noise_begins_with_a_variance_of_1_as_in_comfyui() {
+    let table = NoiseSchedule::default().table().unwrap();
+    let sampler = sampler_named("euler").unwrap();
+    let noise = normal(SHAPE.len(), 2);
+    for spacing in [Spacing::Karras, Spacing::Normal, Spacing::Simple, Spacing::SgmUniform] {
+        let plan = Plan::new(&table, sampler.grid(), &PlanRequest::new(8, spacing)).unwrap();
+        assert_ne!(plan.start(&noise), noise);
+        assert_eq!(plan.with_unit_start().start(&noise), noise);
+    }
+    let low = Plan::from_sigmas(&table, &[10.0, 1.0]).unwrap();
+    assert_eq!(low.clone().with_unit_start(), low);
+    let high = Plan::from_sigmas(&table, &[80.0, 1.0]).unwrap();
+    assert_eq!(high.with_unit_start().start(&noise), noise);
+}
+
+#[test]
 fn every_combination_finds_the_only_picture_there_is() {
     let schedules = [
         NoiseSchedule::default(),

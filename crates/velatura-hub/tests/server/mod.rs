@@ -15,6 +15,8 @@ pub enum Fault {
     CutAt(usize),
     /// The same, and nothing said how many there would be.
     NoLength(usize),
+    /// Nothing comes after so many bytes, and the connection stays open.
+    StallAt(usize),
     /// All of it is sent though only the rest was asked for.
     NoRange,
     /// One byte is another.
@@ -24,6 +26,9 @@ pub enum Fault {
     /// The commit is this.
     Commit(String),
 }
+
+/// The header of an answer whose rest never comes.
+const STALLS: &str = "X-Stalls";
 
 struct File {
     bytes: Vec<u8>,
@@ -146,7 +151,11 @@ fn serve(stream: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let answer = answer(&mut state.lock().unwrap(), &path, range.as_deref(), token);
     let mut out = stream;
     out.write_all(answer.as_slice())?;
-    out.flush()
+    out.flush()?;
+    if answer.windows(STALLS.len()).any(|part| part == STALLS.as_bytes()) {
+        std::thread::sleep(std::time::Duration::from_secs(3600));
+    }
+    Ok(())
 }
 
 /// Head and body, the connection closed behind them.
@@ -229,6 +238,10 @@ fn body(bytes: &[u8], range: Option<&str>, fault: Option<Fault>, mut heads: Vec<
     }
     match fault {
         Some(Fault::CutAt(at) | Fault::NoLength(at)) => part.truncate(at),
+        Some(Fault::StallAt(at)) => {
+            part.truncate(at);
+            heads.push((STALLS, "yes".into()));
+        }
         Some(Fault::WrongByte) => part[0] ^= 0x55,
         _ => {}
     }

@@ -279,7 +279,8 @@ mod tests {
 
     use crate::embeddings::EmbeddingRef;
     use crate::request::{
-        DeepCache, Emphasis, GuidanceOptions, PerturbedAttention, SeedOptions, SelfAttentionGuidance,
+        DeepCache, Emphasis, GuidanceOptions, PerturbedAttention, SamplingOptions, SeedOptions,
+        SelfAttentionGuidance,
     };
 
     #[test]
@@ -322,6 +323,63 @@ mod tests {
         assert_eq!(schedule("velatura 0.1.0").as_deref(), Some("Beta"));
     }
 
+    /// Keys of `sd_samplers_common.py`, `sd_samplers_kdiffusion.py` and `processing.py` of A1111 1.10.
+    #[test]
+    fn what_a1111_tells_its_samplers_is_read() {
+        let text = "a cat\nSteps: 20, Sampler: DPM++ 2S a, Schedule type: Karras, CFG scale: 7, Seed: 3, Size: 512x512, \
+                    Model hash: 45dee52b, Model: v1-5, VAE hash: 735e4c3a44, VAE: vae-ft-mse, Denoising strength: 0.6, \
+                    Hires upscale: 2, ENSD: 31337, Eta: 0.67, Sigma churn: 0.5, Sigma tmin: 0.1, Sigma tmax: 9, \
+                    Sigma noise: 1.01, Schedule rho: 5, SGM noise multiplier: True, Lora hashes: \"a: b\", \
+                    TI hashes: \"c: d\", Version: v1.10.1";
+        let read = read(text);
+        assert_eq!(read.request.sampling, SamplingOptions {
+            eta: Some(0.67),
+            s_churn: Some(0.5),
+            s_tmin: Some(0.1),
+            s_tmax: Some(9.0),
+            s_noise: Some(1.01),
+            rho: Some(5.0),
+            unit_start: true,
+            step_noise: StepNoise::Anew { kind: RngKind::Cuda, delta: 31337 },
+            ..SamplingOptions::default()
+        });
+        assert_eq!(read.model.as_deref(), Some("v1-5"));
+        assert_eq!(read.left_out, [
+            "the VAE vae-ft-mse (--vae takes one)",
+            "the picture that it starts from, or the pass that enlarges it (denoising strength 0.6)",
+            "Hires upscale: 2",
+        ]);
+        let ddim = "a cat\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 3, Eta DDIM: 0.4, RNG: CPU, ENSD: -2";
+        let sampling = parse(ddim).sampling;
+        assert_eq!(sampling.eta, Some(0.4));
+        assert_eq!(sampling.step_noise, StepNoise::Anew { kind: RngKind::Cpu, delta: -2i64 as u64 });
+    }
+
+    /// A1111 before 1.9 has the schedule in the sampler's name or none; since then "Automatic" stands for that of its table.
+    #[test]
+    fn a_schedule_that_a1111_does_not_name_is_its_own() {
+        let schedule = |sampler: &str, more: &str| {
+            parse(&format!("a cat\nSteps: 20, Sampler: {sampler}, {more}CFG scale: 7, Seed: 1")).schedule
+        };
+        let new = "Schedule type: Automatic, Version: v1.10.1, ";
+        for (sampler, old, automatic) in [
+            ("Euler a", Some("normal"), Some("normal")),
+            ("DPM++ 2M", Some("normal"), Some("karras")),
+            ("DPM++ 2M Karras", None, None),
+            ("DPM++ 2M SDE Heun", Some("normal"), Some("exponential")),
+            ("DPM++ 3M SDE", Some("normal"), Some("exponential")),
+            ("DPM2 a", Some("normal"), Some("karras")),
+            ("Restart", Some("karras"), Some("karras")),
+            ("DDIM", None, None),
+            ("UniPC", None, None),
+        ] {
+            assert_eq!(schedule(sampler, "Version: v1.6.0, ").as_deref(), old, "{sampler}");
+            assert_eq!(schedule(sampler, "").as_deref(), old, "{sampler}");
+            assert_eq!(schedule(sampler, new).as_deref(), automatic, "{sampler}");
+        }
+        assert_eq!(schedule("Euler a", "Version: velatura 0.1.0, "), None);
+    }
+
     #[test]
     fn prose_is_all_prompt() {
         assert_eq!(parse("a cat: fluffy").prompt, "a cat: fluffy");
@@ -361,6 +419,18 @@ mod tests {
             },
             freeu: Some(FreeU { s1: 0.9, s2: 0.2, b1: 1.5, b2: 1.6 }),
             deepcache: Some(DeepCache { interval: 3, branch: 1 }),
+            sampling: SamplingOptions {
+                eta: Some(0.5),
+                s_noise: Some(1.02),
+                s_churn: Some(2.0),
+                s_tmin: Some(0.1),
+                s_tmax: Some(8.5),
+                rho: Some(5.0),
+                sigmas: vec![14.5, 3.25, 0.5],
+                denoise: None,
+                unit_start: true,
+                step_noise: StepNoise::Anew { kind: RngKind::Cpu, delta: 1 },
+            },
             guidance_options: GuidanceOptions {
                 rescale: Some(0.7),
                 interval: Some([0.1, 0.8]),

@@ -3,11 +3,12 @@
 //! A1111's text form stands in the user comment, as its own files have it: the header `UNICODE` and UTF-16 in big-endian
 //! order. Velatura's JSON stands in the maker note, which is for data of the program's own and which viewers do not show.
 
-use std::io::Cursor;
+use std::io::{BufRead, Cursor, Read, Seek, SeekFrom};
 
 use exif::experimental::Writer;
 use exif::{Context, Field, In, Reader, Tag, Value};
 use image::ImageDecoder;
+use image::codecs::webp::WebPDecoder;
 
 use super::info::Texts;
 use super::png::LONGEST_TEXT;
@@ -39,12 +40,42 @@ pub(super) fn write(parameters: &str, json: Option<&str>) -> Result<Vec<u8>, exi
     Ok(out.into_inner())
 }
 
-/// Width, height and the texts of a file. EXIF that cannot be read, or a part of it, is none: pictures are often written by
+/// Width, height and the texts of a JPEG file. EXIF that cannot be read, or a part of it, is none: pictures are often written by
 /// tools that do not keep to the standard, and what is sought in them is seldom in there.
 pub(super) fn read(mut decoder: impl ImageDecoder) -> Result<(u32, u32, Texts), String> {
     let (width, height) = decoder.dimensions();
     let exif = decoder.exif_metadata().map_err(|e| e.to_string())?;
     Ok((width, height, exif.map_or(Vec::new(), texts)))
+}
+
+/// The same of a WebP file. The decoder would take as much memory for its EXIF as the file claims to have of it, so the
+/// chunk is sought here.
+pub(super) fn read_webp(mut input: impl BufRead + Seek) -> Result<(u32, u32, Texts), String> {
+    let (width, height) = WebPDecoder::new(&mut input).map_err(|e| e.to_string())?.dimensions();
+    let exif = webp_chunk(&mut input).map_err(|e| e.to_string())?;
+    Ok((width, height, exif.map_or(Vec::new(), texts)))
+}
+
+/// The EXIF chunk, behind the header of twelve bytes; nothing where it is longer than the file, or than metadata is.
+fn webp_chunk(input: &mut (impl Read + Seek)) -> std::io::Result<Option<Vec<u8>>> {
+    let end = input.seek(SeekFrom::End(0))?;
+    let mut at = 12;
+    while at + 8 <= end {
+        input.seek(SeekFrom::Start(at))?;
+        let mut header = [0; 8];
+        input.read_exact(&mut header)?;
+        let [name @ .., a, b, c, d] = header;
+        let size = u64::from(u32::from_le_bytes([a, b, c, d]));
+        if &name == b"EXIF" {
+            let fits = at + 8 + size <= end && size <= 4 * LONGEST_TEXT as u64;
+            let mut exif = vec![0; if fits { size as usize } else { 0 }];
+            input.read_exact(&mut exif)?;
+            return Ok(fits.then_some(exif));
+        }
+        // Chunks begin at even places.
+        at += 8 + size + size % 2;
+    }
+    Ok(None)
 }
 
 fn texts(exif: Vec<u8>) -> Texts {

@@ -4,7 +4,6 @@ use std::io::{BufRead, Cursor, Seek};
 use std::path::Path;
 
 use image::codecs::jpeg::JpegDecoder;
-use image::codecs::webp::WebPDecoder;
 
 use super::format::Format;
 use super::{Origin, exif};
@@ -56,7 +55,7 @@ impl PictureInfo {
             // What is none of the three is told as what it is not.
             None | Some(Format::Png) => super::png::read(input),
             Some(Format::Jpeg) => JpegDecoder::new(input).map_err(|e| e.to_string()).and_then(exif::read),
-            Some(Format::WebP) => WebPDecoder::new(input).map_err(|e| e.to_string()).and_then(exif::read),
+            Some(Format::WebP) => exif::read_webp(input),
         }
         .map_err(failed)?;
         Ok(PictureInfo { format: format.unwrap_or_default(), width, height, texts })

@@ -35,13 +35,18 @@ impl GenerateRequest {
             return Err(RequestError::ClipSkip { given, most });
         }
         let (sampler, carried) = parse_sampler(self.sampler.as_deref().unwrap_or(&defaults.sampler))?;
+        let noise = self.noise_schedule(manifest);
         let schedule = match (&self.schedule, carried) {
             (Some(name), _) => find_spacing(name)?.spacing,
             (None, Some(spacing)) => spacing,
             (None, None) if self.zero_snr == Some(true) => Spacing::Trailing,
-            (None, None) => find_spacing(&defaults.schedule)?.spacing,
+            (None, None) => {
+                // A model that wishes for no schedule of its own has its sampler's; so has another sampler, then.
+                let (own, wished) =
+                    (parse_sampler(&defaults.sampler)?.0, find_spacing(&defaults.schedule)?.spacing);
+                if wished == own.default_spacing(&noise) { sampler.default_spacing(&noise) } else { wished }
+            }
         };
-        let noise = self.noise_schedule(manifest);
         if noise.zero_snr && noise.is_flow() {
             return Err(RequestError::ZeroSnrOfFlow);
         }

@@ -9,7 +9,9 @@ use velatura_samplers::Prediction;
 use velatura_text::prompt::Dialect;
 
 use super::*;
-use crate::request::{GenerateRequest, PerturbedAttention, SelfAttentionGuidance};
+use velatura_samplers::noise::{RngKind, StepNoise};
+
+use crate::request::{GenerateRequest, PerturbedAttention, SamplingOptions, SelfAttentionGuidance};
 
 /// ComfyUI's own first workflow.
 fn default_workflow() -> Value {
@@ -28,7 +30,7 @@ fn default_workflow() -> Value {
     })
 }
 
-fn read(graph: &Value) -> FromWorkflow {
+fn read(graph: &Value) -> TakenOver {
     parse(&graph.to_string()).unwrap()
 }
 
@@ -46,6 +48,7 @@ fn the_default_workflow_is_a_request() {
         sampler: Some("euler".into()),
         schedule: Some("normal".into()),
         prompt_dialect: Dialect::ComfyUi,
+        sampling: SamplingOptions { unit_start: true, ..SamplingOptions::default() },
         ..GenerateRequest::default()
     };
     assert_eq!(read.request, expected);
@@ -134,6 +137,99 @@ fn what_is_done_to_the_model_is_taken_over() {
             "the node ImageUpscaleWithModel, behind the sampler",
         ]
     );
+}
+
+/// `SamplerCustomAdvanced` in place of the default workflow's sampler; inputs and defaults of `nodes_custom_sampler.py`.
+fn custom_workflow() -> Value {
+    let mut graph = default_workflow();
+    graph["3"] = json!({"class_type": "SamplerCustomAdvanced", "inputs": {"noise": ["50", 0], "guider": ["51", 0],
+        "sampler": ["52", 0], "sigmas": ["53", 0], "latent_image": ["5", 0]}});
+    graph["50"] = json!({"class_type": "RandomNoise", "inputs": {"noise_seed": 99}});
+    graph["51"] = json!({"class_type": "CFGGuider", "inputs": {"model": ["4", 0], "positive": ["6", 0],
+        "negative": ["7", 0], "cfg": 6.5}});
+    graph["52"] = json!({"class_type": "KSamplerSelect", "inputs": {"sampler_name": "dpmpp_2m"}});
+    graph["53"] = json!({"class_type": "BasicScheduler", "inputs": {"model": ["4", 0], "scheduler": "sgm_uniform",
+        "steps": 24, "denoise": 1}});
+    graph
+}
+
+#[test]
+fn custom_samplers_are_read() {
+    let expected = GenerateRequest {
+        seed: Some(99),
+        steps: Some(24),
+        guidance: Some(6.5),
+        sampler: Some("dpmpp_2m".into()),
+        schedule: Some("sgm_uniform".into()),
+        ..read(&default_workflow()).request
+    };
+    let advanced = read(&custom_workflow());
+    assert_eq!((advanced.request, advanced.left_out), (expected.clone(), vec![]));
+    assert_eq!(advanced.model.as_deref(), Some("v1-5-pruned-emaonly.safetensors"));
+    let mut simple = custom_workflow();
+    simple["3"] = json!({"class_type": "SamplerCustom", "inputs": {"add_noise": true, "noise_seed": 99, "cfg": 6.5,
+        "model": ["4", 0], "positive": ["6", 0], "negative": ["7", 0], "sampler": ["52", 0], "sigmas": ["53", 0],
+        "latent_image": ["5", 0]}});
+    let simple = read(&simple);
+    assert_eq!((simple.request, simple.left_out), (expected, vec![]));
+}
+
+#[test]
+fn what_nodes_tell_a_sampler_is_taken_over() {
+    let mut graph = custom_workflow();
+    graph["52"] = json!({"class_type": "SamplerEulerAncestral", "inputs": {"eta": 0.7, "s_noise": 1.05}});
+    graph["51"] = json!({"class_type": "BasicGuider", "inputs": {"model": ["4", 0], "conditioning": ["6", 0]}});
+    graph["53"] = json!({"class_type": "KarrasScheduler", "inputs": {"steps": 5, "sigma_max": 14.614642,
+        "sigma_min": 0.0291675, "rho": 6.0}});
+    let taken = read(&graph);
+    let request = &taken.request;
+    assert_eq!((request.sampler.as_deref(), request.guidance), (Some("euler_ancestral"), Some(1.0)));
+    assert_eq!((request.schedule.as_deref(), request.steps), (Some("karras"), Some(5)));
+    let gpu = StepNoise::Anew { kind: RngKind::Cuda, delta: 0 };
+    let sampling = SamplingOptions { unit_start: true, step_noise: gpu, ..SamplingOptions::default() };
+    let eta = SamplingOptions { eta: Some(0.7), s_noise: Some(1.05), rho: Some(6.0), ..sampling.clone() };
+    assert_eq!(request.sampling, eta);
+    assert_eq!((request.negative.as_str(), taken.left_out), ("", vec![]));
+
+    // Bounds of one's own are sigmas; these are of k-diffusion's `get_sigmas_karras(5, 0.1, 10.0, 7.0)`.
+    graph["53"]["inputs"] = json!({"steps": 5, "sigma_max": 10.0, "sigma_min": 0.1, "rho": 7.0});
+    graph["52"] = json!({"class_type": "SamplerDPMPP_2M_SDE",
+        "inputs": {"solver_type": "heun", "eta": 1.0, "s_noise": 1.0, "noise_device": "cpu"}});
+    let taken = read(&graph);
+    let wanted = [10.0, 4.070_104_1, 1.450_732_1, 0.432_452_8, 0.1];
+    let sigmas = &taken.request.sampling.sigmas;
+    assert!(sigmas.len() == 5 && sigmas.iter().zip(wanted).all(|(a, b)| (a / b - 1.0).abs() < 1e-6), "{sigmas:?}");
+    assert_eq!((taken.request.steps, taken.request.schedule), (None, None));
+    assert_eq!(taken.request.sampler.as_deref(), Some("dpmpp_2m_sde_heun"));
+    let cpu = StepNoise::Anew { kind: RngKind::Cpu, delta: 0 };
+    assert_eq!((taken.request.sampling.step_noise, taken.left_out), (cpu, vec![]));
+
+    graph["53"] = json!({"class_type": "ManualSigmas", "inputs": {"sigmas": "14.6, 6.5,2  0.7 0"}});
+    graph["52"] = json!({"class_type": "SamplerDPMAdaptative", "inputs": {"order": 2, "rtol": 0.05, "eta": 0.0}});
+    let taken = read(&graph);
+    assert_eq!(taken.request.sampling.sigmas, [14.6, 6.5, 2.0, 0.7, 0.0]);
+    assert_eq!(taken.left_out, ["order 2 of the node SamplerDPMAdaptative"]);
+}
+
+#[test]
+fn what_is_done_to_sigmas_and_prompts_on_the_way_is_told() {
+    let mut graph = custom_workflow();
+    graph["54"] = json!({"class_type": "SplitSigmas", "inputs": {"sigmas": ["53", 0], "step": 3}});
+    graph["53"]["inputs"]["denoise"] = json!(0.6);
+    graph["3"]["inputs"]["sigmas"] = json!(["54", 0]);
+    graph["50"]["class_type"] = json!("DisableNoise");
+    graph["51"] = json!({"class_type": "DualCFGGuider", "inputs": {"model": ["4", 0], "cond1": ["6", 0],
+        "cond2": ["7", 0], "negative": ["7", 0], "cfg_conds": 5.0, "cfg_cond2_negative": 2.0}});
+    let taken = read(&graph);
+    assert_eq!((taken.request.steps, taken.request.guidance), (Some(24), Some(5.0)));
+    for says in ["SplitSigmas", "denoise of 0.6", "adds no noise", "second prompt"] {
+        assert!(taken.left_out.iter().any(|left| left.contains(says)), "{says}: {:?}", taken.left_out);
+    }
+    // Circles and what is no node.
+    graph["54"]["inputs"]["sigmas"] = json!(["54", 0]);
+    graph["3"]["inputs"]["sampler"] = json!(["3", 0]);
+    graph["3"]["inputs"]["guider"] = json!(["nowhere", 0]);
+    assert_eq!(read(&graph).request.sampler, None);
 }
 
 #[test]

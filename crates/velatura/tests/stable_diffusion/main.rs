@@ -8,4 +8,5 @@ mod pictures;
 mod pipelines;
 mod prompts;
 mod runs;
+mod sampling;
 mod xl;

@@ -47,6 +47,11 @@ impl Expected {
         Self::open("stable_diffusion_deepcache")
     }
 
+    /// Stable Diffusion 1.5 with what samplers and schedules are told beyond their names.
+    pub fn sampling() -> Self {
+        Self::open("stable_diffusion_sampling")
+    }
+
     fn open(name: &str) -> Self {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
         Expected(SafetensorsFile::open(folder.join(format!("{name}.safetensors"))).unwrap())
