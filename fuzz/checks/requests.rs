@@ -43,6 +43,9 @@ fn decided(request: &GenerateRequest) {
     let Ok(decided) = request.resolve(manifest(), Precision::F32) else { return };
     let again = decided.resolve(manifest(), Precision::F32).expect("what was decided can be decided");
     assert_eq!(again, decided);
+    if let Ok(levels) = decided.noise_levels(manifest()) {
+        assert!(levels.windows(2).all(|pair| pair[0] >= pair[1]), "{levels:?}");
+    }
     let json = serde_json::to_string(&decided).expect("a request can be stored");
     assert_eq!(GenerateRequest::from_json(&json).expect("what was stored can be read"), decided);
 }

@@ -217,9 +217,11 @@ impl Plan {
     /// it is.
     #[must_use]
     pub fn with_unit_start(mut self) -> Self {
+        if self.path == Path::Flow {
+            return self;
+        }
         let most = self.table.sigma_at(self.table.last_timestep());
-        let full = |step: &Step| step.from.ratio() >= most * (1.0 - 1e-5);
-        if self.path == Path::VariancePreserving && self.steps.first().is_some_and(full) {
+        if self.steps.first().is_some_and(|step| step.from.ratio() >= most * (1.0 - 1e-5)) {
             self.init_scale = 1.0;
         }
         self

@@ -117,11 +117,11 @@ fn samplers_read_the_options_that_they_say() {
         ("s_tmin", churned, SamplerOptions { s_tmin: 2.0, ..churned }),
         ("s_tmax", churned, SamplerOptions { s_tmax: Some(2.0), ..churned }),
         // Where there is fresh noise to multiply.
-        ("s_noise", SamplerOptions { eta: Some(0.4), ..churned }, SamplerOptions {
-            eta: Some(0.4),
-            s_noise: 0.5,
-            ..churned
-        }),
+        (
+            "s_noise",
+            SamplerOptions { eta: Some(0.4), ..churned },
+            SamplerOptions { eta: Some(0.4), s_noise: 0.5, ..churned },
+        ),
     ];
     for entry in samplers() {
         let run = |options: &SamplerOptions| {
@@ -153,6 +153,9 @@ fn noise_begins_with_a_variance_of_1_as_in_comfyui() {
     assert_eq!(low.clone().with_unit_start(), low);
     let high = Plan::from_sigmas(&table, &[80.0, 1.0]).unwrap();
     assert_eq!(high.with_unit_start().start(&noise), noise);
+    let flow = NoiseSchedule::rectified_flow(3.0).table().unwrap();
+    let plan = Plan::new(&flow, sampler.grid(), &PlanRequest::new(8, Spacing::Trailing)).unwrap();
+    assert_eq!(plan.with_unit_start().start(&noise), noise);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::memory::RunPlan;
 use crate::opened::{Opened, Weights};
 use crate::pipeline::{self, Job, Work};
 use crate::plans::{Needs, Part, PlanFailure, PlanKey, Plans, SharedPlan};
-use crate::preview::CleanLatents;
+use crate::preview::{CleanLatents, Previewer};
 use crate::prompt::{PromptStyle, Reader};
 use crate::request::{GenerateRequest, Precision, Settings};
 use crate::source::WeightSource;
@@ -46,6 +46,8 @@ pub struct Engine {
     remarks: Vec<String>,
     refiner: Option<Box<Engine>>,
     embeddings: Arc<EmbeddingsFolder>,
+    /// What makes previews while a run is at work.
+    previewer: Option<Arc<Engine>>,
 }
 
 /// What came of a request.
@@ -217,6 +219,20 @@ impl Engine {
         Err(Error::Refiner { file, model: own.name.clone(), reason })
     }
 
+    /// With previews in mind: what they need is part of what runs are planned to need.
+    #[must_use]
+    pub fn with_previewer(mut self, previewer: &Previewer) -> Self {
+        self.previewer = match previewer {
+            Previewer::Tiny(engine) => Some(Arc::clone(engine)),
+            Previewer::Linear(_) => None,
+        };
+        self
+    }
+
+    pub(crate) fn previewer(&self) -> Option<&Engine> {
+        self.previewer.as_deref()
+    }
+
     /// With embeddings that prompts may name; the refiner's too.
     #[must_use]
     pub fn with_embeddings(mut self, folder: Arc<EmbeddingsFolder>) -> Self {
@@ -270,6 +286,7 @@ impl Engine {
             remarks,
             refiner: None,
             embeddings: Arc::default(),
+            previewer: None,
         }
     }
 

@@ -108,6 +108,12 @@ pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     }
     if !quiet {
         lost.iter().for_each(|what| terminal::remark(&format!("warning: left out: {what}")));
+        if model.scaled() > 0 && args.storage.is_none() && format != Format::Gguf {
+            let n = model.scaled();
+            terminal::remark(&format!(
+                "note: {n} scaled weights are written as f32, which holds all of them; --storage f16 takes half"
+            ));
+        }
         remarks(&model).iter().for_each(|what| terminal::remark(&format!("note: not written: {what}")));
     }
     write(args, &model, format, quiet)

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use serde_json::json;
+use velatura::preview::Previewer;
 use velatura::{Engine, EngineOptions, GenerateRequest, RunPlan};
 
 use super::generate;
@@ -38,6 +39,13 @@ pub fn run(args: &Args, quiet: bool) -> Result<(), Failure> {
     let located = models::located(first, quiet)?;
     let options = EngineOptions { threads: args.threads, memory: args.memory, one_run: requests.len() == 1 };
     let engine = Engine::for_request(&located, options)?.with_embeddings(Arc::new(embeddings));
+    let engine = match args.show.preview_by_model() {
+        Some(name) => {
+            let previewer = Previewer::tiny(&engine, &models::locate(name, quiet)?)?;
+            engine.with_previewer(&previewer)
+        }
+        None => engine,
+    };
     // Several prompts are one run after another: the peak is the greatest one's, the time that of all.
     let plans = requests.iter().map(|request| engine.plan_run(request)).collect::<Result<Vec<_>, _>>()?;
     let seconds = plans.iter().map(|plan| engine.expected_seconds(plan)).sum();

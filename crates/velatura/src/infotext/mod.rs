@@ -173,7 +173,8 @@ pub fn read(text: &str) -> TakenOver {
 /// Whether the schedule has a key of its own: A1111 since 1.9, and Forge.
 fn is_new(version: &str) -> bool {
     let minor = version.strip_prefix("v1.").and_then(|rest| rest.split('.').next());
-    minor.and_then(|minor| minor.parse::<u32>().ok()).is_some_and(|minor| minor >= 9) || version.starts_with('f')
+    minor.and_then(|minor| minor.parse::<u32>().ok()).is_some_and(|minor| minor >= 9)
+        || version.starts_with('f')
 }
 
 /// What a pair that is not known says, unless it changes nothing of the picture.
@@ -332,24 +333,31 @@ mod tests {
                     Sigma noise: 1.01, Schedule rho: 5, SGM noise multiplier: True, Lora hashes: \"a: b\", \
                     TI hashes: \"c: d\", Version: v1.10.1";
         let read = read(text);
-        assert_eq!(read.request.sampling, SamplingOptions {
-            eta: Some(0.67),
-            s_churn: Some(0.5),
-            s_tmin: Some(0.1),
-            s_tmax: Some(9.0),
-            s_noise: Some(1.01),
-            rho: Some(5.0),
-            unit_start: true,
-            step_noise: StepNoise::Anew { kind: RngKind::Cuda, delta: 31337 },
-            ..SamplingOptions::default()
-        });
+        assert_eq!(
+            read.request.sampling,
+            SamplingOptions {
+                eta: Some(0.67),
+                s_churn: Some(0.5),
+                s_tmin: Some(0.1),
+                s_tmax: Some(9.0),
+                s_noise: Some(1.01),
+                rho: Some(5.0),
+                unit_start: true,
+                step_noise: StepNoise::Anew { kind: RngKind::Cuda, delta: 31337 },
+                ..SamplingOptions::default()
+            }
+        );
         assert_eq!(read.model.as_deref(), Some("v1-5"));
-        assert_eq!(read.left_out, [
-            "the VAE vae-ft-mse (--vae takes one)",
-            "the picture that it starts from, or the pass that enlarges it (denoising strength 0.6)",
-            "Hires upscale: 2",
-        ]);
-        let ddim = "a cat\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 3, Eta DDIM: 0.4, RNG: CPU, ENSD: -2";
+        assert_eq!(
+            read.left_out,
+            [
+                "the VAE vae-ft-mse (--vae takes one)",
+                "the picture that it starts from, or the pass that enlarges it (denoising strength 0.6)",
+                "Hires upscale: 2",
+            ]
+        );
+        let ddim =
+            "a cat\nSteps: 20, Sampler: DDIM, CFG scale: 7, Seed: 3, Eta DDIM: 0.4, RNG: CPU, ENSD: -2";
         let sampling = parse(ddim).sampling;
         assert_eq!(sampling.eta, Some(0.4));
         assert_eq!(sampling.step_noise, StepNoise::Anew { kind: RngKind::Cpu, delta: -2i64 as u64 });

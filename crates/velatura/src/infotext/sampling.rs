@@ -33,7 +33,9 @@ pub(super) fn write(options: &SamplingOptions, sampler: &str, rng: RngKind, pair
     }
     match options.step_noise {
         StepNoise::Continue => {}
-        StepNoise::Anew { kind, delta } if kind == rng && delta != 0 => pairs.push((DELTA, (delta as i64).to_string())),
+        StepNoise::Anew { kind, delta } if kind == rng && delta != 0 => {
+            pairs.push((DELTA, (delta as i64).to_string()))
+        }
         StepNoise::Anew { kind, delta } => {
             pairs.push((STEP_NOISE, format!("{} {delta}", if kind == RngKind::Cpu { "CPU" } else { "NV" })));
         }
@@ -74,8 +76,8 @@ pub(super) fn automatic(sampler: Option<&str>, new: bool) -> Option<String> {
         "dpmpp_2m" | "dpmpp_sde" | "dpmpp_2s_ancestral" | "dpm_2" | "dpm_2_ancestral" if new => "karras",
         "dpmpp_2m_sde" | "dpmpp_2m_sde_heun" | "dpmpp_3m_sde" if new => "exponential",
         "restart" => "karras",
-        "euler" | "euler_ancestral" | "lms" | "heun" | "dpmpp_2m" | "dpmpp_sde" | "dpmpp_2s_ancestral" | "dpm_2"
-        | "dpm_2_ancestral" | "dpmpp_2m_sde" | "dpmpp_2m_sde_heun" | "dpmpp_3m_sde" => "normal",
+        "euler" | "euler_ancestral" | "lms" | "heun" | "dpmpp_2m" | "dpmpp_sde" | "dpmpp_2s_ancestral"
+        | "dpm_2" | "dpm_2_ancestral" | "dpmpp_2m_sde" | "dpmpp_2m_sde_heun" | "dpmpp_3m_sde" => "normal",
         _ => return None,
     };
     Some(schedule.into())

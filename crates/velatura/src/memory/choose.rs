@@ -3,7 +3,9 @@
 use super::parts::{Choice, Kind, Part, parts};
 use super::{Decision, PartPlan, RunPlan, available};
 use crate::engine::Engine;
+use crate::networks::Network;
 use crate::pipeline::{Job, MOST_TOGETHER, PIXELS_TOGETHER, TILE};
+use crate::plans::PlanKey;
 use crate::request::{GenerateRequest, Precision, RequestError, Settings, Tiling};
 use crate::{Error, Task};
 
@@ -19,6 +21,16 @@ pub(crate) fn group_sizes(pictures: usize, together: usize) -> Vec<usize> {
             now
         })
         .collect()
+}
+
+/// Bytes that a preview of this size takes while a run is at work: its weights, its activations, its values.
+fn preview(previewer: &Engine, width: usize, height: usize) -> Result<u64, Error> {
+    let factor = previewer.manifest().latent_factor() as usize;
+    let (height, width) = (height / factor, width / factor);
+    let precision = previewer.default_precision();
+    let needs = previewer.needs(PlanKey { network: Network::Decode, batch: 1, height, width, precision })?;
+    let weights: usize = needs.weights.values().sum();
+    Ok((weights + needs.arena + height * width * factor * factor * 3 * 5) as u64)
 }
 
 /// A run while it is being made to fit.
@@ -44,6 +56,9 @@ impl Fit<'_> {
             * (pixels / u64::from(self.engine.manifest().latent_factor()).pow(2).max(1));
         let largest = self.parts.iter().flat_map(|part| part.packed.last()).max().copied().unwrap_or(0);
         self.pictures = self.jobs.len() as u64 * pixels * 3 + pixels * 4 * 7 + latents * 4 * 8 + largest;
+        if let Some(previewer) = self.engine.previewer() {
+            self.pictures += preview(previewer, width, height)?;
+        }
         Ok(())
     }
 

@@ -21,7 +21,7 @@ pub struct RunPlan {
     pub parts: Vec<PartPlan>,
     /// What was decided so that the run fits, in the order in which it was.
     pub decisions: Vec<Decision>,
-    /// Bytes of finished pictures, latents and the largest weight on its way from the file.
+    /// Bytes of finished pictures, latents and the largest weight on its way from the file, and of what makes previews.
     pub pictures: u64,
     /// The most bytes held at once: packed weights, activations and pictures.
     pub peak: u64,

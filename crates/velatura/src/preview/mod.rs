@@ -9,6 +9,7 @@ mod shipped;
 pub use self::linear::LatentRgb;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::engine::{Engine, EngineOptions};
 use crate::opened::Opened;
@@ -53,7 +54,7 @@ pub enum Previewer {
     /// Each pixel of the latent one of the preview, its colour a linear function of the channels. It takes no time.
     Linear(LatentRgb),
     /// By a tiny autoencoder's decoder (TAESD), in the picture's size.
-    Tiny(Box<Engine>),
+    Tiny(Arc<Engine>),
 }
 
 impl Previewer {
@@ -63,7 +64,7 @@ impl Previewer {
     }
 
     /// By an autoencoder other than the model's own: a file or folder, as [`GenerateRequest::vae`](crate::GenerateRequest::vae)
-    /// takes it. What it needs comes on top of what the run was planned to need.
+    /// takes it. What it needs is in the plans of an engine that is told of it ([`Engine::with_previewer`]).
     ///
     /// # Errors
     /// As [`Engine::for_request`] for the autoencoder.
@@ -71,7 +72,7 @@ impl Previewer {
         let own = || RequestError::Vae { model: format!("the model {:?}", engine.manifest().name) };
         let model = engine.model_path().filter(|_| engine.file().is_none()).ok_or_else(own)?;
         let decoder = Engine::of(Opened::path(model, Some(vae))?, EngineOptions::default());
-        Ok(Previewer::Tiny(Box::new(decoder.on_runtime_of(engine))))
+        Ok(Previewer::Tiny(Arc::new(decoder.on_runtime_of(engine))))
     }
 
     /// One picture of those that are made together; nothing where there are fewer.

@@ -105,7 +105,9 @@ pub enum RequestError {
     #[error("{0}")]
     SamplerOption(velatura_samplers::OptionError),
     /// A share of the picture that is noised away, out of range.
-    #[error("denoise is {0}, but must be above 0 and at most 1 (0.8 keeps the rough layout, 0.3 most of the picture)")]
+    #[error(
+        "denoise is {0}, but must be above 0 and at most 1 (0.8 keeps the rough layout, 0.3 most of the picture)"
+    )]
     Denoise(f64),
     /// Two ways to say how much of a picture is noised away.
     #[error("strength and denoise say the same thing in two ways; leave one of them out")]

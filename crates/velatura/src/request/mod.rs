@@ -23,7 +23,7 @@ pub use error::RequestError;
 pub use guidance::{GuidanceOptions, MOST_BLUR, PerturbedAttention, SelfAttentionGuidance};
 pub use noise::{SeedOptions, SeedVariation};
 pub use precision::Precision;
-pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_STRENGTH};
+pub use resolve::{IMAGE_GUIDANCE, NOISE_LEVEL, STRENGTH, XL_MASK_STRENGTH, XL_STRENGTH};
 pub use sampling::SamplingOptions;
 pub(crate) use settings::Settings;
 pub use tiling::Tiling;

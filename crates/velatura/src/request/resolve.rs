@@ -12,6 +12,8 @@ pub(super) const REFINER_SWITCH: f32 = 0.8;
 pub const STRENGTH: f64 = 0.8;
 /// The same for Stable Diffusion XL.
 pub const XL_STRENGTH: f64 = 0.3;
+/// The same for Stable Diffusion XL with a mask: the picture is not looked at, but for its colours.
+pub const XL_MASK_STRENGTH: f64 = 0.9999;
 /// Guidance by the picture where a request to a model that edits pictures names none, as in diffusers.
 pub const IMAGE_GUIDANCE: f32 = 1.5;
 /// Noise over the picture where a request to an upscaler names none, as in diffusers.
@@ -108,7 +110,8 @@ impl GenerateRequest {
             Task::TextToImage | Task::Inpainting => {
                 let xl = manifest.unet.addition_embed_type.is_some();
                 let usual = match (&self.mask, xl) {
-                    (Some(_), _) => 1.0,
+                    (Some(_), true) => XL_MASK_STRENGTH,
+                    (Some(_), false) => 1.0,
                     (None, true) => XL_STRENGTH,
                     (None, false) => STRENGTH,
                 };

@@ -71,6 +71,15 @@ impl GenerateRequest {
         (all - switch * all).round_ties_even() as f32
     }
 
+    /// The noise levels at which the steps of a run begin, as ratios of noise to signal, from a
+    /// request that went through [`GenerateRequest::resolve`].
+    ///
+    /// # Errors
+    /// A run that cannot be laid out.
+    pub fn noise_levels(&self, manifest: &ModelManifest) -> Result<Vec<f64>, crate::Error> {
+        Ok(self.settings(manifest)?.plan.steps.iter().map(|step| step.from.ratio()).collect())
+    }
+
     /// What the pipeline runs on, from a request that went through [`GenerateRequest::resolve`].
     pub(crate) fn settings(&self, manifest: &ModelManifest) -> Result<Settings, crate::Error> {
         let defaults = &manifest.defaults;

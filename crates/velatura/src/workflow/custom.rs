@@ -164,7 +164,9 @@ impl<'a> Reader<'a> {
                 "ExponentialScheduler" => Some("exponential"),
                 "PolyexponentialScheduler" => Some("polyexponential"),
                 "SDTurboScheduler" => Some("turbo"),
-                "AlignYourStepsScheduler" if self.word(node, "model_type") == Some("SDXL") => Some("ays_sdxl"),
+                "AlignYourStepsScheduler" if self.word(node, "model_type") == Some("SDXL") => {
+                    Some("ays_sdxl")
+                }
                 "AlignYourStepsScheduler" => Some("ays"),
                 "BetaSamplingScheduler" => {
                     for key in ["alpha", "beta"] {
@@ -203,12 +205,14 @@ impl<'a> Reader<'a> {
         let spacing = request.schedule.as_deref().and_then(|name| find_spacing(name).ok()).map(|e| e.spacing);
         let usual = if spacing == Some(Spacing::Karras) { 7.0 } else { 1.0 };
         request.sampling.rho = rho.filter(|rho| *rho != usual);
-        let (Some(spacing), Some(most), Some(least), Some(steps)) = (spacing, most, least, request.steps) else {
+        let (Some(spacing), Some(most), Some(least), Some(steps)) = (spacing, most, least, request.steps)
+        else {
             return;
         };
         if (most, least) != (SIGMA_MAX, SIGMA_MIN) {
             // As many as a request may list; more are refused with the number of its steps.
-            let levels = spacing.between(most, least, steps.min(crate::request::MOST_STEPS + 1) as usize, rho);
+            let levels =
+                spacing.between(most, least, steps.min(crate::request::MOST_STEPS + 1) as usize, rho);
             request.sampling.sigmas = levels.unwrap_or_default();
             if !request.sampling.sigmas.is_empty() {
                 (request.steps, request.schedule, request.sampling.rho) = (None, None, None);

@@ -52,7 +52,10 @@ impl<'a> Reader<'a> {
         request.sampling.unit_start = true;
         let sampler = request.sampler.as_deref().unwrap_or_default();
         let stochastic = find_sampler(sampler).is_ok_and(|entry| entry.stochastic);
-        if stochastic || request.sampling.eta.is_some_and(|eta| eta > 0.0) || request.sampling.s_churn.is_some() {
+        if stochastic
+            || request.sampling.eta.is_some_and(|eta| eta > 0.0)
+            || request.sampling.s_churn.is_some()
+        {
             let on_cpu = BROWNIAN.contains(&sampler);
             let kind = if on_cpu { RngKind::Cpu } else { RngKind::Cuda };
             request.sampling.step_noise = StepNoise::Anew { kind, delta: 0 };

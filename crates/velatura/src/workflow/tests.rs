@@ -178,7 +178,8 @@ fn custom_samplers_are_read() {
 fn what_nodes_tell_a_sampler_is_taken_over() {
     let mut graph = custom_workflow();
     graph["52"] = json!({"class_type": "SamplerEulerAncestral", "inputs": {"eta": 0.7, "s_noise": 1.05}});
-    graph["51"] = json!({"class_type": "BasicGuider", "inputs": {"model": ["4", 0], "conditioning": ["6", 0]}});
+    graph["51"] =
+        json!({"class_type": "BasicGuider", "inputs": {"model": ["4", 0], "conditioning": ["6", 0]}});
     graph["53"] = json!({"class_type": "KarrasScheduler", "inputs": {"steps": 5, "sigma_max": 14.614642,
         "sigma_min": 0.0291675, "rho": 6.0}});
     let taken = read(&graph);
@@ -198,14 +199,18 @@ fn what_nodes_tell_a_sampler_is_taken_over() {
     let taken = read(&graph);
     let wanted = [10.0, 4.070_104_1, 1.450_732_1, 0.432_452_8, 0.1];
     let sigmas = &taken.request.sampling.sigmas;
-    assert!(sigmas.len() == 5 && sigmas.iter().zip(wanted).all(|(a, b)| (a / b - 1.0).abs() < 1e-6), "{sigmas:?}");
+    assert!(
+        sigmas.len() == 5 && sigmas.iter().zip(wanted).all(|(a, b)| (a / b - 1.0).abs() < 1e-6),
+        "{sigmas:?}"
+    );
     assert_eq!((taken.request.steps, taken.request.schedule), (None, None));
     assert_eq!(taken.request.sampler.as_deref(), Some("dpmpp_2m_sde_heun"));
     let cpu = StepNoise::Anew { kind: RngKind::Cpu, delta: 0 };
     assert_eq!((taken.request.sampling.step_noise, taken.left_out), (cpu, vec![]));
 
     graph["53"] = json!({"class_type": "ManualSigmas", "inputs": {"sigmas": "14.6, 6.5,2  0.7 0"}});
-    graph["52"] = json!({"class_type": "SamplerDPMAdaptative", "inputs": {"order": 2, "rtol": 0.05, "eta": 0.0}});
+    graph["52"] =
+        json!({"class_type": "SamplerDPMAdaptative", "inputs": {"order": 2, "rtol": 0.05, "eta": 0.0}});
     let taken = read(&graph);
     assert_eq!(taken.request.sampling.sigmas, [14.6, 6.5, 2.0, 0.7, 0.0]);
     assert_eq!(taken.left_out, ["order 2 of the node SamplerDPMAdaptative"]);

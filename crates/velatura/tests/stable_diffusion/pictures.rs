@@ -489,6 +489,9 @@ fn a_tiny_autoencoder_shows_what_becomes_of_a_picture() {
     let options = EngineOptions { threads: Some(2), ..EngineOptions::default() };
     let engine = Engine::for_request(&request, options).unwrap();
     let previewer = Previewer::tiny(&engine, &decoder).unwrap();
+    let without = engine.plan_run(&request).unwrap().peak;
+    let engine = engine.with_previewer(&previewer);
+    let more = engine.plan_run(&request).unwrap().peak - without;
     let mut last = None;
     let mut observe = |progress: Progress<'_>| {
         if let Progress::Step { clean, .. } = progress {
@@ -498,6 +501,10 @@ fn a_tiny_autoencoder_shows_what_becomes_of_a_picture() {
         }
     };
     engine.generate(&request, &mut observe, &CancelToken::default()).unwrap();
+    // What the previews took was in the plan.
+    let Previewer::Tiny(by) = &previewer else { panic!("by a tiny autoencoder") };
+    let (weights, activations) = by.memory();
+    assert!(weights > 0 && activations > 0 && more >= (weights + activations) as u64, "{more}");
     // After the last step the clean latent is the picture's own.
     let with = GenerateRequest { vae: Some(decoder.to_str().unwrap().into()), ..request };
     let made = Engine::for_request(&with, options).unwrap();

@@ -41,6 +41,11 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
     let options = EngineOptions { threads: args.threads, memory: args.memory, one_run };
     let engine = Engine::for_request(&located, options)?;
     let engine = engine.with_embeddings(Arc::new(embeddings));
+    let mut screen = Screen::new(&args.show, &engine, quiet)?;
+    let engine = match screen.previewer() {
+        Some(previewer) => engine.with_previewer(previewer),
+        None => engine,
+    };
     let plans = asked.iter().map(|asked| engine.plan_run(asked)).collect::<Result<Vec<_>, _>>()?;
     let mut decisions = Vec::new();
     for decision in plans.iter().flat_map(|plan| &plan.decisions) {
@@ -50,7 +55,6 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         }
     }
     let requests: Vec<GenerateRequest> = plans.into_iter().map(|plan| plan.request).collect();
-    let mut screen = Screen::new(&args.show, &engine, quiet)?;
     let targets = targets(&args.output, encoding, &requests)?;
     if let (Some((_, Some(origin))), Some(request)) = (&from, requests.first()) {
         warn_of_changes(origin, &engine, request)?;
@@ -221,7 +225,9 @@ pub(super) fn read_origin(path: &str) -> Result<(GenerateRequest, Option<Origin>
         let found = models::of_another_tool(&model);
         terminal::remark(&match &found {
             Some(path) => format!("note: {name} was made with {model}; taking {}", path.display()),
-            None => format!("note: {name} was made with {model}, which is not in the models folder; --model takes one"),
+            None => format!(
+                "note: {name} was made with {model}, which is not in the models folder; --model takes one"
+            ),
         });
         request.model = found.and_then(|path| path.into_os_string().into_string().ok());
     }

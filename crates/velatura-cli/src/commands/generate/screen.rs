@@ -71,6 +71,11 @@ impl Screen {
         Ok(Screen { preview, show: protocol.filter(|_| args.show) })
     }
 
+    /// What makes the previews, where there are any.
+    pub fn previewer(&self) -> Option<&Previewer> {
+        self.preview.as_ref().map(|preview| &preview.by)
+    }
+
     /// A step was done.
     pub fn step(&mut self, latents: &CleanLatents<'_>, bar: &Bar) {
         let Some(preview) = &mut self.preview else { return };

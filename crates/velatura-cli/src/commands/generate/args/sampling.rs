@@ -54,7 +54,13 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     rho: Option<f64>,
     /// Noise levels in place of a schedule, falling, as in 14.6,6,2.5,1,0.3; as many steps are taken
-    #[arg(long, value_name = "LIST", value_delimiter = ',', allow_negative_numbers = true, conflicts_with = "schedule")]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        allow_negative_numbers = true,
+        conflicts_with = "schedule"
+    )]
     sigmas: Vec<f64>,
     /// Begin with noise of variance 1, as ComfyUI does and A1111 with "SGM noise multiplier"
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -78,7 +84,8 @@ impl SamplingArgs {
         if let Some(name) = &self.step_noise
             && step_noise(name, request.rng).is_none()
         {
-            let text = "--step-noise must be continue, comfy, comfy-cpu, or a whole number to add to the seed";
+            let text =
+                "--step-noise must be continue, comfy, comfy-cpu, or a whole number to add to the seed";
             return Err(Failure::Usage(text.into()));
         }
         let strength = request.seeds.variation.map(|variation| variation.strength);

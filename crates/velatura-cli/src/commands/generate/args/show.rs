@@ -21,6 +21,16 @@ pub struct ShowArgs {
     pub show: bool,
 }
 
+impl ShowArgs {
+    /// The tiny autoencoder that makes previews.
+    pub fn preview_by_model(&self) -> Option<&str> {
+        match &self.preview {
+            PreviewBy::Tiny(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
 /// How pictures are made visible while they are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PreviewBy {
