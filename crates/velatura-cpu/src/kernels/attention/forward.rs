@@ -318,14 +318,14 @@ unsafe fn against_known<P: Product, const N: usize>(b: &Block<'_>) -> bool {
         }
         multiply::<P, N>(b.keys_rows(), b.queries_lanes::<P, N>(), b.keys, b.units, &mut weights);
         let total = weights.total;
-        for j in 0..N {
-            if !total[j].all_below(GREATEST_SUM) {
+        for total in &total {
+            if !total.all_below(GREATEST_SUM) {
                 return false;
             }
         }
-        for j in 0..N {
+        for (j, total) in total.iter().enumerate() {
             let sum = b.sum.add(j * lanes);
-            P::V::load(sum).add(total[j]).store(sum);
+            P::V::load(sum).add(*total).store(sum);
         }
         let mut add = Accumulate { to: b.out, stride: N * lanes };
         b.weigh_values::<P, N>(&mut add);
