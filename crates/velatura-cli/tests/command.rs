@@ -542,17 +542,21 @@ fn a_plan_tells_what_a_run_would_need_and_the_run_keeps_to_it() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     };
-    let free = json(&plan(&["--json"]));
+    // What several prompts share is kept from one to the next; one alone gives each network back after use.
+    let once = json(&plan(&["--json"]));
+    let several = |more: &[&str]| plan(&[&["--prompt", "a dog"], more].concat());
+    let free = json(&several(&["--json"]));
     let peak = free["peak"].as_u64().unwrap();
+    assert!(once["peak"].as_u64().unwrap() < peak && once["decisions"] == serde_json::json!([]));
     let of =
         |part: &serde_json::Value| part["weights"].as_u64().unwrap() + part["activations"].as_u64().unwrap();
     let parts: u64 = free["parts"].as_array().unwrap().iter().map(of).sum();
     assert_eq!(peak, parts + free["pictures"].as_u64().unwrap());
     assert!(free["expected_seconds"].as_f64().unwrap() > 0.0 && free["decisions"] == serde_json::json!([]));
     let less = (peak - 1).to_string();
-    let tight = json(&plan(&["--json", "--memory", &less]));
+    let tight = json(&several(&["--json", "--memory", &less]));
     assert_eq!(tight["decisions"][0], "released");
-    let table = text(&plan(&["--memory", &less]).stdout);
+    let table = text(&several(&["--memory", &less]).stdout);
     assert!(table.contains("denoiser") && table.contains("released after use"), "{table}");
     assert!(listing(&work).is_empty(), "a plan writes nothing");
 
