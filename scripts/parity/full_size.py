@@ -19,6 +19,7 @@ import json
 import math
 import pathlib
 import subprocess
+import sys
 import time
 
 import numpy as np
@@ -174,12 +175,15 @@ def main():
     p.add_argument("--batch", type=int, default=1, help="pictures of a run, with seeds that count up")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--single-file", action="store_true", help="velatura reads a file in the original naming")
-    p.add_argument("--reference-only", action="store_true", help="stop when diffusers is done")
+    p.add_argument("--reference-only", action="store_true", help="make the files and stop when diffusers is done")
     a = p.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(a.threads)
     width, height = (int(n) for n in a.size.split("x"))
-    if not (a.folder / "model_index.json").exists():
+    if not a.reference_only:
+        # In a process of its own, whose memory is given back: a large model does not fit beside what it leaves behind.
+        subprocess.run([sys.executable, *sys.argv, "--reference-only"], check=True)
+    elif not (a.folder / "model_index.json").exists():
         make(a.model, a.folder)
     known = a.folder / "reference.safetensors"
     asked = {}
@@ -187,13 +191,13 @@ def main():
         with safe_open(known, "pt") as file:
             asked = json.loads(file.metadata()["request"])
     wanted = [width, height, asked_steps(a.model, a.steps), a.batch]
-    if [asked.get(key) for key in ("width", "height", "steps", "batch")] != wanted:
+    if a.reference_only and [asked.get(key) for key in ("width", "height", "steps", "batch")] != wanted:
         reference(a.model, a.folder, width, height, a.steps, a.batch)
         gc.collect()
     model = a.folder
     if a.single_file:
         model = a.folder / f"{a.model}.safetensors"
-        if not model.exists():
+        if a.reference_only and not model.exists():
             single_file(a.model, a.folder, model)
             gc.collect()
     if a.reference_only:
