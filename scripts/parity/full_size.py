@@ -166,6 +166,23 @@ def compare(theirs, ours):
     print(f"picture: {10 * math.log10(255 ** 2 / max(difference.item(), 1e-9)):.1f} dB")
 
 
+def prepare(a, known, model):
+    """Makes what is not there yet: the pipeline, what diffusers makes of it, the single file."""
+    width, height = (int(n) for n in a.size.split("x"))
+    if not (a.folder / "model_index.json").exists():
+        make(a.model, a.folder)
+    asked = {}
+    if known.exists():
+        with safe_open(known, "pt") as file:
+            asked = json.loads(file.metadata()["request"])
+    wanted = [width, height, asked_steps(a.model, a.steps), a.batch]
+    if [asked.get(key) for key in ("width", "height", "steps", "batch")] != wanted:
+        reference(a.model, a.folder, width, height, a.steps, a.batch)
+        gc.collect()
+    if not model.exists():
+        single_file(a.model, a.folder, model)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", choices=MODELS)
@@ -179,29 +196,13 @@ def main():
     a = p.parse_args()
     torch.set_grad_enabled(False)
     torch.set_num_threads(a.threads)
-    width, height = (int(n) for n in a.size.split("x"))
-    if not a.reference_only:
-        # In a process of its own, whose memory is given back: a large model does not fit beside what it leaves behind.
-        subprocess.run([sys.executable, *sys.argv, "--reference-only"], check=True)
-    elif not (a.folder / "model_index.json").exists():
-        make(a.model, a.folder)
     known = a.folder / "reference.safetensors"
-    asked = {}
-    if known.exists():
-        with safe_open(known, "pt") as file:
-            asked = json.loads(file.metadata()["request"])
-    wanted = [width, height, asked_steps(a.model, a.steps), a.batch]
-    if a.reference_only and [asked.get(key) for key in ("width", "height", "steps", "batch")] != wanted:
-        reference(a.model, a.folder, width, height, a.steps, a.batch)
-        gc.collect()
-    model = a.folder
-    if a.single_file:
-        model = a.folder / f"{a.model}.safetensors"
-        if a.reference_only and not model.exists():
-            single_file(a.model, a.folder, model)
-            gc.collect()
+    model = a.folder / f"{a.model}.safetensors" if a.single_file else a.folder
     if a.reference_only:
+        prepare(a, known, model)
         return
+    # In a process of its own, whose memory is given back: a large model does not fit beside what it leaves behind.
+    subprocess.run([sys.executable, *sys.argv, "--reference-only"], check=True)
     began, found = time.time(), a.folder / "velatura.safetensors"
     subprocess.run([EXAMPLE, model, known, found, str(a.threads)], check=True)
     print(f"velatura: {time.time() - began:.0f} s")
