@@ -139,7 +139,8 @@ impl Bench {
             let stride = g.stride;
             let weight = PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &w, shape, 1, stride)
                 .expect("shapes fit");
-            let mut memory = vec![0; conv2d_input_gradient_scratch_bytes(isa, dtype, &g)];
+            let mut memory =
+                vec![0; conv2d_input_gradient_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct)];
             self.report(&gradient, dtype, peak, g.flops(), || {
                 conv2d_input_gradient(pool, isa, &g, dy.data(), &weight, None, x.data_mut(), &mut memory)
                     .expect("fits");

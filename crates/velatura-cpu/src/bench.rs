@@ -157,7 +157,8 @@ fn input_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, G
     let (dy, mut dx) = (Tensor::new(PIXELS * 320, 1, dtype), Tensor::new(PIXELS * 320, 2, dtype));
     let weight = Tensor::new(320 * 320 * 9, 3, DType::F32);
     let packed = PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &weight.f32, WEIGHT, 1, [1, 1])?;
-    let mut memory = scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV));
+    let mut memory =
+        scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV, gemm::ConvAlgorithm::Direct));
     median(runs, || {
         let memory = memory.typed_mut::<u8>();
         gemm::conv2d_input_gradient(pool, isa, &CONV, dy.read(), &packed, None, dx.write(), memory)

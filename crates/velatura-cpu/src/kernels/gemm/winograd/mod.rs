@@ -18,7 +18,7 @@
 mod pack;
 mod transform;
 
-pub(super) use pack::pack;
+pub(super) use pack::{Windows, pack};
 use transform::{InputTile, OutputTiles};
 pub(super) use transform::{Transforms, avx2, avx512, portable};
 
@@ -89,15 +89,20 @@ const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 6 << 20 };
 const TRANSFORMED: usize = 8;
 
 /// The tiling by which a convolution of this shape is faster than directly, and no less exact than is good for it: large
-/// enough that products and not transforms take the time. The images of a batch are not counted, so that a picture does not
-/// depend on it. `computed` is the type of the products ([`compute_dtype`](super::compute_dtype)).
-pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling> {
+/// enough that products and not transforms take the time. `computed` is the type of the products
+/// ([`compute_dtype`](super::compute_dtype)).
+///
+/// Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
+/// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to.
+pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Option<Tiling> {
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
+    let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
     // Of smaller images the weights, not the pixels, are most of what is read and kept: more so in single precision.
     match (g.out_height() * g.out_width(), computed) {
-        _ if !window || !wide => None,
+        _ if !window || !wide || !repaid => None,
+        (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) => Some(Tiling::Wide),
         (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
