@@ -42,16 +42,15 @@ pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usi
     }
 }
 
-/// How a convolution or the gradient of its input is computed. In a graph that is trained the weights are packed anew at
-/// every step.
+/// How a convolution or its gradient is computed. In a graph that is trained the weights are packed anew at every step.
 pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
-    let convolution = match node.op {
-        Op::Conv2dInputGradient(_) => geometry(graph, node).and_then(|g| g.input_gradient()),
-        _ => geometry(graph, node),
-    };
-    let tiling = convolution.and_then(|g| gemm::winograd_pays(&g, computed, !trained()));
+    let tiling = geometry(graph, node).and_then(|g| match node.op {
+        Op::Conv2dWeightGradient(_) => gemm::winograd_pays_for_weight_gradient(&g),
+        Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained()),
+        _ => gemm::winograd_pays(&g, computed, !trained()),
+    });
     tiling.map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
@@ -94,7 +93,9 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
                 .map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g, algorithm))
         }
         Op::Conv2dWeightGradient(_) => {
-            geometry(graph, node).map_or(0, |g| gemm::conv2d_weight_gradient_scratch_bytes(isa, storage, &g))
+            let algorithm = conv_algorithm(graph, node, isa);
+            geometry(graph, node)
+                .map_or(0, |g| gemm::conv2d_weight_gradient_scratch_bytes(isa, storage, &g, algorithm))
         }
         _ => 0,
     }
@@ -193,7 +194,9 @@ impl Frame<'_> {
             Op::Conv2dWeightGradient(_) => {
                 let Some(geometry) = geometry(self.graph, node) else { return Ok(false) };
                 if let Some(out) = self.write_f32(node.outputs[0]) {
-                    gemm::conv2d_weight_gradient(pool, isa, &geometry, input(0)?, input(1)?, out, scratch())?;
+                    let (g, algorithm) = (&geometry, conv_algorithm(self.graph, node, isa));
+                    let (x, dy) = (input(0)?, input(1)?);
+                    gemm::conv2d_weight_gradient(pool, isa, g, algorithm, x, dy, out, scratch())?;
                 }
             }
             Op::Attention(op) => {

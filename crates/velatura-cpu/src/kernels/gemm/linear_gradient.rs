@@ -255,7 +255,8 @@ fn collect(pool: &ThreadPool, plan: &Plan, partial: &[f32], out: &mut [f32]) {
 }
 
 simd! {
-    fn add(x: &[f32], total: &mut [f32]) {
+    /// `total += x`
+    pub(super) fn add(x: &[f32], total: &mut [f32]) {
         for (t, x) in total.iter_mut().zip(x) {
             *t += x;
         }

@@ -82,14 +82,25 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
 
     let got = on_any_threads(&what, |pool| {
         let mut out = vec![f32::NAN; weights];
-        let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, &g));
-        conv2d_weight_gradient(pool, isa, &g, x_store.data(), dy_store.data(), &mut out, &mut memory)
-            .unwrap();
+        weight_gradient(pool, isa, dtype, &g, ConvAlgorithm::Direct, [&x_store, &dy_store], &mut out);
         Store::F32(out)
     });
     let mut want = vec![Exact::default(); weights];
     products(&g, |i, j, k| want[j].add(x[i], dy[k]));
     check(&format!("weight gradient of {what}"), &got, &want);
+}
+
+fn weight_gradient(
+    pool: &crate::ThreadPool,
+    isa: Isa,
+    dtype: DType,
+    g: &ConvGeometry,
+    algorithm: ConvAlgorithm,
+    [x, dy]: [&Store; 2],
+    out: &mut [f32],
+) {
+    let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, g, algorithm));
+    conv2d_weight_gradient(pool, isa, g, algorithm, x.data(), dy.data(), out, &mut memory).unwrap();
 }
 
 fn square(
@@ -221,6 +232,21 @@ fn winograd_case(isa: Isa, dtype: DType, tiling: Tiling, g: ConvGeometry, bits: 
         assert!(error < bound, "input gradient of {what}: {error}");
     }
 
+    // The gradient of the weight, which has one tiling.
+    if tiling == Tiling::Small && g.out_channels.is_multiple_of(16) {
+        let (x_store, dy_store) = (Store::new(dtype, &x), Store::new(dtype, &dy));
+        let got = on_any_threads(&what, |pool| {
+            let mut out = vec![f32::NAN; w.len()];
+            let algorithm = ConvAlgorithm::Winograd(tiling);
+            weight_gradient(pool, isa, dtype, &g, algorithm, [&x_store, &dy_store], &mut out);
+            Store::F32(out)
+        });
+        let mut want = vec![Exact::default(); w.len()];
+        products(&g, |i, j, k| want[j].add(x[i], dy[k]));
+        let error = relative_error(&got, &want);
+        assert!(error < bound, "weight gradient of {what}: {error}");
+    }
+
     // An image by itself is the same to the bit.
     if g.batch > 1 {
         let (pool, alone) = (crate::ThreadPool::new(1), ConvGeometry { batch: 1, ..g });
@@ -259,4 +285,8 @@ fn winograd_is_refused_where_it_does_not_apply() {
     let given = crate::Data::F32(&x);
     let out = crate::DataMut::F32(&mut out);
     assert!(conv2d(&pool, isa, &strided, given, &weight, &Epilogue::default(), out, &mut []).is_err());
+    let (dy, mut gradient) = (vec![0.0; strided.out_pixels() * 16], w);
+    let algorithm = ConvAlgorithm::Winograd(Tiling::Small);
+    let (dy, gradient) = (crate::Data::F32(&dy), &mut gradient);
+    assert!(conv2d_weight_gradient(&pool, isa, &strided, algorithm, given, dy, gradient, &mut []).is_err());
 }
