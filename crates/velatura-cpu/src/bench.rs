@@ -194,7 +194,7 @@ fn attend(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
     let [q, k, v, mut out] = [1, 2, 3, 4].map(|seed| Tensor::new(ATTENTION.q_len(), seed, dtype));
     median(runs, || {
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(x.read(), &ATTENTION));
-        attention::forward(pool, isa, &ATTENTION, q, k, v, None, out.write(), None);
+        attention::forward(pool, isa, &ATTENTION, q, k, v, None, false, out.write(), None);
         Ok(())
     })
 }

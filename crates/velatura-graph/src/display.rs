@@ -73,7 +73,8 @@ fn details(op: &Op) -> String {
         Op::Conv2dInputGradient(op) => window(&op.window),
         Op::Conv2dWeightGradient(op) => window(&op.window),
         Op::Attention(op) => {
-            [vec![format!("heads {}", op.heads)], named(&[("causal", op.causal), ("mask", op.mask)])].concat()
+            let named = named(&[("causal", op.causal), ("mask", op.mask), ("int8", op.int8)]);
+            [vec![format!("heads {}", op.heads)], named].concat()
         }
         Op::AttentionGradient(op) => vec![format!("heads {}", op.forward.heads)],
         Op::GroupNorm(op) => {

@@ -312,7 +312,8 @@ impl<'g> Var<'g> {
         let scale = scale.unwrap_or_else(|| 1.0 / ((self.channels() / heads.max(1)) as f32).sqrt());
         let mut inputs = vec![keys, values];
         inputs.extend(mask);
-        self.apply(Op::Attention(Attention { heads, scale, causal, mask: mask.is_some() }), &inputs)[0]
+        let attention = Attention { heads, scale, causal, mask: mask.is_some(), int8: false };
+        self.apply(Op::Attention(attention), &inputs)[0]
     }
 
     // Normalisation.

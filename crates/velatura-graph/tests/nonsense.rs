@@ -30,8 +30,13 @@ fn nonsense(random: &mut Random) -> Op {
     };
     let (height, width, kernel, stride) = (length(random), length(random), small(random), small(random));
     let mode = if flag(random) { ResizeMode::Nearest } else { ResizeMode::Bilinear };
-    let attention =
-        Attention { heads: small(random), scale: f32::NAN, causal: flag(random), mask: flag(random) };
+    let attention = Attention {
+        heads: small(random),
+        scale: f32::NAN,
+        causal: flag(random),
+        mask: flag(random),
+        int8: false,
+    };
     let group_norm = GroupNorm { groups: small(random), eps: 0.0, modulated: flag(random), activation };
     let log = flag(random);
     let function = UnaryFunction::Pow { exponent: f32::NAN };

@@ -305,7 +305,7 @@ fn f32_is_left_alone() {
 }
 
 #[test]
-fn int8_marks_the_linear_layers_over_tokens_alone() {
+fn int8_marks_the_linear_layers_over_tokens_and_attention_alone() {
     let builder = Builder::new();
     let p = builder.params();
     let weight = |name: &str| p.get(name, &[6, 4], velatura_graph::Init::Ones);
@@ -323,5 +323,16 @@ fn int8_marks_the_linear_layers_over_tokens_alone() {
         graph.nodes().iter().filter_map(linear).collect()
     };
     assert_eq!(marks(Precision::Int8), [(3, true), (2, false)]);
+    let attention = {
+        let builder = Builder::new();
+        let tokens = builder.input("tokens", &[2, 3, 4], DType::F32);
+        builder.output("out", tokens.attention(tokens, tokens, None, 2, None, false));
+        builder.finish().unwrap()
+    };
+    let marked = |precision| {
+        let graph = for_inference(attention.clone(), precision);
+        graph.nodes().iter().any(|node| matches!(&node.op, Op::Attention(op) if op.int8))
+    };
+    assert!(marked(Precision::Int8) && !marked(Precision::Bf16));
     assert_eq!(marks(Precision::Bf16), [(3, false), (2, false)]);
 }

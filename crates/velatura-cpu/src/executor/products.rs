@@ -204,7 +204,7 @@ impl Frame<'_> {
                 let [q, k, v] = [input(0)?, input(1)?, input(2)?].map(|x| Rows::packed(x, &attention));
                 let mask = self.mask(node, op.mask)?;
                 let lse = self.write_f32(node.outputs[1]);
-                attention::forward(pool, isa, &attention, q, k, v, mask, out(), lse);
+                attention::forward(pool, isa, &attention, q, k, v, mask, op.int8, out(), lse);
             }
             Op::AttentionGradient(op) => {
                 let attention = attention_shape(&op.forward, shape(0), shape(1));

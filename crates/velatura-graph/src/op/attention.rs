@@ -19,6 +19,8 @@ pub struct Attention {
     pub causal: bool,
     /// Whether a mask is given.
     pub mask: bool,
+    /// Whether scores may be made of 8-bit integers, a scale for each query: set by [`crate::passes`] for inference.
+    pub int8: bool,
 }
 
 /// The adjoint of [`Attention`]: `(q, k, v, [mask], o, lse, do) -> (dq, dk, dv)`. The mask gets none.

@@ -2,7 +2,7 @@
 
 use super::rewrite::Rewriter;
 use crate::graph::{Graph, Node, ValueId};
-use crate::op::{Cast, Linear, Op};
+use crate::op::{Attention, Cast, Linear, Op};
 use crate::types::{DType, TensorType};
 
 /// In which precision a graph is run.
@@ -102,6 +102,9 @@ impl Lowering<'_> {
         let op = match &node.op {
             Op::Linear(linear) if self.int8 && self.graph.ty(node.inputs[0]).shape.len() == 3 => {
                 Op::Linear(Linear { int8: true, ..linear.clone() })
+            }
+            Op::Attention(attention) if self.int8 => {
+                Op::Attention(Attention { int8: true, ..attention.clone() })
             }
             op => op.clone(),
         };

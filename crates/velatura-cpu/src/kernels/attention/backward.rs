@@ -7,11 +7,11 @@
 
 use super::forward::{MAX_LANES, Parts, apply_mask, head_rows};
 use super::pack::{self, Head};
-#[cfg(target_arch = "x86_64")]
-use super::product::Dot;
 use super::product::{
-    Accumulate, Left, Probabilities, Product, Right, Scores, Single, Slopes, for_runs, multiply,
+    Accumulate, Left, Probabilities, Product, Right, Scale, Scores, Single, Slopes, for_runs, multiply,
 };
+#[cfg(target_arch = "x86_64")]
+use super::product::{Dot, DotOfBytes};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -346,7 +346,8 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
         let right = Right { start: t.q_lanes, step: width };
         if job.mask.is_some() || (shape.causal && t.first_k + keys > t.first_q + 1) {
             let (to, scale) = (probabilities.to, probabilities.scale);
-            let mut scores = Scores { to, scale, greatest: [P::V::splat(f32::NEG_INFINITY); N] };
+            let mut scores =
+                Scores { to, scale: Scale([scale; N]), greatest: [P::V::splat(f32::NEG_INFINITY); N] };
             multiply::<P, N>(left, right, keys, units, &mut scores);
             apply_mask(shape, job.mask, t.head, [t.first_q, t.queries, width], [t.first_k, keys], t.scores);
             let mut key = 0;

@@ -2,20 +2,21 @@
 //! block, and for each block the scores live in the first-level cache only.
 
 use super::pack::{self, Head};
-#[cfg(target_arch = "x86_64")]
-use super::product::Dot;
 use super::product::{
-    Accumulate, Finish, Left, Product, Rescale, Right, Scores, Single, Weights, for_runs, multiply, weight,
+    Accumulate, Finish, Left, Product, Rescale, Right, Scale, Scores, Single, Weights, for_runs, multiply,
+    multiply_scores, weight,
 };
+#[cfg(target_arch = "x86_64")]
+use super::product::{Dot, DotOfBytes};
 use super::vector::{Plain, Vector};
-use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
+use super::{AttentionShape, Kernel, Mask, Rows, bytes, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::kernels::fetch;
 use crate::{DataMut, Isa, ThreadPool};
 
 /// Queries of a task: a multiple of a run of vectors of every instruction set, enough to make packing the keys
 /// and values for each task cheap.
-const TASK: usize = 384;
+const TASK: usize = 768;
 
 /// Keys of a block: the scores of a block and three vectors of queries stay in the first-level cache.
 pub(super) const KEYS: usize = 64;
@@ -34,6 +35,8 @@ const FETCHED: usize = 4096;
 ///
 /// `lse`, where given, receives `[batch, heads, q_tokens]`: the natural logarithm of the sum of
 /// exponentials of each query's scores, negative infinity for a query that sees no key.
+///
+/// With `int8` the scores are products of bytes where there are many keys and the processor has AVX-512 with BF16.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     pool: &ThreadPool,
@@ -43,6 +46,7 @@ pub fn forward(
     k: Rows<'_>,
     v: Rows<'_>,
     mask: Option<Mask<'_>>,
+    int8: bool,
     out: DataMut<'_>,
     lse: Option<&mut [f32]>,
 ) {
@@ -56,6 +60,7 @@ pub fn forward(
         "attention: size of lse"
     );
     let kernel = Kernel::choose(isa, &[q.data, k.data, v.data]);
+    let kernel = if int8 { kernel.with_bytes(shape) } else { kernel };
     let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
     let tasks = shape.q_tokens.div_ceil(TASK);
     pool.run(shape.batch * shape.heads * tasks, |index, _| {
@@ -70,7 +75,10 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize, first: usize) {
     let width = TASK.min(job.shape.q_tokens - first).next_multiple_of(MAX_LANES);
     // Enough for every kernel: units of one element, the widest vectors. The buffer is taken here because
     // a closure inside the task would not be compiled for the task's instruction set.
-    let len = 2 * d * width + 2 * width + 2 * BLOCKS * KEYS * d + (2 * KEYS + d) * 3 * MAX_LANES + 8 * 16;
+    let products =
+        2 * d * width + 2 * width + 2 * BLOCKS * KEYS * d + (2 * KEYS + d) * 3 * MAX_LANES + 8 * 16;
+    let of_bytes = 2 * width + (KEYS + 1) * bytes::row(d) + BLOCKS + 5 * 16;
+    let len = products + of_bytes;
     with_scratch(len, |scratch: &mut [u32]| {
         dispatch!(kernel, task(job: &Job<'_>, head: usize, first: usize, scratch: &mut [u32]));
     });
@@ -138,7 +146,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     let queries = TASK.min(shape.q_tokens - first);
     let vectors = queries.div_ceil(lanes);
     let width = vectors * lanes;
-    let units = d.div_ceil(P::PAIR);
+    let units = if P::BYTES { bytes::units(d) } else { d.div_ceil(P::PAIR) };
     let q = head_rows(shape, &job.q, shape.q_tokens, head);
     let k = head_rows(shape, &job.k, shape.k_tokens, head);
     let v = head_rows(shape, &job.v, shape.k_tokens, head);
@@ -160,12 +168,29 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     let state: &mut [f32] = bytemuck::cast_slice_mut(state);
     out.fill(0.0);
     let (greatest, sum) = state.split_at_mut(width);
+    // Of bytes: what a unit of each query and of each block of keys is worth, what sums start from, the mean of the keys.
+    let sizes = if P::BYTES { [width, width, BLOCKS, bytes::row(d), KEYS * bytes::row(d)] } else { [0; 5] };
+    let [query_worths, starts, key_worths, mean, buffer] = sizes.map(|n| parts.take(n));
+    let query_worths: &mut [f32] = bytemuck::cast_slice_mut(query_worths);
+    let starts: &mut [f32] = bytemuck::cast_slice_mut(starts);
+    let key_worths: &mut [f32] = bytemuck::cast_slice_mut(key_worths);
+    let mean: &mut [f32] = bytemuck::cast_slice_mut(mean);
+    let buffer: &mut [f32] = bytemuck::cast_slice_mut(buffer);
+    if P::BYTES {
+        bytes::mean(&k, shape.k_tokens, buffer, mean);
+    }
     greatest.fill(f32::NEG_INFINITY);
     sum.fill(0.0);
     for_runs!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(queries - start);
-        pack::transposed::<P>(q, first + start, count, N * lanes, rows, &mut packed_q[units * start..]);
+        let to = &mut packed_q[units * start..];
+        if P::BYTES {
+            let (worths, starts) = (&mut query_worths[start..], &mut starts[start..]);
+            bytes::queries(&q, [first + start, count, N * lanes], buffer, to, worths, starts);
+        } else {
+            pack::transposed::<P>(q, first + start, count, N * lanes, rows, to);
+        }
     });
     let mut keys_end = shape.k_tokens;
     if shape.causal {
@@ -173,7 +198,11 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
     }
     for first_k in (0..keys_end).step_by(BLOCKS * KEYS) {
         let blocks = first_k..(first_k + BLOCKS * KEYS).min(keys_end);
-        pack::rows::<P>(k, first_k, blocks.len(), packed_k);
+        if P::BYTES {
+            bytes::keys(&k, [first_k, blocks.len(), KEYS], mean, buffer, packed_k, key_worths);
+        } else {
+            pack::rows::<P>(k, first_k, blocks.len(), packed_k);
+        }
         pack::tokens::<P>(v, first_k, blocks.len(), d, packed_v);
         for_runs!(P, vectors, N, run => {
             let start = run * lanes;
@@ -193,6 +222,9 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
                             first_k,
                             keys,
                             units,
+                            query_worths: query_worths.as_ptr().wrapping_add(start),
+                            starts: starts.as_ptr().wrapping_add(start),
+                            key_worth: if P::BYTES { key_worths[before / KEYS] } else { 1.0 },
                             packed_q: packed_q[units * start..].as_ptr(),
                             packed_k: packed_k[before * units..].as_ptr(),
                             packed_v: packed_v[before / P::PAIR * d..].as_ptr(),
@@ -213,6 +245,13 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, first: usize, scratch: &m
         let out = &out[d * start..][..d * N * lanes];
         let state = [&greatest[start..][..count], &sum[start..][..count]];
         finish(job, head, first + start, N * lanes, out, state, rows);
+        if P::BYTES && let Some(lse) = &job.lse {
+            // SAFETY: a query belongs to one task.
+            let lse = unsafe { lse.slice(head * shape.q_tokens + first + start, count) };
+            for (lane, lse) in lse.iter_mut().enumerate() {
+                *lse += shape.scale * bytes::of_mean(&q, first + start + lane, mean, buffer);
+            }
+        }
     });
 }
 
@@ -236,6 +275,10 @@ struct Block<'a> {
     first_k: usize,
     keys: usize,
     units: usize,
+    /// Of bytes: by lane.
+    query_worths: *const f32,
+    starts: *const f32,
+    key_worth: f32,
     packed_q: *const u32,
     packed_k: *const u32,
     packed_v: *const u32,
@@ -262,9 +305,28 @@ impl Block<'_> {
 
     /// The factor of the scores in units of log2.
     #[inline(always)]
-    unsafe fn scale<P: Product>(&self) -> P::V {
+    unsafe fn scale<P: Product, const N: usize>(&self) -> Scale<P::V, N> {
         // SAFETY: as of `block`.
-        unsafe { P::V::splat(self.job.shape.scale * std::f32::consts::LOG2_E) }
+        unsafe {
+            let factor = P::V::splat(self.job.shape.scale * std::f32::consts::LOG2_E * self.key_worth);
+            let mut scale = [factor; N];
+            if P::BYTES {
+                let mut j = 0;
+                while j < N {
+                    scale[j] = factor.mul(P::V::load(self.query_worths.add(j * P::V::LANES)));
+                    j += 1;
+                }
+            }
+            Scale(scale)
+        }
+    }
+
+    /// The products of keys and queries.
+    #[inline(always)]
+    unsafe fn score<P: Product, const N: usize>(&self, finish: &mut impl Finish<P, N>) {
+        let (keys, queries) = (self.keys_rows(), self.queries_lanes::<P, N>());
+        // SAFETY: as of `block`.
+        unsafe { multiply_scores::<P, N>(keys, queries, self.keys, self.units, self.starts, finish) };
     }
 
     /// The values by their weights.
@@ -309,14 +371,14 @@ unsafe fn against_known<P: Product, const N: usize>(b: &Block<'_>) -> bool {
     unsafe {
         let mut weights = Weights {
             to: b.weights,
-            scale: b.scale::<P>(),
+            scale: b.scale::<P, N>(),
             offset: [P::V::splat(0.0); N],
             total: [P::V::splat(0.0); N],
         };
         for j in 0..N {
             weights.offset[j] = P::V::splat(0.0).sub(P::V::load(b.greatest.add(j * lanes)));
         }
-        multiply::<P, N>(b.keys_rows(), b.queries_lanes::<P, N>(), b.keys, b.units, &mut weights);
+        b.score::<P, N>(&mut weights);
         let total = weights.total;
         for total in &total {
             if !total.all_below(GREATEST_SUM) {
@@ -344,8 +406,8 @@ unsafe fn against_greatest<P: Product, const N: usize>(b: &mut Block<'_>) {
     // SAFETY: the contract of this function.
     unsafe {
         let low = P::V::splat(f32::NEG_INFINITY);
-        let mut scores = Scores { to: b.scores.as_mut_ptr(), scale: b.scale::<P>(), greatest: [low; N] };
-        multiply::<P, N>(b.keys_rows(), b.queries_lanes::<P, N>(), keys, b.units, &mut scores);
+        let mut scores = Scores { to: b.scores.as_mut_ptr(), scale: b.scale::<P, N>(), greatest: [low; N] };
+        b.score::<P, N>(&mut scores);
         let mut block_greatest = scores.greatest;
         if b.is_masked() {
             let lanes_of_run = [b.first_q, b.queries, width];

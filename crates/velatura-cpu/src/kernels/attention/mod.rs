@@ -9,9 +9,11 @@
 //! 2023). Lanes run along the *queries* (the transposed scores), so that maximum and sum are vertical
 //! operations and a head of any width wastes nothing. Tensors are `[batch, tokens, heads * head_dim]`. Where
 //! all inputs are `Bf16` and the processor multiplies pairs of them, products are bf16 with single-precision
-//! sums; otherwise everything is single precision.
+//! sums; otherwise everything is single precision. There the forward pass can have its scores from products of bytes (see
+//! `bytes`).
 
 mod backward;
+mod bytes;
 mod forward;
 mod pack;
 mod product;
@@ -119,6 +121,10 @@ impl AttentionShape {
     }
 }
 
+/// Keys from which on bytes are worth their rounding: fewer, those of a prompt, take no time.
+#[cfg(target_arch = "x86_64")]
+const FEWEST_KEYS: usize = if cfg!(test) { 1 } else { 256 };
+
 /// Which kernel an attention runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kernel {
@@ -129,9 +135,21 @@ enum Kernel {
     Avx512,
     #[cfg(target_arch = "x86_64")]
     Dot,
+    #[cfg(target_arch = "x86_64")]
+    DotOfBytes,
 }
 
 impl Kernel {
+    /// The kernel whose scores are products of bytes, where there is one and it is worth while.
+    fn with_bytes(self, shape: &AttentionShape) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if self == Kernel::Dot && shape.k_tokens >= FEWEST_KEYS {
+            return Kernel::DotOfBytes;
+        }
+        let _ = shape;
+        self
+    }
+
     fn choose(isa: Isa, inputs: &[Data<'_>]) -> Self {
         #[cfg(target_arch = "x86_64")]
         match isa {
@@ -166,6 +184,12 @@ macro_rules! dispatch {
             // SAFETY: compiled for the instruction set.
             unsafe { $function::<Dot>($($argument),*) }
         }
+        #[cfg(target_arch = "x86_64")]
+        #[target_feature(enable = "avx512vnni,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        unsafe fn dot_of_bytes($($argument: $type),*) {
+            // SAFETY: compiled for the instruction set.
+            unsafe { $function::<DotOfBytes>($($argument),*) }
+        }
         // SAFETY: kernels are called with an instruction set that the processor supports.
         unsafe {
             match $kernel {
@@ -176,6 +200,8 @@ macro_rules! dispatch {
                 Kernel::Avx512 => avx512($($argument),*),
                 #[cfg(target_arch = "x86_64")]
                 Kernel::Dot => dot($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::DotOfBytes => dot_of_bytes($($argument),*),
             }
         }
     }};

@@ -23,6 +23,18 @@ pub(super) trait Product: Copy {
     unsafe fn broadcast(from: *const u32) -> Self::Operand;
     unsafe fn load(from: *const u32) -> Self::Operand;
     unsafe fn step(total: Self::V, a: Self::Operand, b: Self::Operand) -> Self::V;
+    /// Whether scores are products of bytes, four of them in a unit: whole numbers, in registers as their bits.
+    const BYTES: bool = false;
+    /// As [`Product::step`], of the bytes of `a`, without sign, and those of `b`, with one.
+    #[inline(always)]
+    unsafe fn step_bytes(total: Self::V, _a: Self::Operand, _b: Self::Operand) -> Self::V {
+        total
+    }
+    /// Whole numbers in single precision.
+    #[inline(always)]
+    unsafe fn whole(total: Self::V) -> Self::V {
+        total
+    }
     /// Stores one vector of units made of lanes of `first` and (for pairs) `second`.
     unsafe fn store_units(first: Self::V, second: Self::V, to: *mut u32);
     /// Stores lanes one after another in the element type: `LANES / PAIR` units.
@@ -77,12 +89,17 @@ impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
 #[derive(Clone, Copy)]
 pub(super) struct Dot;
 
+/// The same with scores of bytes.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(super) struct DotOfBytes;
+
 #[cfg(target_arch = "x86_64")]
 mod dot {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Dot, Product};
+    use super::{Dot, DotOfBytes, Product};
     use crate::kernels::elementwise::dispatch::round_bf16;
 
     /// Takes numbers from two halves in turn.
@@ -137,6 +154,64 @@ mod dot {
             u32::from(round_bf16(first).to_bits()) | u32::from(round_bf16(second).to_bits()) << 16
         }
     }
+
+    // SAFETY (of every block below): as above.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Product for DotOfBytes {
+        type V = __m512;
+        type Operand = __m512i;
+        const PAIR: usize = Dot::PAIR;
+        const WIDE: bool = Dot::WIDE;
+        const FINE: bool = Dot::FINE;
+        const BYTES: bool = true;
+        #[inline(always)]
+        unsafe fn broadcast(from: *const u32) -> __m512i {
+            unsafe { Dot::broadcast(from) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const u32) -> __m512i {
+            unsafe { Dot::load(from) }
+        }
+        #[inline(always)]
+        unsafe fn step(total: __m512, a: __m512i, b: __m512i) -> __m512 {
+            unsafe { Dot::step(total, a, b) }
+        }
+        #[inline(always)]
+        unsafe fn step_bytes(total: __m512, a: __m512i, b: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(total), a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn whole(total: __m512) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(total)) }
+        }
+        #[inline(always)]
+        unsafe fn store_units(first: __m512, second: __m512, to: *mut u32) {
+            unsafe { Dot::store_units(first, second, to) }
+        }
+        #[inline(always)]
+        unsafe fn store_row(x: __m512, to: *mut u32) {
+            unsafe { Dot::store_row(x, to) }
+        }
+        #[inline(always)]
+        fn unit(first: f32, second: f32) -> u32 {
+            Dot::unit(first, second)
+        }
+    }
+}
+
+/// Evaluates the body for each of `M` by `N` values. Loops of constant length over places keep the values in registers.
+macro_rules! for_values {
+    ($m:expr, $n:expr, $i:ident, $j:ident => $body:block) => {{
+        let mut $i = 0;
+        while $i < $m {
+            let mut $j = 0;
+            while $j < $n {
+                $body
+                $j += 1;
+            }
+            $i += 1;
+        }
+    }};
 }
 
 /// What becomes of finished rows of the product.
@@ -172,42 +247,83 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
     let mut row = 0;
     // SAFETY: the contract of this module.
     unsafe {
-        if P::WIDE {
-            while row + 8 <= rows {
-                tile::<P, 8, N>(a, b, row, steps, finish);
-                row += 8;
-            }
-        } else {
-            while row + 6 <= rows {
-                tile::<P, 6, N>(a, b, row, steps, finish);
-                row += 6;
-            }
-        }
-        if row + 4 <= rows {
-            tile::<P, 4, N>(a, b, row, steps, finish);
-            row += 4;
-        }
-        if row + 2 <= rows {
-            tile::<P, 2, N>(a, b, row, steps, finish);
-            row += 2;
-        }
-        if row < rows {
-            tile::<P, 1, N>(a, b, row, steps, finish);
+        tiles::<P, N, false>(a, b, rows, steps, std::ptr::null(), finish);
+    }
+}
+
+/// [`multiply`] for scores, which may be products of bytes: sums then start from those at `start`, a vector for each lane.
+#[inline(always)]
+pub(super) unsafe fn multiply_scores<P: Product, const N: usize>(
+    a: Left,
+    b: Right,
+    rows: usize,
+    steps: usize,
+    start: *const f32,
+    finish: &mut impl Finish<P, N>,
+) {
+    // SAFETY: the contract of this module.
+    unsafe {
+        match P::BYTES {
+            true => tiles::<P, N, true>(a, b, rows, steps, start, finish),
+            false => tiles::<P, N, false>(a, b, rows, steps, start, finish),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<P: Product, const M: usize, const N: usize>(
+unsafe fn tiles<P: Product, const N: usize, const BYTES: bool>(
+    a: Left,
+    b: Right,
+    rows: usize,
+    steps: usize,
+    start: *const f32,
+    finish: &mut impl Finish<P, N>,
+) {
+    let mut row = 0;
+    // SAFETY: the contract of this module.
+    unsafe {
+        if P::WIDE {
+            while row + 8 <= rows {
+                tile::<P, 8, N, BYTES>(a, b, row, steps, start, finish);
+                row += 8;
+            }
+        } else {
+            while row + 6 <= rows {
+                tile::<P, 6, N, BYTES>(a, b, row, steps, start, finish);
+                row += 6;
+            }
+        }
+        if row + 4 <= rows {
+            tile::<P, 4, N, BYTES>(a, b, row, steps, start, finish);
+            row += 4;
+        }
+        if row + 2 <= rows {
+            tile::<P, 2, N, BYTES>(a, b, row, steps, start, finish);
+            row += 2;
+        }
+        if row < rows {
+            tile::<P, 1, N, BYTES>(a, b, row, steps, start, finish);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
     a: Left,
     b: Right,
     first: usize,
     steps: usize,
+    start: *const f32,
     finish: &mut impl Finish<P, N>,
 ) {
     // SAFETY: the contract of this module.
     unsafe {
         let mut total = [[P::V::splat(0.0); N]; M];
+        if BYTES {
+            for_values!(M, N, i, j => {
+                total[i][j] = P::V::load(start.add(j * P::V::LANES));
+            });
+        }
         let mut left = a.start.add(first * a.row);
         let mut right = b.start;
         for _ in 0..steps {
@@ -222,7 +338,10 @@ unsafe fn tile<P: Product, const M: usize, const N: usize>(
                 let x = P::broadcast(left.add(i * a.row));
                 let mut j = 0;
                 while j < N {
-                    total[i][j] = P::step(total[i][j], x, lanes[j]);
+                    total[i][j] = match BYTES {
+                        true => P::step_bytes(total[i][j], x, lanes[j]),
+                        false => P::step(total[i][j], x, lanes[j]),
+                    };
                     j += 1;
                 }
                 i += 1;
@@ -230,29 +349,30 @@ unsafe fn tile<P: Product, const M: usize, const N: usize>(
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
+        if BYTES {
+            for_values!(M, N, i, j => {
+                total[i][j] = P::whole(total[i][j]);
+            });
+        }
         finish.rows(first, total);
     }
 }
 
-/// Evaluates the body for each of `M` by `N` values. Loops of constant length over places keep the values in registers.
-macro_rules! for_values {
-    ($m:expr, $n:expr, $i:ident, $j:ident => $body:block) => {{
-        let mut $i = 0;
-        while $i < $m {
-            let mut $j = 0;
-            while $j < $n {
-                $body
-                $j += 1;
-            }
-            $i += 1;
-        }
-    }};
+/// The factor of the scores: one, or, for those of bytes, one for each lane.
+#[derive(Clone, Copy)]
+pub(super) struct Scale<V, const N: usize>(pub(super) [V; N]);
+
+impl<V: Copy, const N: usize> Scale<V, N> {
+    #[inline(always)]
+    fn of<P: Product<V = V>>(&self, j: usize) -> V {
+        self.0[if P::BYTES { j } else { 0 }]
+    }
 }
 
 /// Stores `scale * product` in rows of `N` vectors and keeps the greatest of each lane.
 pub(super) struct Scores<V, const N: usize> {
     pub(super) to: *mut f32,
-    pub(super) scale: V,
+    pub(super) scale: Scale<V, N>,
     pub(super) greatest: [V; N],
 }
 
@@ -263,7 +383,7 @@ impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
             let (row, value) = (first + i, values[i][j]);
             // SAFETY: the contract of this module.
             unsafe {
-                let score = value.mul(self.scale);
+                let score = value.mul(self.scale.of::<P>(j));
                 self.greatest[j] = score.max(self.greatest[j]);
                 score.store(self.to.add((row * N + j) * P::V::LANES));
             }
@@ -275,7 +395,7 @@ impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
 /// exponentials of a tile are worked on beside the products of the next.
 pub(super) struct Weights<V, const N: usize> {
     pub(super) to: *mut u32,
-    pub(super) scale: V,
+    pub(super) scale: Scale<V, N>,
     /// `-shift`
     pub(super) offset: [V; N],
     pub(super) total: [V; N],
@@ -290,11 +410,11 @@ impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
             while j < N {
                 // SAFETY: the contract of this module.
                 unsafe {
-                    let one = weight::<P>(values[i][j].fma(self.scale, self.offset[j]));
+                    let one = weight::<P>(values[i][j].fma(self.scale.of::<P>(j), self.offset[j]));
                     let mut two = P::V::splat(0.0);
                     self.total[j] = self.total[j].add(one);
                     if P::PAIR == 2 && i + 1 < M {
-                        two = weight::<P>(values[i + 1][j].fma(self.scale, self.offset[j]));
+                        two = weight::<P>(values[i + 1][j].fma(self.scale.of::<P>(j), self.offset[j]));
                         self.total[j] = self.total[j].add(two);
                     }
                     P::store_units(one, two, self.to.add(((first + i) / P::PAIR * N + j) * P::V::LANES));

@@ -89,6 +89,11 @@ impl Case {
 
     /// The same by the kernels; bf16 inputs when asked for, outputs in single precision.
     fn kernels(&self, isa: Isa, threads: usize, short: bool) -> [Vec<f32>; 5] {
+        self.kernels_in(isa, threads, short, false)
+    }
+
+    /// The same, with scores of bytes when asked for.
+    fn kernels_in(&self, isa: Isa, threads: usize, short: bool, int8: bool) -> [Vec<f32>; 5] {
         let s = &self.shape;
         let pool = ThreadPool::new(threads);
         let narrowed = [&self.q, &self.k, &self.v, &self.dout].map(|x| narrow(x));
@@ -100,7 +105,7 @@ impl Case {
         let [q, k, v] = [q, k, v].map(|x| Rows::packed(x, s));
         let mut out = vec![f32::NAN; s.q_len()];
         let mut lse = vec![f32::NAN; s.batch * s.heads * s.q_tokens];
-        forward(&pool, isa, s, q, k, v, self.mask(), DataMut::F32(&mut out), Some(&mut lse));
+        forward(&pool, isa, s, q, k, v, self.mask(), int8, DataMut::F32(&mut out), Some(&mut lse));
         let (mut dq, mut dk, mut dv) =
             (vec![f32::NAN; s.q_len()], vec![f32::NAN; s.k_len()], vec![f32::NAN; s.k_len()]);
         let gradients =
@@ -181,6 +186,47 @@ fn later_keys_may_outweigh_all_before_them() {
 }
 
 #[test]
+fn scores_of_bytes_follow_the_definition() {
+    let one_mask = Some([1, 1, 60, 90]);
+    let cases = [
+        (shape(1, 2, 7, 3, 13, false), None),
+        (shape(2, 2, 50, 150, 40, false), None),
+        (shape(1, 3, 400, 700, 16, false), None),
+        (shape(1, 1, 20, 30, 160, false), None),
+        (shape(1, 2, 77, 77, 16, true), None),
+        (shape(2, 1, 60, 90, 24, false), one_mask),
+    ];
+    for (shape, mask) in cases {
+        let mut case = Case::new(shape, mask);
+        // The same for all keys: it changes no weight, and takes nothing from what tells them apart.
+        let offsets = rounded(&noise(shape.heads * shape.head_dim, 7));
+        let shifted = |k: &[f32]| -> Vec<f32> {
+            k.chunks(offsets.len()).flat_map(|k| k.iter().zip(&offsets).map(|(k, o)| k + 30.0 * o)).collect()
+        };
+        let plain = case.exact();
+        for isa in Isa::supported() {
+            let got = case.kernels_in(isa, 1, true, true);
+            for ((name, got), want) in NAMES.iter().zip(&got).zip(&plain).take(2) {
+                let error = relative_error(got, want);
+                assert!(error <= 1.5e-2, "{name} {isa:?} {shape:?}: {error}");
+            }
+            assert!(got == case.kernels_in(isa, 3, true, true), "{isa:?} {shape:?}: threads");
+        }
+        if mask.is_none() {
+            case.k = rounded(&shifted(&case.k));
+            let exact = case.exact();
+            for isa in Isa::supported() {
+                let got = case.kernels_in(isa, 1, true, true);
+                for ((name, got), want) in NAMES.iter().zip(&got).zip(&exact).take(2) {
+                    let error = relative_error(got, want);
+                    assert!(error <= 1.5e-2, "{name} of shifted keys, {isa:?} {shape:?}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn causal_attention_sees_the_past_only() {
     for (q, k, d) in [(1, 1, 8), (77, 77, 16), (200, 200, 8), (5, 90, 8), (90, 5, 8)] {
         check(&Case::new(shape(1, 2, q, k, d, true), None));
@@ -229,10 +275,10 @@ fn a_joint_product_is_read_in_place() {
     for isa in Isa::supported() {
         let (mut a, mut b) = (vec![0.0; s.q_len()], vec![0.0; s.q_len()]);
         let rows = [0, 1, 2].map(|i| Rows { data: Data::F32(&joint[i * 16..]), stride: 48 });
-        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, DataMut::F32(&mut a), None);
+        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, false, DataMut::F32(&mut a), None);
         let parts = [part(0), part(1), part(2)];
         let rows = [0, 1, 2].map(|i| Rows::packed(Data::F32(&parts[i]), &s));
-        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, DataMut::F32(&mut b), None);
+        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, false, DataMut::F32(&mut b), None);
         assert_eq!(a, b);
     }
 }
@@ -246,7 +292,14 @@ fn not_a_number_is_passed_on() {
         k[30] = f32::NAN;
         let mut out = vec![0.0; s.q_len()];
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::F32(x), &s));
-        forward(&pool, isa, &s, q, k, v, None, DataMut::F32(&mut out), None);
+        forward(&pool, isa, &s, q, k, v, None, false, DataMut::F32(&mut out), None);
         assert!(out.iter().all(|x| x.is_nan()), "{isa:?}");
+        let [q, k, v] = [q, k, v].map(|x| match x.data {
+            Data::F32(x) => narrow(x),
+            _ => unreachable!(),
+        });
+        let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::Bf16(x), &s));
+        forward(&pool, isa, &s, q, k, v, None, true, DataMut::F32(&mut out), None);
+        assert!(out.iter().all(|x| x.is_nan()), "bytes, {isa:?}");
     }
 }
