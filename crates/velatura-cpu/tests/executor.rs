@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use velatura_cpu::{CancelToken, CpuError, Data, Executor, Isa, Runtime, Values, WeightStore};
 use velatura_graph::op::{ResizeMode, Window};
-use velatura_graph::passes::{Fusion, Precision, for_inference, for_training, fuse};
+use velatura_graph::passes::{Fusion, Precision, for_inference, for_training, fuse, split};
 use velatura_graph::reference::{Array, evaluate};
 use velatura_graph::{Activation, Builder, DType, Graph, Init, Var, gradients};
 
@@ -334,4 +334,34 @@ fn bad_inputs_are_named() {
     cancel.cancel();
     assert_eq!(executor.run(&[ids(&[0, 1]), ("x", Data::F32(&x))], &cancel), Err(CpuError::Cancelled));
     assert!(matches!(executor.output("z"), Err(CpuError::UnknownOutput(_))));
+}
+
+#[test]
+fn what_a_prelude_makes_goes_on_in_its_own_type() {
+    let b = Builder::new();
+    let (x, text) = (b.input("x", &[2, 5, 8], DType::F32), b.input("text", &[2, 3, 8], DType::F32));
+    let project = |name: &str| text.linear(b.parameter(name, &[8, 8], Init::Zeros), None);
+    b.output("y", x.attention(project("k"), project("v"), None, 2, None, false));
+    let whole = b.finish().unwrap();
+    for (precision, stored) in [(Precision::F32, DType::F32), (Precision::Bf16, DType::Bf16)] {
+        let whole = for_inference(whole.clone(), precision);
+        let tensors = Tensors::of(&whole);
+        let parts = split(&whole, &["text"]).unwrap();
+        let runtime = Runtime::new(Some(2));
+        let store = WeightStore::new(&runtime);
+        let mut prelude = Executor::new(&runtime, parts.prelude, &store).unwrap();
+        let mut rest = Executor::new(&runtime, parts.rest, &store).unwrap();
+        store.load(&|name| tensors.0.get(name).map(|v| Cow::Borrowed(v.as_slice()))).unwrap();
+        prelude.run(&[("text", Data::F32(&tensors.0["text"]))], &CancelToken::default()).unwrap();
+        let mut inputs = vec![("x", Data::F32(&tensors.0["x"]))];
+        for (name, _) in prelude.graph().outputs() {
+            inputs.push((name, prelude.output_data(name).unwrap()));
+            assert_eq!(inputs.last().unwrap().1.dtype(), stored);
+            assert_eq!(prelude.output(name).is_ok(), stored == DType::F32);
+        }
+        rest.run(&inputs, &CancelToken::default()).unwrap();
+        assert_eq!(rest.output("y").unwrap(), execute(whole, &tensors, runtime.isa, 2)["y"]);
+        prelude.rest();
+        assert!(prelude.graph().outputs().iter().all(|(name, _)| prelude.output_data(name).is_err()));
+    }
 }

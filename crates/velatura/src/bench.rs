@@ -3,14 +3,17 @@
 //! Weights and inputs are random: the time does not depend on them, and no file is needed.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
-use velatura_cpu::{CancelToken, Data, Executor, Profile, Runtime, Values, WeightStore};
+use velatura_cpu::{CancelToken, Data, Profile, Runtime, Values, WeightStore};
 use velatura_graph::{Builder, DType, Graph, GraphError, Init, ParameterInfo, passes};
 use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_samplers::noise::CounterRng;
 
-use crate::networks::{Changes, Network};
+use crate::networks::{Changes, Network, names};
+use crate::prelude::{Plan, Planned};
 use crate::{Error, ModelManifest, Precision, shipped};
 
 /// Whose networks are measured.
@@ -41,7 +44,7 @@ impl Arch {
 /// Which network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// The denoiser: one prediction.
+    /// The denoiser: one prediction, as every step of a run but the first computes it.
     Unet,
     /// The autoencoder: latents to pictures.
     Decoder,
@@ -88,9 +91,11 @@ pub struct NetworkTimes {
     pub seconds: Vec<f64>,
     /// Arithmetic of a run, as direct convolutions count it ([`Graph::flops`]).
     pub flops: f64,
+    /// The same of what depends on the prompt alone, such as its keys and values: it runs once a prompt, before what is timed.
+    pub prelude_flops: f64,
     /// Bytes of packed weights.
     pub weight_bytes: usize,
-    /// Bytes of activations and scratch memory.
+    /// Bytes of activations and scratch memory, and of what was computed of the prompt.
     pub arena_bytes: usize,
     /// Threads in use.
     pub threads: usize,
@@ -115,10 +120,14 @@ impl NetworkTimes {
 /// Sizes that the network does not take, too little memory, or when the caller stops it.
 pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<NetworkTimes, Error> {
     let runtime = Runtime::new(options.threads);
-    let mut plan = prepare(options, options.precision, &runtime)?;
-    let inputs = random_inputs(plan.graph());
+    let graph = graph(options)?;
+    let inputs = random_inputs(&graph);
     let given: Vec<(&str, Data<'_>)> =
         inputs.iter().map(|(name, data)| (name.as_str(), data.data())).collect();
+    let fixed: &[&str] = if options.part == Part::Unet { &names::FIXED } else { &[] };
+    let prepare = |precision| prepare(&graph, fixed, precision, &runtime);
+    let Prepared { mut plan, flops: [flops, prelude_flops], weight_bytes, arena_bytes } =
+        prepare(options.precision)?;
     plan.run(&given, cancel)?;
     let mut profile = options.by_layer.then(Profile::default);
     let mut seconds = Vec::new();
@@ -132,21 +141,22 @@ pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<Network
         }
         seconds.push(start.elapsed().as_secs_f64());
     }
-    let flops = (0..plan.graph().nodes().len()).map(|i| plan.graph().flops(&plan.graph().nodes()[i])).sum();
     let error = match options.error {
         true => {
-            let result = result(&plan)?.to_vec();
-            let mut reference = prepare(options, Precision::F32, &runtime)?;
+            // The network's first result.
+            let name = graph.outputs().first().map_or("", |(name, _)| name);
+            let mut reference = prepare(Precision::F32)?.plan;
             reference.run(&given, cancel)?;
-            Some(relative_error(&result, self::result(&reference)?))
+            Some(relative_error(plan.output(name)?, reference.output(name)?))
         }
         false => None,
     };
     Ok(NetworkTimes {
         seconds,
         flops,
-        weight_bytes: plan.weight_bytes(),
-        arena_bytes: plan.arena_bytes(),
+        prelude_flops,
+        weight_bytes,
+        arena_bytes,
         threads: runtime.pool.threads(),
         error,
         profile,
@@ -162,31 +172,36 @@ fn relative_error(found: &[f32], reference: &[f32]) -> f64 {
     (difference / size).sqrt()
 }
 
-/// The network's first result.
-fn result(plan: &Executor) -> Result<&[f32], Error> {
-    let name = plan.graph().outputs().first().map_or("", |(name, _)| name);
-    Ok(plan.output(name)?)
+/// A network ready to be measured; the rest as in [`NetworkTimes`].
+struct Prepared {
+    plan: Plan,
+    /// Of a run, and of what runs before the first.
+    flops: [f64; 2],
+    weight_bytes: usize,
+    arena_bytes: usize,
 }
 
-/// Records, lowers and plans the network, and packs random weights.
+/// Lowers and plans a network, and packs random weights.
 fn prepare(
-    options: &NetworkOptions,
+    graph: &Graph,
+    fixed: &[&str],
     precision: Precision,
-    runtime: &std::sync::Arc<Runtime>,
-) -> Result<Executor, Error> {
-    let graph = graph(options)?;
-    let parameters: Vec<(ParameterInfo, Vec<usize>)> =
-        graph.parameters().iter().map(|p| (p.clone(), graph.ty(p.value).shape.clone())).collect();
-    let graph = passes::for_inference(graph, precision.of_graph());
+    runtime: &Arc<Runtime>,
+) -> Result<Prepared, Error> {
+    let parameters: HashMap<&str, (&ParameterInfo, usize)> =
+        graph.parameters().iter().map(|p| (p.name.as_str(), (p, graph.ty(p.value).elements()))).collect();
+    let lowered = passes::for_inference(graph.clone(), precision.of_graph());
+    let planned = Planned::new(runtime, lowered, fixed);
+    let (flops, arena_bytes) = (planned.flops(), planned.activation_bytes());
     let store = WeightStore::new(runtime);
-    let plan = Executor::new(runtime, graph, &store)?;
+    let plan = Plan::new(runtime, planned, &store)?;
     let mut numbers = vec![0.0; NUMBERS];
     CounterRng::new(1, 0).at(0).fill_normal(&mut numbers);
     store.load(&|name: &str| {
-        let (parameter, shape) = parameters.iter().find(|(p, _)| p.name == name)?;
-        Some(Values::F32(Cow::Owned(random_weight(parameter, shape.iter().product(), &numbers))))
+        let &(parameter, elements) = parameters.get(name)?;
+        Some(Values::F32(Cow::Owned(random_weight(parameter, elements, &numbers))))
     })?;
-    Ok(plan)
+    Ok(Prepared { plan, flops, weight_bytes: store.bytes(), arena_bytes })
 }
 
 /// Different random numbers; weights repeat them, each beginning elsewhere.
@@ -233,16 +248,17 @@ fn record(
     let output = match options.part {
         Part::Unet => {
             let latents = batch / options.texts();
-            let sample = builder.input("sample", &[latents, latent, latent, unet.in_channels], DType::F32);
-            let timestep = builder.input("timestep", &[latents], DType::F32);
+            let sample =
+                builder.input(names::SAMPLE, &[latents, latent, latent, unet.in_channels], DType::F32);
+            let timestep = builder.input(names::TIMESTEP, &[latents], DType::F32);
             let width = unet.cross_attention_dim.as_ref().and_then(|d| d.get(0)).copied().unwrap_or(0);
             let xl = unet.reads_pooled();
             unet.build(
                 &params,
                 UNetInputs {
-                    context: Some(builder.input("context", &[batch, CONTEXT, width], DType::F32)),
-                    pooled: xl.then(|| builder.input("pooled", &[batch, POOLED], DType::F32)),
-                    time_ids: xl.then(|| builder.input("time_ids", &[batch, 6], DType::F32)),
+                    context: Some(builder.input(names::CONTEXT, &[batch, CONTEXT, width], DType::F32)),
+                    pooled: xl.then(|| builder.input(names::POOLED, &[batch, POOLED], DType::F32)),
+                    time_ids: xl.then(|| builder.input(names::TIME_IDS, &[batch, 6], DType::F32)),
                     ..UNetInputs::new(sample, timestep)
                 },
             )

@@ -28,6 +28,7 @@ mod opened;
 pub mod picture;
 mod pipeline;
 mod plans;
+mod prelude;
 pub mod preview;
 mod prompt;
 pub mod request;

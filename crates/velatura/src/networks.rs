@@ -1,12 +1,13 @@
 //! The graphs of a model's networks, and what goes in and out of them.
 
-use velatura_cpu::{CancelToken, Data, Executor};
+use velatura_cpu::{CancelToken, Data};
 use velatura_graph::{Builder, DType, Graph, GraphError};
 use velatura_models::unet::{ClassEmbedding, FreeU, UNetChanges};
 use velatura_models::{Replaced, UNetConfig, UNetInputs};
 
 use crate::conditioning::{Condition, TokenBatch, TokenVars};
 use crate::manifest::{UNET_PREFIX, VAE_PREFIX};
+use crate::prelude::Plan;
 use crate::prompt::{Tokens, Vectors};
 use crate::{Error, ModelManifest, Precision, TextEncoder};
 
@@ -31,6 +32,9 @@ pub(crate) mod names {
     pub const OUTPUT: &str = "output";
     pub const RECEIVED: &str = "received";
     pub const DEEP: &str = "deep";
+
+    /// What a denoiser is given alike at every step of a run.
+    pub const FIXED: [&str; 6] = [CONTEXT, MASK, POOLED, TIME_IDS, LABEL, GUIDANCE];
 }
 
 /// A network of a model, used in one way.
@@ -146,6 +150,11 @@ impl Network {
             (_, Precision::Int8) => Precision::Bf16,
             _ => asked,
         }
+    }
+
+    /// Inputs that stay the same over many runs.
+    pub fn fixed(self) -> &'static [&'static str] {
+        if let Network::Denoise { .. } = self { &names::FIXED } else { &[] }
     }
 
     /// The graph for a batch of latents of this size (text has none).
@@ -267,7 +276,7 @@ pub(crate) struct Encoded {
 impl Encoded {
     /// Runs a text transformer on one chunk; its weights are not applied. The pooled text is left empty where the plan has
     /// none.
-    pub fn compute(chunk: &Tokens, plan: &mut Executor, cancel: &CancelToken) -> Result<Self, Error> {
+    pub fn compute(chunk: &Tokens, plan: &mut Plan, cancel: &CancelToken) -> Result<Self, Error> {
         let mut batch = TokenBatch::default();
         batch.push(&chunk.encoding);
         let mut inputs = vec![

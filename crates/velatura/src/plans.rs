@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
-use velatura_cpu::{CpuError, Executor, Form, Runtime, StoredWeights, Values, WeightStore};
-use velatura_graph::{Graph, MemoryPlan, passes};
+use velatura_cpu::{CpuError, Form, Runtime, StoredWeights, Values, WeightStore};
+use velatura_graph::{Graph, passes};
 
 use crate::networks::Network;
+use crate::prelude::{Plan, Planned};
 use crate::request::Precision;
 use crate::source::WeightSource;
 use crate::{Error, ModelManifest};
@@ -51,22 +52,24 @@ const MOST_PLANS: usize = 12;
 /// The same for what is known of them.
 const MOST_DRAFTS: usize = 24;
 
-pub(crate) type SharedPlan = Arc<Mutex<Executor>>;
+pub(crate) type SharedPlan = Arc<Mutex<Plan>>;
 
 /// What a plan will need.
 pub(crate) struct Needs {
     /// Bytes of each weight in its form.
     pub weights: HashMap<(String, Form), usize>,
-    /// Bytes of activations and scratch.
+    /// Bytes of activations and scratch, and of what depends on the texts alone and is kept from step to step.
     pub arena: usize,
     /// Arithmetic of its products in one run.
     pub flops: f64,
+    /// The same of what runs once for the same texts, before the first of the runs.
+    pub prelude_flops: f64,
 }
 
 /// A plan before it is made: what it will need, and the graph until it is.
 struct Draft {
     needs: Arc<Needs>,
-    planned: Option<(Graph, MemoryPlan)>,
+    planned: Option<Planned>,
 }
 
 pub(crate) struct Plans {
@@ -94,23 +97,22 @@ impl Plans {
         if let Some(draft) = lock(&self.drafts).get(&key) {
             return Ok(Arc::clone(&draft.needs));
         }
-        let (graph, plan) = self.draft(key, manifest)?;
-        let flops = graph.nodes().iter().map(|node| graph.flops(node)).sum();
-        let weights = velatura_cpu::weights_of(&self.runtime, &graph)?;
-        let needs = Arc::new(Needs { weights, arena: plan.arena_bytes, flops });
+        let planned = self.draft(key, manifest)?;
+        let [flops, prelude_flops] = planned.flops();
+        let (weights, arena) = (planned.weights(&self.runtime)?, planned.activation_bytes());
+        let needs = Arc::new(Needs { weights, arena, flops, prelude_flops });
         let mut drafts = lock(&self.drafts);
         if drafts.len() >= MOST_DRAFTS {
             drafts.clear();
         }
-        drafts.insert(key, Draft { needs: Arc::clone(&needs), planned: Some((graph, plan)) });
+        drafts.insert(key, Draft { needs: Arc::clone(&needs), planned: Some(planned) });
         Ok(needs)
     }
 
-    fn draft(&self, key: PlanKey, manifest: &ModelManifest) -> Result<(Graph, MemoryPlan), Error> {
+    fn draft(&self, key: PlanKey, manifest: &ModelManifest) -> Result<Planned, Error> {
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
         let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
-        let plan = velatura_cpu::plan(&self.runtime, &graph);
-        Ok((graph, plan))
+        Ok(Planned::new(&self.runtime, graph, key.network.fixed()))
     }
 
     /// The plan, made and its weights loaded if need be.
@@ -129,11 +131,11 @@ impl Plans {
         }
         let began = Instant::now();
         let drafted = lock(&self.drafts).get_mut(&key).and_then(|draft| draft.planned.take());
-        let (graph, plan) = match drafted {
+        let plan = match drafted {
             Some(drafted) => drafted,
             None => self.draft(key, manifest)?,
         };
-        check_shapes(&graph, weights.as_ref())?;
+        plan.graphs().try_for_each(|graph| check_shapes(graph, weights.as_ref()))?;
         let part = key.network.part();
         let resident = held.resident;
         let store = held.stores.entry(part).or_insert_with(|| WeightStore::new(&self.runtime));
@@ -141,11 +143,12 @@ impl Plans {
             let source: Arc<dyn StoredWeights> = Arc::new(Streamed(Arc::clone(weights)));
             store.stream(Some(usize::try_from(resident).unwrap_or(usize::MAX)), &source);
         }
-        let executor = Executor::planned(&self.runtime, graph, plan, store).map_err(Error::from)?;
+        let arena = plan.activation_bytes();
+        let plan = Plan::new(&self.runtime, plan, store).map_err(Error::from)?;
         let planned = began.elapsed();
         each_once(weights.as_ref(), |find| store.load_missing(find)).map_err(PlanFailure::Weights)?;
-        tracing::debug!(?key, arena = executor.arena_bytes(), ?planned, packed = ?(began.elapsed() - planned), "ready");
-        let plan = Arc::new(Mutex::new(executor));
+        tracing::debug!(?key, arena, ?planned, packed = ?(began.elapsed() - planned), "ready");
+        let plan = Arc::new(Mutex::new(plan));
         if held.plans.len() >= MOST_PLANS {
             held.plans.remove(0);
         }
@@ -156,7 +159,10 @@ impl Plans {
     /// Packs the weights of all plans anew, after the source changed.
     pub fn reload(&self, weights: &dyn WeightSource) -> Result<(), CpuError> {
         let held = lock(&self.held);
-        held.stores.values().try_for_each(|store| each_once(weights, |find| store.load(find)))
+        let loaded = held.stores.values().try_for_each(|store| each_once(weights, |find| store.load(find)));
+        // Afterwards, so that no plan that ran in between keeps what it made of the weights before.
+        held.plans.iter().for_each(|(_, plan)| lock(plan).reloaded());
+        loaded
     }
 
     /// Keeps so many bytes of the denoiser's packed weights, or all. What is held otherwise is given back.

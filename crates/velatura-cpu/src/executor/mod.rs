@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use velatura_graph::{Graph, MemoryPlan, Op, ValueId, plan_memory};
+use velatura_graph::{DType, Graph, MemoryPlan, Op, ValueId, plan_memory};
 
 use crate::error::CpuError;
 use crate::runtime::{CancelToken, Runtime};
@@ -148,11 +148,6 @@ impl Executor {
         self.arena = AlignedBytes::default();
     }
 
-    /// Bytes of the packed weights, shared with other plans of the same store.
-    pub fn weight_bytes(&self) -> usize {
-        self.store.bytes()
-    }
-
     /// Runs the graph on the named inputs. The outputs stay readable until the next run.
     pub fn run(&mut self, inputs: &[(&str, Data<'_>)], cancel: &CancelToken) -> Result<(), CpuError> {
         self.run_observed(inputs, cancel, |_, _, _| ())
@@ -201,19 +196,33 @@ impl Executor {
         Ok(())
     }
 
-    /// An output of the last run. All outputs are f32.
+    /// An output of the last run, in single precision, as the outputs of whole graphs are.
     ///
     /// An output that is itself an input of the graph cannot be read back this way.
     pub fn output(&self, name: &str) -> Result<&[f32], CpuError> {
+        match self.output_data(name)? {
+            Data::F32(output) => Ok(output),
+            _ => Err(CpuError::UnknownOutput(name.to_string())),
+        }
+    }
+
+    /// As [`Executor::output`], of the type that the output has: those of a [`velatura_graph::passes::Split::prelude`] may have
+    /// any.
+    pub fn output_data(&self, name: &str) -> Result<Data<'_>, CpuError> {
         let unknown = || CpuError::UnknownOutput(name.to_string());
         let value = self.graph.output(name).map_err(|_| unknown())?;
         let root = memory::root(&self.plan, value);
         if let Some(constant) = &self.constants[root.index()] {
-            return Ok(constant);
+            return Ok(Data::F32(constant));
         }
         let (offset, _) = memory::arena_place(&self.plan, root).ok_or_else(unknown)?;
-        let elements = self.graph.ty(value).elements();
-        self.arena.typed::<f32>().get(offset / 4..).and_then(|from| from.get(..elements)).ok_or_else(unknown)
+        let ty = self.graph.ty(value);
+        let data = match ty.dtype {
+            DType::F32 => part(&self.arena, offset, ty.elements()).map(Data::F32),
+            DType::Bf16 => part(&self.arena, offset, ty.elements()).map(Data::Bf16),
+            DType::I32 => part(&self.arena, offset, ty.elements()).map(Data::I32),
+        };
+        data.ok_or_else(unknown)
     }
 
     fn match_inputs<'d>(&self, given: &[(&str, Data<'d>)]) -> Result<Vec<Option<Data<'d>>>, CpuError> {
@@ -238,6 +247,11 @@ impl Executor {
         }
         Ok(found)
     }
+}
+
+/// The elements from this byte on; nothing where the memory has been given back.
+fn part<T: bytemuck::AnyBitPattern>(memory: &AlignedBytes, offset: usize, elements: usize) -> Option<&[T]> {
+    memory.typed().get(offset / size_of::<T>()..)?.get(..elements)
 }
 
 /// Name and shape of a value that is a parameter.

@@ -6,12 +6,14 @@ mod fuse;
 mod low_rank;
 mod precision;
 mod rewrite;
+mod split;
 
 pub use common::merge_common;
 pub use dead::remove_dead;
 pub use fuse::{Fusion, fuse};
 pub use low_rank::{LowRank, add_low_rank};
 pub use precision::{Precision, lower_precision};
+pub use split::{Split, split};
 
 use crate::graph::Graph;
 

@@ -96,7 +96,7 @@ impl Collect<'_> {
         let mut weights = HashMap::new();
         for &(key, times, group) in plans {
             let needs = self.engine.needs(key)?;
-            flops += needs.flops * times;
+            flops += needs.flops * times + needs.prelude_flops;
             calls += times;
             weights.extend(needs.weights.iter().map(|(form, bytes)| (form.clone(), *bytes as u64)));
             activations.resize(activations.len().max(group + 1), 0);

@@ -2,10 +2,12 @@
 
 use crate::parity::error;
 use crate::pipelines::{Case, Expected};
+use crate::runs::{Fixture, latents};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use velatura::{
-    CancelToken, Dialect, EmbeddingsFolder, Emphasis, Engine, EngineOptions, GenerateRequest, Warning,
+    CancelToken, Dialect, EmbeddingsFolder, Emphasis, Engine, EngineOptions, GenerateRequest, Precision,
+    Warning,
 };
 
 /// A tiny pipeline, opened.
@@ -184,4 +186,30 @@ fn embeddings_of_another_family_are_words_as_in_a1111_or_left_out_as_in_comfyui(
         assert_eq!(found[64..], without[64..]);
     }
     assert_ne!(found.values()[..77 * 64], without.values()[..77 * 64]);
+}
+
+#[test]
+fn texts_that_change_within_a_run_are_followed() {
+    let Fixture { expected, engine, _temporary } = Fixture::open(Expected::sampling());
+    let plain = expected.case("sd15").request("plain");
+    for precision in [Precision::F32, Precision::Bf16] {
+        let of = |prompt: &str| {
+            let precision = Some(precision);
+            latents(&engine, &GenerateRequest { prompt: prompt.into(), precision, ..plain.clone() })
+        };
+        let (lake, boat) = (of("a lake"), of("a boat"));
+        for prompt in ["[a lake:a boat:1]", "[a lake|a boat]"] {
+            let edited = of(prompt);
+            assert!(edited != lake && edited != boat && lake != boat, "{prompt}");
+        }
+        assert!(of("[a lake:a boat:1000]") == lake);
+        // More parts than are asked together: the same plan is given different texts within a step, and only the third counts.
+        let third = of("a lake:0 AND snow:0 AND a boat AND snow:0");
+        let bound = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
+        assert!(
+            error(&third, &boat) < bound && error(&third, &lake) > 2.0 * bound,
+            "{}",
+            error(&third, &boat)
+        );
+    }
 }

@@ -93,7 +93,8 @@ pub fn run(args: &Args, part: Part) -> Result<(), Failure> {
     let median = times.median_s();
     if args.json {
         return terminal::print_json(&json!({
-            "median_s": median, "seconds": times.seconds, "flops": times.flops, "threads": times.threads,
+            "median_s": median, "seconds": times.seconds, "flops": times.flops,
+            "prelude_flops": times.prelude_flops, "threads": times.threads,
             "weight_bytes": times.weight_bytes, "arena_bytes": times.arena_bytes, "error": times.error,
             "layers": times.profile.map(|p| by_layer::to_json(&p, options.runs, times.threads)),
         }));
@@ -106,6 +107,10 @@ pub fn run(args: &Args, part: Part) -> Result<(), Failure> {
         times.arena_bytes >> 20,
         times.threads
     );
+    if times.prelude_flops > 0.0 {
+        let giga = times.prelude_flops / 1e9;
+        let _ = writeln!(text, "without {giga:.2} GFLOP that depend on the prompt alone and run once for it");
+    }
     if let Some(error) = times.error {
         let _ = writeln!(text, "relative error against f32: {error:.2e}");
     }
