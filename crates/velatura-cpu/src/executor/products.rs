@@ -42,12 +42,12 @@ pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usi
 }
 
 /// How a convolution is computed: in a graph that is trained its weights are packed anew at every step, and the
-/// transform of them would take what it saves.
+/// transform of them would take what it saves; some graphs ask to be computed as they are written.
 pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
     let tiling = geometry(graph, node).and_then(|g| gemm::winograd_pays(&g, computed));
-    tiling.filter(|_| !trained()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
+    tiling.filter(|_| !graph.is_direct() && !trained()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
 /// Scratch memory that the kernel of a node wants.
