@@ -2,16 +2,21 @@
 //!
 //! Weights and inputs are random: the time does not depend on them, and no file is needed.
 
+mod error;
+mod random;
+
 use std::borrow::Cow;
 use std::time::Instant;
 
 use velatura_cpu::{CancelToken, Data, Executor, Profile, Runtime, Values, WeightStore};
-use velatura_graph::{Builder, DType, Graph, GraphError, Init, ParameterInfo, passes};
+use velatura_graph::{Builder, DType, Graph, GraphError, ParameterInfo, passes};
 use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_samplers::noise::CounterRng;
 
 use crate::networks::{Changes, Network};
 use crate::{Error, ModelManifest, Precision, shipped};
+pub use error::layer_error;
+use random::{Draws, Spread};
 
 /// Whose networks are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +125,7 @@ pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<Network
     let given: Vec<(&str, Data<'_>)> =
         inputs.iter().map(|(name, data)| (name.as_str(), data.data())).collect();
     plan.run(&given, cancel)?;
-    let mut profile = options.by_layer.then(Profile::default);
+    let mut profile = options.by_layer.then(|| Profile::new(plan.isa()));
     let mut seconds = Vec::new();
     for _ in 0..options.runs.max(1) {
         let start = Instant::now();
@@ -180,29 +185,13 @@ fn prepare(
     let graph = passes::for_inference(graph, precision.of_graph());
     let store = WeightStore::new(runtime);
     let plan = Executor::new(runtime, graph, &store)?;
-    let mut numbers = vec![0.0; NUMBERS];
-    CounterRng::new(1, 0).at(0).fill_normal(&mut numbers);
+    let draws = Draws::new(1);
     store.load(&|name: &str| {
         let (parameter, shape) = parameters.iter().find(|(p, _)| p.name == name)?;
-        Some(Values::F32(Cow::Owned(random_weight(parameter, shape.iter().product(), &numbers))))
+        let numbers = draws.numbers(name, Spread::of(parameter.init), shape.iter().product());
+        Some(Values::F32(Cow::Owned(numbers)))
     })?;
     Ok(plan)
-}
-
-/// Different random numbers; weights repeat them, each beginning elsewhere.
-const NUMBERS: usize = (1 << 20) - 3;
-
-fn random_weight(parameter: &ParameterInfo, len: usize, numbers: &[f32]) -> Vec<f32> {
-    // Biases that begin as zeros have something to show, too.
-    let (mean, deviation) = match parameter.init {
-        Init::Zeros => (0.0, 0.02),
-        Init::Ones => (1.0, 0.02),
-        Init::Normal(deviation) => (0.0, deviation),
-        Init::Uniform(bound) => (0.0, bound / 3.0f32.sqrt()),
-    };
-    let start = parameter.name.bytes().fold(7usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
-    let endless = numbers.iter().cycle().skip(start % numbers.len());
-    endless.take(len).map(|x| mean + deviation * x).collect()
 }
 
 fn graph(options: &NetworkOptions) -> Result<Graph, Error> {
