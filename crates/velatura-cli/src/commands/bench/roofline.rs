@@ -10,6 +10,7 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use velatura_cpu::Method;
+use velatura_graph::op::{Attention, AttentionGradient};
 use velatura_graph::{Node, Op};
 use velatura_train::chart::{self, FONT, Paper};
 
@@ -138,10 +139,15 @@ fn label(layer: &Layer, node: &Node) -> String {
         Op::Conv2dWeightGradient(_) => {
             format!("conv, dW, {}, {} to {}", image(second), last(input), last(second))
         }
-        Op::Attention(_) | Op::AttentionGradient(_) => match (input, second) {
-            ([_, queries, _], [_, keys, _]) => format!("{} {queries}x{keys}", layer.operation),
-            _ => layer.operation.to_string(),
-        },
+        Op::Attention(Attention { heads, .. })
+        | Op::AttentionGradient(AttentionGradient { forward: Attention { heads, .. } }) => {
+            match (input, second) {
+                ([batch, queries, _], [_, keys, _]) => {
+                    format!("{} {queries}x{keys}, {} heads", layer.operation, batch * heads)
+                }
+                _ => layer.operation.to_string(),
+            }
+        }
         _ => layer.operation.to_string(),
     }
 }

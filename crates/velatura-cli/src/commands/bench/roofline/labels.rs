@@ -114,26 +114,17 @@ impl Labels {
 
     /// Writes below the left end of a level line.
     pub fn write_below(&mut self, paper: &Paper<'_>, from: (i32, i32), label: &str) -> Drawn {
-        self.put_within(paper, (from.0 + px(8), from.1 + px(7)), size(paper, label)?, label)
+        self.put_right_of(paper, (from.0 + px(8), from.1 + px(7)), label)
     }
 
-    /// Writes left of the middle of a rising line.
+    /// Writes right of the lower part of a rising line.
     pub fn write_along(&mut self, paper: &Paper<'_>, [from, to]: [(i32, i32); 2], label: &str) -> Drawn {
-        let (width, height) = size(paper, label)?;
-        let middle = ((from.0 + to.0) / 2, (from.1 + to.1) / 2);
-        let at = (middle.0 - width - px(8), middle.1 - height - px(2));
-        self.put_within(paper, at, (width, height), label)
+        let at = (from.0 + (to.0 - from.0) / 4, from.1 + (to.1 - from.1) / 4);
+        self.put_right_of(paper, (at.0 + px(10), at.1), label)
     }
 
-    /// Writes right of the left edge of the chart.
-    fn put_within(
-        &mut self,
-        paper: &Paper<'_>,
-        (x, y): (i32, i32),
-        (width, height): (i32, i32),
-        label: &str,
-    ) -> Drawn {
-        let x = x.max(self.chart.x[0] + px(4));
+    fn put_right_of(&mut self, paper: &Paper<'_>, (x, y): (i32, i32), label: &str) -> Drawn {
+        let (width, height) = size(paper, label)?;
         self.put(paper, (x, y), Frame { x: [x, x + width], y: [y, y + height] }, label)
     }
 
