@@ -128,10 +128,20 @@ impl Bench {
         let gradient = format!("{name} weight gradient");
         if self.wanted(&gradient) {
             let mut out = vec![0.0; w.len()];
-            let mut memory = vec![0; conv2d_weight_gradient_scratch_bytes(isa, dtype, &g)];
+            let mut memory =
+                vec![0; conv2d_weight_gradient_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct)];
             self.report(&gradient, dtype, peak, g.flops(), || {
-                conv2d_weight_gradient(pool, isa, &g, x.data(), dy.data(), &mut out, &mut memory)
-                    .expect("fits");
+                conv2d_weight_gradient(
+                    pool,
+                    isa,
+                    &g,
+                    ConvAlgorithm::Direct,
+                    x.data(),
+                    dy.data(),
+                    &mut out,
+                    &mut memory,
+                )
+                .expect("fits");
             });
         }
         let gradient = format!("{name} input gradient");
@@ -139,7 +149,8 @@ impl Bench {
             let stride = g.stride;
             let weight = PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &w, shape, 1, stride)
                 .expect("shapes fit");
-            let mut memory = vec![0; conv2d_input_gradient_scratch_bytes(isa, dtype, &g)];
+            let mut memory =
+                vec![0; conv2d_input_gradient_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct)];
             self.report(&gradient, dtype, peak, g.flops(), || {
                 conv2d_input_gradient(pool, isa, &g, dy.data(), &weight, None, x.data_mut(), &mut memory)
                     .expect("fits");

@@ -6,7 +6,7 @@ use half::bf16;
 use velatura_graph::DType;
 
 use crate::kernels::attention::{self, AttentionShape, Rows};
-use crate::kernels::gemm::{self, ConvGeometry, Epilogue, GemmError, PackedMatrix};
+use crate::kernels::gemm::{self, ConvAlgorithm, ConvGeometry, Epilogue, GemmError, PackedMatrix};
 use crate::{AlignedBytes, Data, DataMut, Runtime};
 
 /// One measured kernel.
@@ -144,7 +144,7 @@ fn conv(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError> 
     let (x, mut y) = (Tensor::new(PIXELS * 320, 1, dtype), Tensor::new(PIXELS * 320, 2, dtype));
     let weight = Tensor::new(320 * 320 * 9, 3, DType::F32);
     let packed = PackedMatrix::conv2d(pool, isa, dtype, &weight.f32, WEIGHT, 1)?;
-    let mut memory = scratch(gemm::conv2d_scratch_bytes(isa, dtype, &CONV, gemm::ConvAlgorithm::Direct));
+    let mut memory = scratch(gemm::conv2d_scratch_bytes(isa, dtype, &CONV, ConvAlgorithm::Direct));
     let bias = vec![0.1; 320];
     let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
     median(runs, || {
@@ -157,7 +157,8 @@ fn input_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, G
     let (dy, mut dx) = (Tensor::new(PIXELS * 320, 1, dtype), Tensor::new(PIXELS * 320, 2, dtype));
     let weight = Tensor::new(320 * 320 * 9, 3, DType::F32);
     let packed = PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &weight.f32, WEIGHT, 1, [1, 1])?;
-    let mut memory = scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV));
+    let mut memory =
+        scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV, ConvAlgorithm::Direct));
     median(runs, || {
         let memory = memory.typed_mut::<u8>();
         gemm::conv2d_input_gradient(pool, isa, &CONV, dy.read(), &packed, None, dx.write(), memory)
@@ -168,10 +169,11 @@ fn weight_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, 
     let (pool, isa) = (&runtime.pool, runtime.isa);
     let (x, dy) = (Tensor::new(PIXELS * 320, 1, dtype), Tensor::new(PIXELS * 320, 2, dtype));
     let mut out = vec![0.0; 320 * 320 * 9];
-    let mut memory = scratch(gemm::conv2d_weight_gradient_scratch_bytes(isa, dtype, &CONV));
+    let direct = ConvAlgorithm::Direct;
+    let mut memory = scratch(gemm::conv2d_weight_gradient_scratch_bytes(isa, dtype, &CONV, direct));
     median(runs, || {
         let memory = memory.typed_mut::<u8>();
-        gemm::conv2d_weight_gradient(pool, isa, &CONV, x.read(), dy.read(), &mut out, memory)
+        gemm::conv2d_weight_gradient(pool, isa, &CONV, direct, x.read(), dy.read(), &mut out, memory)
     })
 }
 

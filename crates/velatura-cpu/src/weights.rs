@@ -38,6 +38,8 @@ pub enum Form {
     Winograd(DType, Tiling),
     /// Packed for the input gradient of a convolution in this many groups with this stride.
     ConvGradient(DType, usize, [usize; 2]),
+    /// Packed for the input gradient of a convolution by Winograd's algorithm with this tiling.
+    WinogradGradient(DType, Tiling),
 }
 
 #[derive(Default)]

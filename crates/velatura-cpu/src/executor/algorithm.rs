@@ -8,7 +8,7 @@ use velatura_graph::{DType, Graph, Op};
 use super::{parameter, products};
 use crate::Isa;
 use crate::kernels::attention;
-use crate::kernels::gemm::{self, Tiling};
+use crate::kernels::gemm::{self, ConvAlgorithm, Tiling};
 use crate::weights::{Form, bytes_of};
 
 /// In which numbers products are computed; sums are f32, or i32 of bytes.
@@ -29,8 +29,10 @@ pub enum Method {
     Product,
     /// A convolution as it is written.
     Direct,
-    /// A convolution by Winograd's algorithm.
+    /// A convolution, or the gradient of its input, by Winograd's algorithm.
     Winograd(Tiling),
+    /// The gradient of a convolution's weight by Winograd's algorithm.
+    WinogradWeightGradient(Tiling),
     /// Attention block by block of keys, without storing the scores.
     OnlineSoftmax,
 }
@@ -60,15 +62,23 @@ impl fmt::Display for Arithmetic {
     }
 }
 
+/// Pixels of a tile of the convolution's result.
+fn pixels(tiling: Tiling) -> &'static str {
+    match tiling {
+        Tiling::Small => "2x2",
+        Tiling::Wide => "2x4",
+        Tiling::Large => "4x4",
+    }
+}
+
 impl fmt::Display for Algorithm {
     /// `Winograd F(2x4), bf16`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.method {
             Method::Product => return self.arithmetic.fmt(f),
             Method::Direct => "direct",
-            Method::Winograd(Tiling::Small) => "Winograd F(2x2)",
-            Method::Winograd(Tiling::Wide) => "Winograd F(2x4)",
-            Method::Winograd(Tiling::Large) => "Winograd F(4x4)",
+            Method::Winograd(tiling) => &format!("Winograd F({})", pixels(tiling)),
+            Method::WinogradWeightGradient(tiling) => &format!("Winograd F(3x3, {})", pixels(tiling)),
             Method::OnlineSoftmax => "online softmax",
         };
         write!(f, "{method}, {}", self.arithmetic)
@@ -96,14 +106,23 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 | Form::LinearInt8Gated
                 | Form::LinearGradient(_) => (Method::Product, computed()?),
                 Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, computed()?),
-                Form::Winograd(_, tiling) if stored => (Method::Winograd(tiling), computed()?),
+                Form::Winograd(_, tiling) | Form::WinogradGradient(_, tiling) if stored => {
+                    (Method::Winograd(tiling), computed()?)
+                }
                 // A convolution by a weight that is computed has no kernel.
-                Form::Conv(..) | Form::ConvGradient(..) | Form::Winograd(..) | Form::Raw => return None,
+                Form::Conv(..)
+                | Form::ConvGradient(..)
+                | Form::Winograd(..)
+                | Form::WinogradGradient(..)
+                | Form::Raw => return None,
             }
         }
         None => match &at.op {
             Op::MatMul(_) | Op::LinearWeightGradient(_) => (Method::Product, computed()?),
-            Op::Conv2dWeightGradient(_) => (Method::Direct, computed()?),
+            Op::Conv2dWeightGradient(_) => match products::conv_algorithm(graph, at, isa) {
+                ConvAlgorithm::Direct => (Method::Direct, computed()?),
+                ConvAlgorithm::Winograd(tiling) => (Method::WinogradWeightGradient(tiling), computed()?),
+            },
             Op::Attention(_) => (Method::OnlineSoftmax, of_attention(isa, (0..3).filter_map(dtype))),
             Op::AttentionGradient(op) => {
                 // Beside queries, keys and values the gradient of the result, which comes after the optional mask, the result
@@ -154,8 +173,8 @@ pub fn traffic(graph: &Graph, node: usize, isa: Isa) -> f64 {
 #[cfg(test)]
 mod tests {
     use velatura_graph::op::Window;
-    use velatura_graph::passes::{Precision, for_inference};
-    use velatura_graph::{Builder, Init};
+    use velatura_graph::passes::{Precision, for_inference, for_training};
+    use velatura_graph::{Builder, Init, gradients};
 
     use super::*;
 
@@ -199,6 +218,30 @@ mod tests {
         expected(Isa::Avx2, 32, Bf16, "Winograd F(4x4), f32", "f32", "f32");
         let direct = network(32, F32).in_single_precision();
         assert_eq!(names(&direct, Isa::Avx512)[0], "direct, f32");
+    }
+
+    #[test]
+    fn gradients_are_told_apart() {
+        let b = Builder::new();
+        let x = b.input("x", &[1, 32, 32, 64], DType::F32);
+        let weight = b.params().get("conv", &[64, 64, 3, 3], Init::Normal(0.1));
+        let loss = x.conv2d(weight, None, Window::new(1, 1)).square().mean_all();
+        let found = gradients(&b, loss, &[x, weight]).unwrap();
+        found.into_iter().enumerate().for_each(|(i, gradient)| b.output(&i.to_string(), gradient));
+        let graph = for_training(b.finish().unwrap(), Precision::Bf16);
+        let of = |graph: &Graph, operation: &str| {
+            let told = told(graph, Isa::Avx512);
+            told.into_iter().find(|(name, ..)| *name == operation).map(|(_, algorithm, _)| algorithm).unwrap()
+        };
+        assert_eq!(of(&graph, "conv2d weight gradient"), "Winograd F(3x3, 2x2), bf16");
+        let at = graph.nodes().iter().position(|node| node.op.name() == "conv2d weight gradient").unwrap();
+        let alone = graph.alone(at).in_single_precision();
+        assert_eq!(of(&alone, "conv2d weight gradient"), "direct, f32");
+        // As its weight is packed.
+        let at = graph.nodes().iter().position(|node| node.op.name() == "conv2d input gradient").unwrap();
+        let (_, form) = products::packed_weight(&graph, at, Isa::Avx512).unwrap();
+        let winograd = matches!(form, Form::WinogradGradient(..));
+        assert_eq!(of(&graph, "conv2d input gradient").starts_with("Winograd F("), winograd);
     }
 
     #[test]

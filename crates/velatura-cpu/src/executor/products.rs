@@ -34,20 +34,25 @@ pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usi
             ConvAlgorithm::Direct => (1, Form::Conv(dtype(), conv.window.groups)),
             ConvAlgorithm::Winograd(tiling) => (1, Form::Winograd(dtype(), tiling)),
         }),
-        Op::Conv2dInputGradient(op) => {
-            Some((1, Form::ConvGradient(dtype(), op.window.groups, op.window.stride)))
-        }
+        Op::Conv2dInputGradient(op) => Some(match conv_algorithm(graph, node, isa) {
+            ConvAlgorithm::Direct => (1, Form::ConvGradient(dtype(), op.window.groups, op.window.stride)),
+            ConvAlgorithm::Winograd(tiling) => (1, Form::WinogradGradient(dtype(), tiling)),
+        }),
         _ => None,
     }
 }
 
-/// How a convolution is computed: in a graph that is trained its weights are packed anew at every step, and the
-/// transform of them would take what it saves; some graphs ask to be computed as they are written.
+/// How a convolution or its gradient is computed. In a graph that is trained the weights are packed anew at every step; some
+/// graphs ask to be computed as they are written.
 pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
-    let tiling = geometry(graph, node).and_then(|g| gemm::winograd_pays(&g, computed));
-    tiling.filter(|_| !graph.is_direct() && !trained()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
+    let tiling = geometry(graph, node).and_then(|g| match node.op {
+        Op::Conv2dWeightGradient(_) => gemm::winograd_pays_for_weight_gradient(&g),
+        Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained()),
+        _ => gemm::winograd_pays(&g, computed, !trained()),
+    });
+    tiling.filter(|_| !graph.is_direct()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
 /// Scratch memory that the kernel of a node wants.
@@ -84,10 +89,14 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
         Op::Conv2d(_) => geometry(graph, node)
             .map_or(0, |g| gemm::conv2d_scratch_bytes(isa, storage, &g, conv_algorithm(graph, node, isa))),
         Op::Conv2dInputGradient(_) => {
-            geometry(graph, node).map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g))
+            let algorithm = conv_algorithm(graph, node, isa);
+            geometry(graph, node)
+                .map_or(0, |g| gemm::conv2d_input_gradient_scratch_bytes(isa, storage, &g, algorithm))
         }
         Op::Conv2dWeightGradient(_) => {
-            geometry(graph, node).map_or(0, |g| gemm::conv2d_weight_gradient_scratch_bytes(isa, storage, &g))
+            let algorithm = conv_algorithm(graph, node, isa);
+            geometry(graph, node)
+                .map_or(0, |g| gemm::conv2d_weight_gradient_scratch_bytes(isa, storage, &g, algorithm))
         }
         _ => 0,
     }
@@ -186,7 +195,9 @@ impl Frame<'_> {
             Op::Conv2dWeightGradient(_) => {
                 let Some(geometry) = geometry(self.graph, node) else { return Ok(false) };
                 if let Some(out) = self.write_f32(node.outputs[0]) {
-                    gemm::conv2d_weight_gradient(pool, isa, &geometry, input(0)?, input(1)?, out, scratch())?;
+                    let (g, algorithm) = (&geometry, conv_algorithm(self.graph, node, isa));
+                    let (x, dy) = (input(0)?, input(1)?);
+                    gemm::conv2d_weight_gradient(pool, isa, g, algorithm, x, dy, out, scratch())?;
                 }
             }
             Op::Attention(op) => {

@@ -59,6 +59,9 @@ fn matrix(isa: Isa, shape: &[usize], form: &Form) -> Result<PackedMatrix, GemmEr
         Form::LinearGradient(dtype) => (dtype, 1, [1; 2], Purpose::LinearInputGradient),
         Form::Conv(dtype, groups) => (dtype, groups, [1; 2], Purpose::Conv),
         Form::Winograd(dtype, tiling) => (dtype, 1, [1; 2], Purpose::ConvWinograd(tiling)),
+        Form::WinogradGradient(dtype, tiling) => {
+            (dtype, 1, [1; 2], Purpose::ConvInputGradientWinograd(tiling))
+        }
         Form::ConvGradient(dtype, groups, stride) => (dtype, groups, stride, Purpose::ConvInputGradient),
         Form::Raw => unreachable!("raw weights are not packed"),
     };

@@ -167,7 +167,7 @@ impl Layers {
         let error = |of: &str| if self.errors { format!(" {of:>8}") } else { String::new() };
         let _ = writeln!(
             text,
-            "\n{:>10} {:>6} {:>6} {:>8} {:>7} {:>6}{}  {:<21} operation on",
+            "\n{:>10} {:>6} {:>6} {:>8} {:>7} {:>6}{}  {:<26} operation on",
             "ms",
             "share",
             "times",
@@ -180,7 +180,7 @@ impl Layers {
         for layer in self.layers.iter().take(SHOWN) {
             let _ = writeln!(
                 text,
-                "{} {:>7} {:>6.1}{}  {:<21} {} {}",
+                "{} {:>7} {:>6.1}{}  {:<26} {} {}",
                 self.columns(&[layer]),
                 layer.intensity().map_or(String::new(), |x| format!("{x:.1}")),
                 layer.bytes / layer.seconds / 1e9,
@@ -193,7 +193,7 @@ impl Layers {
         if let Some(rest) = self.layers.get(SHOWN..).filter(|rest| !rest.is_empty()) {
             let _ = writeln!(
                 text,
-                "{} {:>7} {:>6}{}  {:<21} others",
+                "{} {:>7} {:>6}{}  {:<26} others",
                 self.columns(&rest.iter().collect::<Vec<_>>()),
                 "",
                 "",

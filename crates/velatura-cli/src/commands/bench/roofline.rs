@@ -92,7 +92,7 @@ impl Dot {
             pace: layer.flops / layer.seconds,
             share: layer.seconds / total,
             kind: kind(&node.op),
-            winograd: matches!(method, Method::Winograd(_)),
+            winograd: matches!(method, Method::Winograd(_) | Method::WinogradWeightGradient(_)),
             label: label(layer, node),
         })
         .filter(|dot| dot.share >= LEAST && dot.pace.is_finite())

@@ -2,17 +2,39 @@
 //! scores of a tile are computed again from Q, K and the stored logarithms.
 //!
 //! With `P = exp(scale Q K^T + mask - lse)` and `D = sum(dO * O)` for each query:
-//! `dV = P^T dO`, `dS = P (dO V^T - D) scale`, `dQ = dS K`, `dK = dS^T Q`.
+//! `dV = P^T dO`, `dS = P (dO V^T - D) scale`, `dQ = dS K`, `dK = dS^T Q`. P and dS are made of the products in the registers, so
+//! that the exponentials of a tile are worked on beside the products of the next.
 
-use super::forward::{KEYS, MAX_LANES, Parts, apply_mask, head_rows};
+use super::forward::{MAX_LANES, Parts, apply_mask, head_rows};
 use super::pack::{self, Head};
 #[cfg(target_arch = "x86_64")]
 use super::product::Dot;
-use super::product::{Accumulate, Left, Product, Right, Scores, Single, for_runs, multiply};
+use super::product::{
+    Accumulate, Left, Probabilities, Product, Right, Scores, Single, Slopes, for_runs, multiply,
+};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
 use crate::{Data, DataMut, Isa, ThreadPool};
+
+/// Keys of a block. The operands of all queries, which do not fit the second-level cache, pass by for each.
+const KEYS: usize = if cfg!(test) { 64 } else { 128 };
+
+/// Vectors of queries of a block: two runs of either length. The gradients of keys and values are sums over queries that are
+/// taken up again for each.
+const BLOCK: usize = 6;
+
+/// Evaluates the body for each run of vectors of queries, block by block.
+macro_rules! for_runs_of_blocks {
+    ($product:ident, $vectors:expr, $n:ident, $first:ident => $body:expr) => {{
+        for block in (0..$vectors).step_by(BLOCK) {
+            for_runs!($product, BLOCK.min($vectors - block), $n, run => {
+                let $first = block + run;
+                $body
+            });
+        }
+    }};
+}
 
 /// Gradients of Q, K and V, contiguous `[batch, tokens, heads * head_dim]`.
 #[derive(Debug)]
@@ -90,7 +112,12 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize) {
     let d = job.shape.head_dim.next_multiple_of(MAX_LANES);
     let width = job.shape.q_tokens.next_multiple_of(MAX_LANES);
     // As in the forward pass: enough for every kernel, taken outside of the code for one.
-    let len = 5 * d * width + 2 * width + 5 * KEYS * d + (5 * KEYS + d) * 3 * MAX_LANES + 24 * 16;
+    let len = 5 * d * width
+        + 2 * width
+        + 5 * KEYS * d
+        + (2 * KEYS + d) * 3 * MAX_LANES
+        + 2 * KEYS * BLOCK * MAX_LANES
+        + 24 * 16;
     with_scratch(len, |scratch: &mut [u32]| {
         dispatch!(kernel, task(job: &Job<'_>, head: usize, scratch: &mut [u32]));
     });
@@ -120,8 +147,9 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     let [k_rows, v_rows] = [KEYS * units; 2].map(|n| parts.take(n));
     let k_tokens = parts.take(KEYS.div_ceil(P::PAIR) * d);
     let [dk, dv] = [KEYS * columns; 2].map(|n| parts.take(n));
-    let [scores, products] = [KEYS * 3 * lanes; 2].map(|n| parts.take(n));
-    let [p_rows, ds_rows, ds_units] = [KEYS * 3 * lanes; 3].map(|n| parts.take(n));
+    let scores = parts.take(KEYS * 3 * lanes);
+    let [p_rows, ds_rows] = [KEYS * BLOCK * lanes; 2].map(|n| parts.take(n));
+    let ds_units = parts.take(KEYS * 3 * lanes);
     let rows = parts.take(d * 3 * lanes);
     let dq: &mut [f32] = bytemuck::cast_slice_mut(dq);
     let lse: &mut [f32] = bytemuck::cast_slice_mut(lse);
@@ -131,7 +159,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
     dq.fill(0.0);
     query_sums(job, head, lse, delta);
-    for_runs!(P, vectors, N, run => {
+    for_runs_of_blocks!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         pack::transposed::<P>(q, start, count, N * lanes, rows, &mut q_lanes[units * start..]);
@@ -149,49 +177,63 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
         pack::tokens::<P>(k, first_k, keys, d, k_tokens);
         dk.fill(0.0);
         dv.fill(0.0);
-        for_runs!(P, vectors, N, run => {
-            let start = run * lanes;
-            let count = (N * lanes).min(shape.q_tokens - start);
-            if !shape.causal || first_k < start + count {
+        for block in (0..vectors).step_by(BLOCK) {
+            let block = block..vectors.min(block + BLOCK);
+            let (first_q, row_units) = (block.start * lanes, block.len() * lanes / P::PAIR);
+            if shape.causal && first_k >= (block.end * lanes).min(shape.q_tokens) {
+                continue;
+            }
+            for_runs!(P, block.len(), N, run => {
+                let (start, at) = (first_q + run * lanes, run * lanes / P::PAIR);
                 // SAFETY: operands were packed with these sizes; the contract of this function.
                 unsafe {
                     tile::<P, N>(Tile {
                         job,
                         head,
                         first_q: start,
-                        queries: count,
+                        queries: (N * lanes).min(shape.q_tokens - start),
                         first_k,
                         keys,
                         units,
-                        columns,
+                        row_units,
                         q_lanes: q_lanes[units * start..].as_ptr(),
                         dout_lanes: dout_lanes[units * start..].as_ptr(),
-                        q_tokens: q_tokens[start / P::PAIR * columns..].as_ptr(),
-                        dout_tokens: dout_tokens[start / P::PAIR * columns..].as_ptr(),
                         k_rows: k_rows.as_ptr(),
                         v_rows: v_rows.as_ptr(),
                         k_tokens: k_tokens.as_ptr(),
                         lse: lse[start..].as_ptr(),
                         delta: delta[start..].as_ptr(),
                         scores: &mut scores[..keys * N * lanes],
-                        products: products.as_mut_ptr().cast(),
-                        p_rows: p_rows.as_mut_ptr(),
-                        ds_rows: ds_rows.as_mut_ptr(),
+                        p_rows: p_rows[at..].as_mut_ptr(),
+                        ds_rows: ds_rows[at..].as_mut_ptr(),
                         ds_units: ds_units.as_mut_ptr(),
                         dq: dq[d * start..].as_mut_ptr(),
-                        dk: dk.as_mut_ptr(),
-                        dv: dv.as_mut_ptr(),
                     });
                 }
+            });
+            let of_block = first_q / P::PAIR * columns;
+            let products = [
+                (&*p_rows, &dout_tokens[of_block..], &mut *dv),
+                (&*ds_rows, &q_tokens[of_block..], &mut *dk),
+            ];
+            for (rows, tokens, sums) in products {
+                for_runs!(P, columns / lanes, M, first => {
+                    let at = first * lanes;
+                    let left = Left { start: rows.as_ptr(), row: row_units, step: 1 };
+                    let right = Right { start: tokens[at..].as_ptr(), step: columns };
+                    let mut sum = Accumulate { to: sums[at..].as_mut_ptr(), stride: columns };
+                    // SAFETY: as above.
+                    unsafe { accumulate::<P, M>(left, right, keys, row_units, &mut sum) };
+                });
             }
-        });
+        }
         for (out, values) in [(&job.dk, &*dk), (&job.dv, &*dv)] {
             for (key, row) in values.chunks_exact(columns).take(keys).enumerate() {
                 write_row(job, out, shape.k_tokens, head, first_k + key, &row[..d]);
             }
         }
     }
-    for_runs!(P, vectors, N, run => {
+    for_runs_of_blocks!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         let dq = &dq[d * start..][..d * N * lanes];
@@ -203,20 +245,21 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     });
 }
 
-/// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`.
+/// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
+/// they are subtracted.
 #[inline(always)]
 fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     let shape = job.shape;
     let out = head_rows(shape, &job.out, shape.q_tokens, head);
     let dout = head_rows(shape, &job.dout, shape.q_tokens, head);
-    lse.fill(f32::INFINITY);
+    lse.fill(f32::NEG_INFINITY);
     delta.fill(0.0);
     let given = &job.lse[head * shape.q_tokens..][..shape.q_tokens];
     for (token, &value) in given.iter().enumerate() {
         if value != f32::NEG_INFINITY {
-            lse[token] = value * std::f32::consts::LOG2_E;
+            lse[token] = -value * std::f32::consts::LOG2_E;
         }
-        delta[token] = dot(&out, &dout, token);
+        delta[token] = -dot(&out, &dout, token) * shape.scale;
     }
 }
 
@@ -263,96 +306,90 @@ struct Tile<'a> {
     first_k: usize,
     keys: usize,
     units: usize,
-    columns: usize,
+    /// Units of a row of probabilities or slopes.
+    row_units: usize,
     q_lanes: *const u32,
     dout_lanes: *const u32,
-    q_tokens: *const u32,
-    dout_tokens: *const u32,
     k_rows: *const u32,
     v_rows: *const u32,
     k_tokens: *const u32,
     lse: *const f32,
     delta: *const f32,
     scores: &'a mut [f32],
-    products: *mut f32,
     p_rows: *mut u32,
     ds_rows: *mut u32,
     ds_units: *mut u32,
     dq: *mut f32,
-    dk: *mut f32,
-    dv: *mut f32,
 }
 
-/// One block of keys against one run of queries.
+/// One block of keys against one run of queries: probabilities, slopes, and the gradient of the queries.
 ///
 /// # Safety
 /// Pointers reach as far as the sizes say; called from code compiled for the product's instruction set.
 #[inline(always)]
 unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
-    let Tile { job, keys, units, columns, .. } = t;
+    let Tile { job, keys, units, row_units, .. } = t;
     let shape = job.shape;
     let d = shape.head_dim;
     let lanes = P::V::LANES;
     let width = N * lanes;
-    let row_units = width / P::PAIR;
     // SAFETY: the contract of this function.
     unsafe {
-        let low = P::V::splat(f32::NEG_INFINITY);
-        let mut scores = Scores {
+        let mut probabilities = Probabilities {
             to: t.scores.as_mut_ptr(),
+            rows: t.p_rows,
+            row_units,
             scale: P::V::splat(shape.scale * std::f32::consts::LOG2_E),
-            greatest: [low; N],
+            offset: loaded::<P, N>(t.lse),
         };
         let left = Left { start: t.k_rows, row: units, step: 1 };
-        multiply::<P, N>(left, Right { start: t.q_lanes, step: width }, keys, units, &mut scores);
+        let right = Right { start: t.q_lanes, step: width };
         if job.mask.is_some() || (shape.causal && t.first_k + keys > t.first_q + 1) {
+            let (to, scale) = (probabilities.to, probabilities.scale);
+            let mut scores = Scores { to, scale, greatest: [P::V::splat(f32::NEG_INFINITY); N] };
+            multiply::<P, N>(left, right, keys, units, &mut scores);
             apply_mask(shape, job.mask, t.head, [t.first_q, t.queries, width], [t.first_k, keys], t.scores);
-        }
-        let mut products = Scores { to: t.products, scale: P::V::splat(1.0), greatest: [low; N] };
-        let left = Left { start: t.v_rows, row: units, step: 1 };
-        multiply::<P, N>(left, Right { start: t.dout_lanes, step: width }, keys, units, &mut products);
-
-        let source = t.scores.as_ptr();
-        let scale = P::V::splat(shape.scale);
-        let mut key = 0;
-        while key < keys {
-            let mut j = 0;
-            while j < N {
-                let lse = P::V::load(t.lse.add(j * lanes));
-                let delta = P::V::load(t.delta.add(j * lanes));
-                let mut slopes = [P::V::splat(0.0); 2];
-                let mut i = 0;
-                while i < P::PAIR && key + i < keys {
-                    let at = ((key + i) * N + j) * lanes;
-                    let p = P::V::load(source.add(at)).sub(lse).exp2::<true>();
-                    let slope = p.mul(P::V::load(t.products.add(at)).sub(delta)).mul(scale);
-                    let row = (key + i) * row_units + j * lanes / P::PAIR;
-                    P::store_row(p, t.p_rows.add(row));
-                    P::store_row(slope, t.ds_rows.add(row));
-                    slopes[i] = slope;
-                    i += 1;
-                }
-                P::store_units(slopes[0], slopes[1], t.ds_units.add((key / P::PAIR * N + j) * lanes));
-                j += 1;
+            let mut key = 0;
+            while key < keys {
+                probabilities.of_scores::<P>(key);
+                key += 1;
             }
-            key += P::PAIR;
+        } else {
+            multiply::<P, N>(left, right, keys, units, &mut probabilities);
         }
+        let mut slopes = Slopes {
+            probabilities: t.scores.as_ptr(),
+            rows: t.ds_rows,
+            row_units,
+            units: t.ds_units,
+            scale: P::V::splat(shape.scale),
+            offset: loaded::<P, N>(t.delta),
+        };
+        let left = Left { start: t.v_rows, row: units, step: 1 };
+        multiply::<P, N>(left, Right { start: t.dout_lanes, step: width }, keys, units, &mut slopes);
 
-        for_runs!(P, columns / lanes, M, first => {
-            let at = first * lanes;
-            let left = Left { start: t.p_rows, row: row_units, step: 1 };
-            let right = Right { start: t.dout_tokens.add(at), step: columns };
-            let mut sum = Accumulate { to: t.dv.add(at), stride: columns };
-            accumulate::<P, M>(left, right, keys, row_units, &mut sum);
-            let left = Left { start: t.ds_rows, row: row_units, step: 1 };
-            let right = Right { start: t.q_tokens.add(at), step: columns };
-            let mut sum = Accumulate { to: t.dk.add(at), stride: columns };
-            accumulate::<P, M>(left, right, keys, row_units, &mut sum);
-        });
         let left = Left { start: t.k_tokens, row: 1, step: d };
         let right = Right { start: t.ds_units, step: width };
         let mut sum = Accumulate { to: t.dq, stride: width };
         accumulate::<P, N>(left, right, d, keys.div_ceil(P::PAIR), &mut sum);
+    }
+}
+
+/// `N` vectors.
+///
+/// # Safety
+/// They are readable; called from code compiled for the product's instruction set.
+#[inline(always)]
+unsafe fn loaded<P: Product, const N: usize>(from: *const f32) -> [P::V; N] {
+    // SAFETY: the contract of this function.
+    unsafe {
+        let mut vectors = [P::V::splat(0.0); N];
+        let mut j = 0;
+        while j < N {
+            vectors[j] = P::V::load(from.add(j * P::V::LANES));
+            j += 1;
+        }
+        vectors
     }
 }
 

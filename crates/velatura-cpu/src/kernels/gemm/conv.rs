@@ -71,6 +71,23 @@ impl ConvGeometry {
         2.0 * self.out_pixels() as f64 * self.weight_shape().iter().product::<usize>() as f64
     }
 
+    /// The convolution, of turned windows, that takes the gradient of the output to that of the input: only for a stride of one
+    /// and a single group, and padding that leaves each window a pixel.
+    pub fn input_gradient(&self) -> Option<ConvGeometry> {
+        let margin = |axis: usize| (self.kernel[axis % 2] - 1).checked_sub(self.padding[axis]);
+        if self.stride != [1, 1] || self.groups != 1 || self.kernel.contains(&0) {
+            return None;
+        }
+        Some(ConvGeometry {
+            height: self.out_height(),
+            width: self.out_width(),
+            in_channels: self.out_channels,
+            out_channels: self.in_channels,
+            padding: [margin(0)?, margin(1)?, margin(2)?, margin(3)?],
+            ..*self
+        })
+    }
+
     /// Whether it is a linear layer over the pixels.
     pub(super) fn is_pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.stride == [1, 1] && self.padding == [0; 4] && self.groups == 1
@@ -265,8 +282,16 @@ pub fn conv2d_scratch_bytes(
 }
 
 /// Bytes of scratch memory that [`conv2d_input_gradient`] needs for gradients stored as `storage`; often zero.
-pub fn conv2d_input_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: &ConvGeometry) -> usize {
+pub fn conv2d_input_gradient_scratch_bytes(
+    isa: Isa,
+    storage: DType,
+    geometry: &ConvGeometry,
+    algorithm: ConvAlgorithm,
+) -> usize {
     let g = geometry;
+    if let (ConvAlgorithm::Winograd(_), Some(gradient)) = (algorithm, g.input_gradient()) {
+        return conv2d_scratch_bytes(isa, storage, &gradient, algorithm);
+    }
     let kernels = linear::kernels_for(isa, storage);
     let depth = g.out_channels / g.groups.max(1);
     scratch::total(&[rows_bytes(kernels, storage, g.out_pixels(), g.groups, depth)])
@@ -331,7 +356,8 @@ pub fn conv2d(
 }
 
 /// The gradient of a convolution's input: dy `[N, H', W', out]` to `[N, H, W, in]`, weight from
-/// [`PackedMatrix::conv2d_input_gradient`]; the residual, where given, is added.
+/// [`PackedMatrix::conv2d_input_gradient`], or from [`PackedMatrix::conv2d_input_gradient_winograd`] where the window is 3x3 of
+/// stride 1 and the channels a multiple of 16; the residual, where given, is added.
 ///
 /// Positions of the input are taken by phase of the stride, so that each sums over just the taps that it met.
 ///
@@ -348,10 +374,25 @@ pub fn conv2d_input_gradient(
     scratch: &mut [u8],
 ) -> Result<(), GemmError> {
     let (operation, g) = ("conv2d_input_gradient", geometry);
-    g.check_weight(operation, isa, weight, Purpose::ConvInputGradient)?;
+    let winograd = match weight.purpose {
+        Purpose::ConvInputGradientWinograd(tiling) => Some(tiling),
+        _ => None,
+    };
+    let purpose = winograd.map_or(Purpose::ConvInputGradient, Purpose::ConvInputGradientWinograd);
+    g.check_weight(operation, isa, weight, purpose)?;
     check_len(operation, "the gradient", g.out_pixels() * g.out_channels, dy.len())?;
     let epilogue = Epilogue { residual, ..Epilogue::default() };
     let finish = epilogue.bind(operation, g.in_pixels(), g.in_channels, &mut out)?;
+    if let Some(tiling) = winograd {
+        let gradient = g.input_gradient().filter(|g| g.in_channels.is_multiple_of(16));
+        let Some(gradient) = gradient else {
+            return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
+        };
+        let bytes = winograd::bytes(weight.kernels, tiling, &gradient);
+        let [memory] = scratch::cut(operation, scratch, [bytes])?;
+        // SAFETY: lengths were checked, and the scratch memory was cut for it.
+        return unsafe { winograd::conv2d(pool, tiling, &gradient, dy, weight, &finish, memory) };
+    }
     let bytes = rows_bytes(weight.kernels, dy.dtype(), g.out_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.

@@ -47,6 +47,10 @@ impl Lanes for __m256 {
         }
     }
     #[inline(always)]
+    unsafe fn store_pairs(self, _: Self, _: *mut u32) {
+        unreachable!("the AVX2 kernels compute in single precision")
+    }
+    #[inline(always)]
     unsafe fn add(self, b: Self) -> Self {
         unsafe { _mm256_add_ps(self, b) }
     }
@@ -115,6 +119,18 @@ impl Lanes for __m512 {
         unsafe {
             let bits: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(self));
             _mm256_storeu_si256(to.cast(), bits);
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_pairs(self, high: Self, to: *mut u32) {
+        unsafe {
+            // The low lanes' numbers and the high ones' behind them, then one of either in turn.
+            let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, self));
+            let turns = _mm512_set_epi16(
+                31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
+                3, 18, 2, 17, 1, 16, 0,
+            );
+            _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(turns, both));
         }
     }
     #[inline(always)]

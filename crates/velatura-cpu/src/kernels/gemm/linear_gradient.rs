@@ -10,6 +10,7 @@ use super::pack::{Block, Layout, Number, pack_pairs, pack_singles};
 use super::scratch;
 use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::elementwise::dispatch::{Shared, for_chunks, simd, with_scratch};
+use crate::kernels::{LINE, fetch, fetch_far};
 use crate::{Data, Isa, ThreadPool};
 use std::ops::Range;
 use velatura_graph::DType;
@@ -19,7 +20,7 @@ use velatura_graph::DType;
 pub(super) const PANELS: usize = if cfg!(test) { 2 << 10 } else { 192 << 10 };
 /// Steps that are worth a task of their own.
 const PART: usize = if cfg!(test) { 4 } else { 128 };
-/// Outputs and inputs of a task, whole panels of either.
+/// The most outputs and inputs of a task, whole panels of either.
 const OUTPUTS: usize = 5 * LEFT;
 const INPUTS: usize = 256;
 /// Columns of a panel of the left operand: whole tiles, and whole vectors of every instruction set.
@@ -33,6 +34,9 @@ struct Plan {
     rows: usize,
     inputs: usize,
     outputs: usize,
+    /// Outputs and inputs of a task.
+    outputs_of_task: usize,
+    inputs_of_task: usize,
     /// Steps of all rows, of one part of them, and of the panels made at a time.
     steps: usize,
     part: usize,
@@ -43,12 +47,19 @@ struct Plan {
 impl Plan {
     fn new(kernels: &'static Kernels, [rows, inputs, outputs]: [usize; 3]) -> Self {
         let steps = rows.div_ceil(kernels.depth());
-        let blocks = outputs.div_ceil(OUTPUTS) * inputs.div_ceil(INPUTS);
+        // Whole panels, in blocks of about the same size.
+        let even = |columns: usize, most: usize, panel: usize| {
+            columns.div_ceil(panel).div_ceil(columns.div_ceil(most).max(1)).max(1) * panel
+        };
+        let outputs_of_task = even(outputs, OUTPUTS, LEFT);
+        let inputs_of_task = even(inputs, INPUTS, kernels.panel);
+        let blocks = outputs.div_ceil(outputs_of_task) * inputs.div_ceil(inputs_of_task);
         let parts = ENOUGH_TASKS.div_ceil(blocks.max(1)).min(steps.div_ceil(PART)).max(1);
         let part = steps.div_ceil(parts).max(1);
-        let width = outputs.min(OUTPUTS) + inputs.min(INPUTS);
+        let width = outputs.min(outputs_of_task) + inputs.min(inputs_of_task);
         let block = (PANELS / STEP / width.max(1)).clamp(8, part.max(8));
-        Plan { kernels, rows, inputs, outputs, steps, part, block, parts: steps.div_ceil(part).max(1) }
+        let parts = steps.div_ceil(part).max(1);
+        Plan { kernels, rows, inputs, outputs, outputs_of_task, inputs_of_task, steps, part, block, parts }
     }
 
     /// Columns of the sums: whole vectors.
@@ -123,20 +134,21 @@ unsafe impl Sync for Sums {}
 
 fn multiply<T: Number>(pool: &ThreadPool, plan: &Plan, x: &[T], dy: &[T], sums: Sums) {
     let sums = &sums;
-    let columns = plan.inputs.div_ceil(INPUTS);
-    let blocks = plan.outputs.div_ceil(OUTPUTS) * columns;
+    let (outputs, inputs) = (plan.outputs_of_task, plan.inputs_of_task);
+    let columns = plan.inputs.div_ceil(inputs);
+    let blocks = plan.outputs.div_ceil(outputs) * columns;
     pool.run(blocks * plan.parts, |index, _| {
         let (block, part) = (index % blocks, index / blocks);
-        let (output, input) = (block / columns * OUTPUTS, block % columns * INPUTS);
+        let (output, input) = (block / columns * outputs, block % columns * inputs);
         let task = Task {
             plan,
             left: Side {
                 data: dy,
                 first: output,
-                count: OUTPUTS.min(plan.outputs - output),
+                count: outputs.min(plan.outputs - output),
                 all: plan.outputs,
             },
-            right: Side { data: x, first: input, count: INPUTS.min(plan.inputs - input), all: plan.inputs },
+            right: Side { data: x, first: input, count: inputs.min(plan.inputs - input), all: plan.inputs },
             steps: part * plan.part..plan.steps.min((part + 1) * plan.part),
             sums: sums.0.wrapping_add((part * plan.outputs + output) * plan.stride() + input),
         };
@@ -153,6 +165,18 @@ struct Side<'a, T> {
 }
 
 impl<T: Number> Side<'_, T> {
+    /// Brings some steps into the second-level cache: each of their rows lies far from the last, where the processor does not
+    /// look for it by itself.
+    fn fetch(&self, plan: &Plan, steps: &Range<usize>) {
+        let depth = plan.kernels.depth();
+        for row in steps.start * depth..(steps.end * depth).min(plan.rows) {
+            let from = self.data.as_ptr().wrapping_add(row * self.all + self.first).cast::<u8>();
+            for at in (0..self.count * size_of::<T>()).step_by(LINE) {
+                fetch_far(from.wrapping_add(at));
+            }
+        }
+    }
+
     /// Copies some steps into panels.
     fn pack(&self, plan: &Plan, layout: &Layout, steps: &Range<usize>, cells: &mut [u32]) {
         let depth = plan.kernels.depth();
@@ -199,20 +223,41 @@ impl<T: Number> Task<'_, T> {
                 let (left, right) = layouts(steps.len());
                 self.left.pack(plan, &left, &steps, left_cells);
                 self.right.pack(plan, &right, &steps, right_cells);
-                self.add(&left, left_cells, &right, right_cells, first > self.steps.start);
+                let next = steps.end..self.steps.end.min(steps.end + plan.block);
+                self.add([&left, &right], [left_cells, right_cells], first > self.steps.start, next);
             }
         });
     }
 
-    /// Adds the products of what was packed; `carry` on from what is there.
-    fn add(&self, left: &Layout, left_cells: &[u32], right: &Layout, right_cells: &[u32], carry: bool) {
+    /// Adds the products of what was packed; `carry` on from what is there. Meanwhile the `next` steps are fetched.
+    fn add(
+        &self,
+        [left, right]: [&Layout; 2],
+        [left_cells, right_cells]: [&[u32]; 2],
+        carry: bool,
+        next: Range<usize>,
+    ) {
         let plan = self.plan;
+        let tiles = right.panels() * left.columns.div_ceil(ROWS);
+        let share = next.len().div_ceil(tiles);
+        let sums = |row: usize, p: usize| self.sums.wrapping_add(row * plan.stride() + p * right.panel);
         for p in 0..right.panels() {
             let width = right.width(p);
             for first in (0..left.columns).step_by(ROWS) {
                 let panel = first / LEFT;
                 let start = left_cells[left.start(panel) + first % LEFT..].as_ptr();
                 let rows: [*const u8; ROWS] = std::array::from_fn(|r| start.wrapping_add(r).cast());
+                let tile = p * left.columns.div_ceil(ROWS) + first / ROWS;
+                let fetched = (next.start + tile * share).min(next.end);
+                let fetched = fetched..next.end.min(fetched + share);
+                self.left.fetch(plan, &fetched);
+                self.right.fetch(plan, &fetched);
+                if !carry {
+                    // Where the next tile's sums go, which nothing has touched yet.
+                    for row in first + ROWS..left.columns.min(first + 2 * ROWS) {
+                        fetch(sums(row, p).cast(), width * STEP);
+                    }
+                }
                 let tile = Tile {
                     rows: &rows,
                     segments: 1,
@@ -224,7 +269,7 @@ impl<T: Number> Task<'_, T> {
                     panel_segment: 0,
                     panel_offsets: std::ptr::null(),
                     carry,
-                    sums: self.sums.wrapping_add(first * plan.stride() + p * right.panel),
+                    sums: sums(first, p),
                     sums_stride: plan.stride(),
                     next: [Lines::NONE; 2],
                 };
@@ -255,7 +300,8 @@ fn collect(pool: &ThreadPool, plan: &Plan, partial: &[f32], out: &mut [f32]) {
 }
 
 simd! {
-    fn add(x: &[f32], total: &mut [f32]) {
+    /// `total += x`
+    pub(super) fn add(x: &[f32], total: &mut [f32]) {
         for (t, x) in total.iter_mut().zip(x) {
             *t += x;
         }

@@ -52,4 +52,4 @@ pub use packed::{PackedMatrix, compute_dtype};
 pub use peak::{byte_peak, fma_peak};
 pub use sums::{column_sums, column_sums_scratch_bytes};
 pub use weight_gradient::{conv2d_weight_gradient, conv2d_weight_gradient_scratch_bytes};
-pub use winograd::{Tiling, winograd_pays};
+pub use winograd::{Tiling, winograd_pays, winograd_pays_for_weight_gradient};

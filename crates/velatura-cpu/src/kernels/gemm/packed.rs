@@ -30,6 +30,8 @@ pub(crate) enum Purpose {
     /// A convolution by Winograd's algorithm.
     ConvWinograd(Tiling),
     ConvInputGradient,
+    /// The same by Winograd's algorithm.
+    ConvInputGradientWinograd(Tiling),
 }
 
 impl Purpose {
@@ -195,6 +197,20 @@ impl PackedMatrix {
         Self::new(pool, isa, storage, &Values::of(weight), shape, groups, stride, Purpose::ConvInputGradient)
     }
 
+    /// The weight `[out, in, 3, 3]` of a convolution of stride 1, for
+    /// [`conv2d_input_gradient`](super::conv2d_input_gradient) by Winograd's algorithm.
+    pub fn conv2d_input_gradient_winograd(
+        pool: &ThreadPool,
+        isa: Isa,
+        storage: DType,
+        weight: &[f32],
+        shape: [usize; 4],
+        tiling: Tiling,
+    ) -> Result<Self, GemmError> {
+        let purpose = Purpose::ConvInputGradientWinograd(tiling);
+        Self::new(pool, isa, storage, &Values::of(weight), shape, 1, [1, 1], purpose)
+    }
+
     /// The weight packed for a purpose: shape `[out, in / groups, kh, kw]`; the stride matters to a convolution's input
     /// gradient only.
     #[allow(clippy::too_many_arguments)]
@@ -235,16 +251,20 @@ impl PackedMatrix {
         };
         let (area, out_per_group) = (kh * kw, out / groups);
         let (depth, depth_stride, columns, column_stride) = match purpose {
-            Purpose::LinearInputGradient | Purpose::ConvInputGradient => {
-                (out_per_group, inputs * area, inputs, area)
-            }
+            Purpose::LinearInputGradient
+            | Purpose::ConvInputGradient
+            | Purpose::ConvInputGradientWinograd(_) => (out_per_group, inputs * area, inputs, area),
             _ => (inputs, area, out_per_group, inputs * area),
         };
         let refused =
             |why: &str| Err(GemmError::Geometry(format!("a weight {shape:?} in {groups} groups{why}")));
         let taps_of_parts = match purpose {
-            Purpose::ConvWinograd(_) if [kh, kw, groups] != [3, 3, 1] => return refused(", for Winograd"),
-            Purpose::ConvWinograd(tiling) => vec![(0..tiling.points()).collect()],
+            Purpose::ConvWinograd(tiling) | Purpose::ConvInputGradientWinograd(tiling) => {
+                if [kh, kw, groups] != [3, 3, 1] || stride != [1, 1] {
+                    return refused(", for Winograd");
+                }
+                vec![(0..tiling.points()).collect()]
+            }
             purpose if purpose.is_int8() && depth > int8::DEEPEST => {
                 return refused(", too deep for sums in 8 bits");
             }
@@ -319,11 +339,17 @@ impl PackedMatrix {
             self.quantized = int8::pack(pool, self.kernels.isa, weight, self.depth, &layout, cells);
             return;
         }
-        if let Purpose::ConvWinograd(tiling) = self.purpose {
-            let (isa, pairs) = (self.kernels.isa, self.kernels.pairs());
+        if let Purpose::ConvWinograd(tiling) | Purpose::ConvInputGradientWinograd(tiling) = self.purpose {
             let (layout, to) = (self.layout(0), self.cells.as_mut_ptr().cast::<u32>());
+            let windows = winograd::Windows {
+                data: weight,
+                depth: self.depth,
+                depth_stride: self.depth_stride,
+                column_stride: self.column_stride,
+                turned: self.purpose != Purpose::ConvWinograd(tiling),
+            };
             // SAFETY: `new` reserved the layout's cells, of a segment for each point.
-            unsafe { winograd::pack(tiling, pool, isa, pairs, weight, self.depth, &layout, to) };
+            unsafe { winograd::pack(tiling, pool, self.kernels, &windows, &layout, to) };
             return;
         }
         for part in 0..self.parts.len() {

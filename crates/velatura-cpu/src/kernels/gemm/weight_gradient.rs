@@ -8,13 +8,13 @@
 //! In brain floating point a step holds two pixels. They are not neighbours, which would tie the copies to the parity
 //! of the tap: they are the same place in the upper and the lower half of the image.
 
-use super::conv::ConvGeometry;
+use super::conv::{ConvAlgorithm, ConvGeometry};
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::linear_gradient::{LEFT, PANELS, linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 use super::pack::{Block, Layout, Number, pack_halves, pack_singles};
-use super::scratch;
 use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::{scratch, winograd};
 use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
 use crate::{Data, Isa, ThreadPool};
 use std::ops::Range;
@@ -179,10 +179,18 @@ impl Plan {
 }
 
 /// Bytes of scratch memory that [`conv2d_weight_gradient`] needs for operands stored as `storage`.
-pub fn conv2d_weight_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: &ConvGeometry) -> usize {
+pub fn conv2d_weight_gradient_scratch_bytes(
+    isa: Isa,
+    storage: DType,
+    geometry: &ConvGeometry,
+    algorithm: ConvAlgorithm,
+) -> usize {
     let g = geometry;
     if g.check().is_err() {
         return 0;
+    }
+    if let ConvAlgorithm::Winograd(_) = algorithm {
+        return winograd::weight_gradient_bytes(kernels_for(isa, storage), g);
     }
     if g.is_pointwise() {
         return linear_weight_gradient_scratch_bytes(
@@ -197,7 +205,8 @@ pub fn conv2d_weight_gradient_scratch_bytes(isa: Isa, storage: DType, geometry: 
 }
 
 /// The gradient of a convolution's weight: x `[N, H, W, in]` and dy `[N, H', W', out]`, stored alike, to
-/// `[out, in / groups, kh, kw]`.
+/// `[out, in / groups, kh, kw]`. By Winograd's algorithm, which has one tiling here, only 3x3 windows of stride 1 over channels
+/// that are multiples of 16.
 ///
 /// # Errors
 /// Operands that do not fit together.
@@ -205,6 +214,7 @@ pub fn conv2d_weight_gradient(
     pool: &ThreadPool,
     isa: Isa,
     geometry: &ConvGeometry,
+    algorithm: ConvAlgorithm,
     x: Data<'_>,
     dy: Data<'_>,
     out: &mut [f32],
@@ -222,6 +232,9 @@ pub fn conv2d_weight_gradient(
     if out.is_empty() || g.out_pixels() == 0 {
         out.fill(0.0);
         return Ok(());
+    }
+    if let ConvAlgorithm::Winograd(_) = algorithm {
+        return winograd::weight_gradient(pool, kernels_for(isa, x.dtype()), g, x, dy, out, scratch);
     }
     let plan = Plan::new(g, kernels_for(isa, x.dtype()));
     let [memory] = scratch::cut(operation, scratch, [plan.bytes()])?;

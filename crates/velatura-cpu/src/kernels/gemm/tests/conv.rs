@@ -68,7 +68,7 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
         let weight =
             PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &w, shape, g.groups, g.stride).unwrap();
         let mut out = Store::nan(dtype, x.len());
-        let mut memory = scratch(conv2d_input_gradient_scratch_bytes(isa, dtype, &g));
+        let mut memory = scratch(conv2d_input_gradient_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Direct));
         let residual = Some(x_store.data());
         conv2d_input_gradient(pool, isa, &g, dy_store.data(), &weight, residual, out.data_mut(), &mut memory)
             .unwrap();
@@ -82,14 +82,25 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
 
     let got = on_any_threads(&what, |pool| {
         let mut out = vec![f32::NAN; weights];
-        let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, &g));
-        conv2d_weight_gradient(pool, isa, &g, x_store.data(), dy_store.data(), &mut out, &mut memory)
-            .unwrap();
+        weight_gradient(pool, isa, dtype, &g, ConvAlgorithm::Direct, [&x_store, &dy_store], &mut out);
         Store::F32(out)
     });
     let mut want = vec![Exact::default(); weights];
     products(&g, |i, j, k| want[j].add(x[i], dy[k]));
     check(&format!("weight gradient of {what}"), &got, &want);
+}
+
+fn weight_gradient(
+    pool: &crate::ThreadPool,
+    isa: Isa,
+    dtype: DType,
+    g: &ConvGeometry,
+    algorithm: ConvAlgorithm,
+    [x, dy]: [&Store; 2],
+    out: &mut [f32],
+) {
+    let mut memory = scratch(conv2d_weight_gradient_scratch_bytes(isa, dtype, g, algorithm));
+    conv2d_weight_gradient(pool, isa, g, algorithm, x.data(), dy.data(), out, &mut memory).unwrap();
 }
 
 fn square(
@@ -200,6 +211,42 @@ fn winograd_case(isa: Isa, dtype: DType, tiling: Tiling, g: ConvGeometry, bits: 
     let error = relative_error(&got, &want);
     assert!(error < bound, "{what}: {error}");
 
+    // The gradient of the input, which is a convolution over as many channels as the output has.
+    let dy = noise.numbers(g.out_pixels() * g.out_channels);
+    if g.input_gradient().is_some() && g.out_channels.is_multiple_of(16) {
+        let (x_store, dy_store) = (Store::new(dtype, &x), Store::new(dtype, &dy));
+        let got = on_any_threads(&what, |pool| {
+            let weight =
+                PackedMatrix::conv2d_input_gradient_winograd(pool, isa, dtype, &w, shape, tiling).unwrap();
+            let mut out = Store::nan(dtype, x.len());
+            let algorithm = ConvAlgorithm::Winograd(tiling);
+            let mut memory = scratch(conv2d_input_gradient_scratch_bytes(isa, dtype, &g, algorithm));
+            let (dy, residual, out_data) = (dy_store.data(), Some(x_store.data()), out.data_mut());
+            conv2d_input_gradient(pool, isa, &g, dy, &weight, residual, out_data, &mut memory).unwrap();
+            out
+        });
+        let mut want = vec![Exact::default(); x.len()];
+        products(&g, |i, j, k| want[i].add(dy[k], w[j]));
+        want.iter_mut().zip(&x).for_each(|(sum, &x)| sum.add(x, 1.0));
+        let error = relative_error(&got, &want);
+        assert!(error < bound, "input gradient of {what}: {error}");
+    }
+
+    // The gradient of the weight, which has one tiling.
+    if tiling == Tiling::Small && g.out_channels.is_multiple_of(16) {
+        let (x_store, dy_store) = (Store::new(dtype, &x), Store::new(dtype, &dy));
+        let got = on_any_threads(&what, |pool| {
+            let mut out = vec![f32::NAN; w.len()];
+            let algorithm = ConvAlgorithm::Winograd(tiling);
+            weight_gradient(pool, isa, dtype, &g, algorithm, [&x_store, &dy_store], &mut out);
+            Store::F32(out)
+        });
+        let mut want = vec![Exact::default(); w.len()];
+        products(&g, |i, j, k| want[j].add(x[i], dy[k]));
+        let error = relative_error(&got, &want);
+        assert!(error < bound, "weight gradient of {what}: {error}");
+    }
+
     // An image by itself is the same to the bit.
     if g.batch > 1 {
         let (pool, alone) = (crate::ThreadPool::new(1), ConvGeometry { batch: 1, ..g });
@@ -215,7 +262,8 @@ fn winograds_convolutions() {
     everywhere(|isa, dtype| {
         for tiling in Tiling::ALL {
             winograd_case(isa, dtype, tiling, square(2, [5, 7], [16, 70], 3, 1), 0x75);
-            winograd_case(isa, dtype, tiling, square(3, [18, 13], [48, 24], 3, 1), 0x12);
+            winograd_case(isa, dtype, tiling, square(3, [18, 13], [48, 32], 3, 1), 0x12);
+            winograd_case(isa, dtype, tiling, square(1, [11, 6], [16, 144], 3, 1), 0x12);
             winograd_case(isa, dtype, tiling, square(1, [2, 1], [32, 5], 3, 1), 0x77);
             let uneven = ConvGeometry { padding: [0, 2, 1, 0], ..square(1, [9, 8], [16, 64], 3, 1) };
             winograd_case(isa, dtype, tiling, uneven, 0x70);
@@ -237,4 +285,8 @@ fn winograd_is_refused_where_it_does_not_apply() {
     let given = crate::Data::F32(&x);
     let out = crate::DataMut::F32(&mut out);
     assert!(conv2d(&pool, isa, &strided, given, &weight, &Epilogue::default(), out, &mut []).is_err());
+    let (dy, mut gradient) = (vec![0.0; strided.out_pixels() * 16], w);
+    let algorithm = ConvAlgorithm::Winograd(Tiling::Small);
+    let (dy, gradient) = (crate::Data::F32(&dy), &mut gradient);
+    assert!(conv2d_weight_gradient(&pool, isa, &strided, algorithm, given, dy, gradient, &mut []).is_err());
 }

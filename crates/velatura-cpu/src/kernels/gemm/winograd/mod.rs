@@ -16,11 +16,16 @@
 //! second-level cache, and transforms them back into pixels, where the epilogue meets them.
 
 mod pack;
+mod tiles;
 mod transform;
+mod weight_gradient;
 
-pub(super) use pack::pack;
+pub(super) use pack::{Windows, pack};
+use tiles::{Reader, Tiles};
 use transform::{InputTile, OutputTiles};
 pub(super) use transform::{Transforms, avx2, avx512, portable};
+pub use weight_gradient::winograd_pays_for_weight_gradient;
+pub(super) use weight_gradient::{weight_gradient, weight_gradient_bytes};
 
 use super::conv::ConvGeometry;
 use super::error::GemmError;
@@ -89,15 +94,20 @@ const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 6 << 20 };
 const TRANSFORMED: usize = 8;
 
 /// The tiling by which a convolution of this shape is faster than directly, and no less exact than is good for it: large
-/// enough that products and not transforms take the time. The images of a batch are not counted, so that a picture does not
-/// depend on it. `computed` is the type of the products ([`compute_dtype`](super::compute_dtype)).
-pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling> {
+/// enough that products and not transforms take the time. `computed` is the type of the products
+/// ([`compute_dtype`](super::compute_dtype)).
+///
+/// Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
+/// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to.
+pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Option<Tiling> {
     let g = geometry;
     let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
+    let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
     // Of smaller images the weights, not the pixels, are most of what is read and kept: more so in single precision.
     match (g.out_height() * g.out_width(), computed) {
-        _ if !window || !wide => None,
+        _ if !window || !wide || !repaid => None,
+        (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) => Some(Tiling::Wide),
         (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
@@ -105,16 +115,9 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType) -> Option<Tiling>
     }
 }
 
-/// Tiles of an image, down and across.
-fn tiles(tiling: Tiling, g: &ConvGeometry) -> [usize; 2] {
-    let [down, across] = tiling.out();
-    [g.out_height().div_ceil(down), g.out_width().div_ceil(across)]
-}
-
 /// Tiles that are worked on at a time.
 fn chunk(tiling: Tiling, g: &ConvGeometry, number: usize) -> usize {
-    let [down, across] = tiles(tiling, g);
-    let all = g.batch * down * across;
+    let all = g.batch * Tiles::new(tiling, g).of_image();
     let most = CHUNK_BYTES / (tiling.points() * g.in_channels * number);
     let most = (most / tiling.block()).max(1) * tiling.block();
     // Chunks of the same size leave no thread with less to do at the end.
@@ -139,25 +142,6 @@ pub(super) fn bytes(kernels: &Kernels, tiling: Tiling, g: &ConvGeometry) -> usiz
 fn apart(bytes: usize) -> usize {
     let lines = bytes.div_ceil(LINE);
     (lines | 1) * LINE
-}
-
-/// Tiles of the output, counted over all images.
-#[derive(Clone, Copy)]
-struct Tiles {
-    tiling: Tiling,
-    down: usize,
-    across: usize,
-    out_height: usize,
-    out_width: usize,
-}
-
-impl Tiles {
-    /// Image, and the first row and column of the output.
-    fn place(&self, tile: usize) -> [usize; 3] {
-        let (image, tile) = (tile / (self.down * self.across), tile % (self.down * self.across));
-        let [down, across] = self.tiling.out();
-        [image, tile / self.across * down, tile % self.across * across]
-    }
 }
 
 /// The transformed input of some tiles: for each block of them `[points][tiles of the block][channels]`.
@@ -192,6 +176,20 @@ impl Transformed {
     }
 }
 
+/// The first element of an image that a product can read, and whether it is stored in 16 bits.
+fn image(operation: &'static str, kernels: &Kernels, x: Data<'_>) -> Result<(*const u8, bool), GemmError> {
+    match x {
+        Data::F32(x) if !kernels.pairs() => Ok((x.as_ptr().cast(), false)),
+        Data::Bf16(x) => Ok((x.as_ptr().cast(), true)),
+        x => Err(GemmError::Storage {
+            operation,
+            operand: "the input",
+            expected: if kernels.pairs() { "bf16" } else { "f32 or bf16" },
+            found: x.dtype(),
+        }),
+    }
+}
+
 /// The convolution, by a weight that was packed for it. `memory` has [`bytes`].
 ///
 /// # Safety
@@ -206,23 +204,20 @@ pub(super) unsafe fn conv2d(
     memory: *mut u8,
 ) -> Result<(), GemmError> {
     let kernels = weight.kernels;
-    let (image, narrow) = match x {
-        Data::F32(x) if !kernels.pairs() => (x.as_ptr().cast::<u8>(), false),
-        Data::Bf16(x) => (x.as_ptr().cast::<u8>(), true),
-        x => {
-            return Err(GemmError::Storage {
-                operation: "conv2d",
-                operand: "the input",
-                expected: if kernels.pairs() { "bf16" } else { "f32 or bf16" },
-                found: x.dtype(),
-            });
-        }
+    let (image, narrow) = image("conv2d", kernels, x)?;
+    let places = Tiles::new(tiling, g);
+    let all = g.batch * places.of_image();
+    let reader = Reader {
+        image,
+        narrow,
+        height: g.height,
+        width: g.width,
+        channels: g.in_channels,
+        padding: [g.padding[0], g.padding[1]],
+        size: tiling.input(),
+        places,
     };
-    let [down, across] = tiles(tiling, g);
-    let places = Tiles { tiling, down, across, out_height: g.out_height(), out_width: g.out_width() };
-    let all = g.batch * down * across;
     let step = chunk(tiling, g, number(kernels));
-    let reader = Reader { image, narrow, geometry: *g, places };
     for first in (0..all).step_by(step.max(1)) {
         let count = step.min(all - first);
         let blocks = count.div_ceil(tiling.block());
@@ -232,8 +227,14 @@ pub(super) unsafe fn conv2d(
         let transformed = Transformed { data: memory, points: tiling.points(), count, block, row };
         pool.run(count.div_ceil(TRANSFORMED), |index, _| {
             for tile in index * TRANSFORMED..count.min((index + 1) * TRANSFORMED) {
-                // SAFETY: the caller's promise; one task for each tile.
-                unsafe { reader.transform(kernels, &transformed, first, tile) };
+                let (block, at) = (tile / transformed.block, tile % transformed.block);
+                let input = InputTile {
+                    pixels: reader.pixels(first + tile),
+                    to: transformed.start(block).wrapping_add(at * transformed.row),
+                    point: transformed.point(block),
+                };
+                // SAFETY: the caller's promise: pixels inside of the image have all channels; one task for each tile.
+                unsafe { (kernels.winograd.of(tiling).0)(&input) };
             }
         });
         let (blocks, panels) = (count.div_ceil(block), weight.layout(0).panels());
@@ -245,56 +246,6 @@ pub(super) unsafe fn conv2d(
         });
     }
     Ok(())
-}
-
-/// Reads tiles of the input.
-struct Reader {
-    image: *const u8,
-    narrow: bool,
-    geometry: ConvGeometry,
-    places: Tiles,
-}
-
-// SAFETY: the image is only read.
-unsafe impl Sync for Reader {}
-
-/// Zeros in place of pixels outside of the image, for as many channels as a vector may read.
-static ZEROS: [f32; 16] = [0.0; 16];
-
-impl Reader {
-    unsafe fn transform(&self, kernels: &Kernels, to: &Transformed, first: usize, tile: usize) {
-        let g = &self.geometry;
-        let [image, row, column] = self.places.place(first + tile);
-        let size = if self.narrow { 2 } else { 4 };
-        let pixel = |i: usize, j: usize| {
-            let y = (row + i).wrapping_sub(g.padding[0]);
-            let x = (column + j).wrapping_sub(g.padding[1]);
-            (y < g.height && x < g.width).then(|| {
-                self.image.wrapping_add(((image * g.height + y) * g.width + x) * g.in_channels * size)
-            })
-        };
-        let mut pixels = [[ZEROS.as_ptr().cast::<u8>(); MOST_IN]; MOST_IN];
-        let mut steps = [[0; MOST_IN]; MOST_IN];
-        let [down, across] = self.places.tiling.input();
-        for (i, (pixels, steps)) in pixels.iter_mut().zip(&mut steps).take(down).enumerate() {
-            for (j, (at, step)) in pixels.iter_mut().zip(steps).take(across).enumerate() {
-                if let Some(inside) = pixel(i, j) {
-                    (*at, *step) = (inside, size);
-                }
-            }
-        }
-        let (block, at) = (tile / to.block, tile % to.block);
-        let input = InputTile {
-            pixels,
-            steps,
-            narrow: self.narrow,
-            channels: g.in_channels,
-            to: to.start(block).wrapping_add(at * to.row),
-            point: to.point(block),
-        };
-        // SAFETY: pixels inside of the image have all channels; the others stay at the zeros.
-        unsafe { (kernels.winograd.of(self.places.tiling).0)(&input) };
-    }
 }
 
 /// The products of a block of tiles with a panel, one for each point, and back to pixels.

@@ -1,8 +1,10 @@
 //! The transform of the weights, `G g G'`, into panels: one segment for each point. Matrices as of the other transforms.
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+use std::ops::Range;
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
+use super::super::tile::Kernels;
 use super::{MOST_IN, Tiling};
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
@@ -21,21 +23,54 @@ const ROW: usize = LANES + 16;
 /// Taps to points of one row of a panel: by tiling.
 type Transform = fn(Isa, &[f32], &mut [[f32; LANES]; MOST_POINTS]);
 
-/// Packs a weight `[out, in, 3, 3]` for a tiling.
+/// The 3x3 windows of a weight: that of depth `k` and column `n` begins at `k * depth_stride + n * column_stride`.
+pub(in super::super) struct Windows<'a, T> {
+    pub data: &'a [T],
+    pub depth: usize,
+    pub depth_stride: usize,
+    pub column_stride: usize,
+    /// Whether they are read from the last tap to the first, as the gradient of the input wants them.
+    pub turned: bool,
+}
+
+impl<T: Number> Windows<'_, T> {
+    /// The taps of some depths and columns, [`ROW`] elements apart, a column each; what is missing of [`LANES`] columns is
+    /// zero.
+    fn read(&self, isa: Isa, depths: Range<usize>, columns: Range<usize>, taps: &mut [f32]) {
+        for n in columns.len()..LANES {
+            taps[n..].iter_mut().step_by(ROW).for_each(|x| *x = 0.0);
+        }
+        let first = depths.start * self.depth_stride + columns.start * self.column_stride;
+        if !self.turned && self.depth_stride == TAPS {
+            for n in 0..columns.len() {
+                let from = &self.data[first + n * self.column_stride..][..depths.len() * TAPS];
+                spread(isa, from, &mut taps[n..]);
+            }
+            return;
+        }
+        for (k, taps) in taps.chunks_exact_mut(TAPS * ROW).take(depths.len()).enumerate() {
+            let from = &self.data[first + k * self.depth_stride..];
+            for (t, taps) in taps.chunks_exact_mut(ROW).enumerate() {
+                let from = &from[if self.turned { TAPS - 1 - t } else { t }..];
+                gather(isa, from, self.column_stride, &mut taps[..columns.len()]);
+            }
+        }
+    }
+}
+
+/// Packs the windows of a weight for a tiling.
 ///
 /// # Safety
-/// `to` has room for `layout.cells()`, whose steps are those of a segment of depth `depth` for each point.
-#[allow(clippy::too_many_arguments)]
+/// `to` has room for `layout.cells()`, whose steps are those of a segment of the windows' depth for each point.
 pub(in super::super) unsafe fn pack<T: Number>(
     tiling: Tiling,
     pool: &ThreadPool,
-    isa: Isa,
-    pairs: bool,
-    weight: &[T],
-    depth: usize,
+    kernels: &Kernels,
+    windows: &Windows<'_, T>,
     layout: &Layout,
     to: *mut u32,
 ) {
+    let (isa, pairs) = (kernels.isa, kernels.pairs());
     let transform: Transform = match tiling {
         Tiling::Small => small,
         Tiling::Wide => wide,
@@ -43,19 +78,14 @@ pub(in super::super) unsafe fn pack<T: Number>(
     };
     let points = tiling.points();
     let steps = layout.steps / points;
-    let (to, chunks) = (Cells(to), depth.div_ceil(DEPTH));
+    let (to, chunks) = (Cells(to), windows.depth.div_ceil(DEPTH));
     pool.run(layout.panels() * chunks, |index, _| {
         let (panel, first) = (index / chunks, index % chunks * DEPTH);
-        let (count, columns, width) = (DEPTH.min(depth - first), layout.valid(panel), layout.width(panel));
+        let (count, width) = (DEPTH.min(windows.depth - first), layout.width(panel));
         let (mut low, mut high) = ([[0.0; LANES]; MOST_POINTS], [[0.0; LANES]; MOST_POINTS]);
         with_scratch(count * TAPS * ROW, |taps: &mut [f32]| {
-            for n in 0..columns {
-                let from = ((panel * layout.panel + n) * depth + first) * TAPS;
-                spread(isa, &weight[from..][..count * TAPS], &mut taps[n..]);
-            }
-            for n in columns..LANES {
-                taps[n..].iter_mut().step_by(ROW).for_each(|x| *x = 0.0);
-            }
+            let column = panel * layout.panel;
+            windows.read(isa, first..first + count, column..column + layout.valid(panel), taps);
             let per_step = if pairs { 2 } else { 1 };
             for k in (0..count).step_by(per_step) {
                 let taps = &taps[k * TAPS * ROW..];
@@ -86,6 +116,15 @@ simd! {
     /// One column's taps, each [`ROW`] elements apart.
     fn spread<T: Number>(from: &[T], to: &mut [f32]) {
         for (to, from) in to.iter_mut().step_by(ROW).zip(from) {
+            *to = from.single();
+        }
+    }
+}
+
+simd! {
+    /// One tap of neighbouring columns.
+    fn gather<T: Number>(from: &[T], step: usize, to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from.iter().step_by(step)) {
             *to = from.single();
         }
     }
