@@ -16,7 +16,9 @@ mod weights;
 
 pub use data::{AlignedBytes, Data, DataMut};
 pub use error::CpuError;
-pub use executor::{Executor, plan, weights as weights_of};
+pub use executor::{
+    Algorithm, Arithmetic, Executor, Method, algorithm, plan, traffic, weights as weights_of,
+};
 pub use isa::Isa;
 pub use pool::ThreadPool;
 pub use profile::{Line, Profile};

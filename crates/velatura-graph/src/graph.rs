@@ -85,6 +85,8 @@ pub struct Graph {
     pub(crate) parameters: Vec<ParameterInfo>,
     pub(crate) parameter_index: HashMap<String, usize>,
     pub(crate) outputs: Vec<(String, ValueId)>,
+    /// See [`Graph::is_direct`].
+    pub(crate) direct: bool,
 }
 
 impl Graph {

@@ -2,6 +2,7 @@
 //! differentiation from graph to graph; passes; and the planner that lays activations into one arena. Pure
 //! data and pure functions: this crate has no unsafe code, no threads, and knows no device, model or file.
 
+mod alone;
 mod autodiff;
 mod builder;
 mod cost;
@@ -17,6 +18,7 @@ mod types;
 mod validate;
 mod var;
 
+pub use alone::ALONE;
 pub use autodiff::gradients;
 pub use builder::{Builder, Params};
 pub use error::GraphError;

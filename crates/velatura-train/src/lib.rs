@@ -12,6 +12,7 @@
 //! ```
 
 mod autoencoder;
+pub mod chart;
 pub mod checkpoint;
 mod classifier;
 mod codec;

@@ -97,7 +97,7 @@ impl Step {
 
     /// Notes from now on where the time of the runs goes.
     pub fn watch(&mut self) {
-        self.profile = Some(Profile::default());
+        self.profile = Some(Profile::new(self.executor.isa()));
     }
 
     /// Where the time went since [`Step::watch`].

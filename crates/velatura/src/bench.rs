@@ -2,19 +2,24 @@
 //!
 //! Weights and inputs are random: the time does not depend on them, and no file is needed.
 
+mod error;
+mod random;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use velatura_cpu::{CancelToken, Data, Profile, Runtime, Values, WeightStore};
-use velatura_graph::{Builder, DType, Graph, GraphError, Init, ParameterInfo, passes};
+use velatura_graph::{Builder, DType, Graph, GraphError, ParameterInfo, passes};
 use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_samplers::noise::CounterRng;
 
 use crate::networks::{Changes, Network, names};
 use crate::prelude::{Plan, Planned};
 use crate::{Error, ModelManifest, Precision, shipped};
+pub use error::layer_error;
+use random::{Draws, Spread};
 
 /// Whose networks are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +134,7 @@ pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<Network
     let Prepared { mut plan, flops: [flops, prelude_flops], weight_bytes, arena_bytes } =
         prepare(options.precision)?;
     plan.run(&given, cancel)?;
-    let mut profile = options.by_layer.then(Profile::default);
+    let mut profile = options.by_layer.then(|| Profile::new(runtime.isa));
     let mut seconds = Vec::new();
     for _ in 0..options.runs.max(1) {
         let start = Instant::now();
@@ -195,29 +200,13 @@ fn prepare(
     let (flops, arena_bytes) = (planned.flops(), planned.activation_bytes());
     let store = WeightStore::new(runtime);
     let plan = Plan::new(runtime, planned, &store)?;
-    let mut numbers = vec![0.0; NUMBERS];
-    CounterRng::new(1, 0).at(0).fill_normal(&mut numbers);
+    let draws = Draws::new(1);
     store.load(&|name: &str| {
         let &(parameter, elements) = parameters.get(name)?;
-        Some(Values::F32(Cow::Owned(random_weight(parameter, elements, &numbers))))
+        let numbers = draws.numbers(name, Spread::of(parameter.init), elements);
+        Some(Values::F32(Cow::Owned(numbers)))
     })?;
     Ok(Prepared { plan, flops, weight_bytes: store.bytes(), arena_bytes })
-}
-
-/// Different random numbers; weights repeat them, each beginning elsewhere.
-const NUMBERS: usize = (1 << 20) - 3;
-
-fn random_weight(parameter: &ParameterInfo, len: usize, numbers: &[f32]) -> Vec<f32> {
-    // Biases that begin as zeros have something to show, too.
-    let (mean, deviation) = match parameter.init {
-        Init::Zeros => (0.0, 0.02),
-        Init::Ones => (1.0, 0.02),
-        Init::Normal(deviation) => (0.0, deviation),
-        Init::Uniform(bound) => (0.0, bound / 3.0f32.sqrt()),
-    };
-    let start = parameter.name.bytes().fold(7usize, |h, b| h.wrapping_mul(31).wrapping_add(usize::from(b)));
-    let endless = numbers.iter().cycle().skip(start % numbers.len());
-    endless.take(len).map(|x| mean + deviation * x).collect()
 }
 
 fn graph(options: &NetworkOptions) -> Result<Graph, Error> {

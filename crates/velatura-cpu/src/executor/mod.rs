@@ -1,5 +1,6 @@
 //! Runs a planned graph.
 
+mod algorithm;
 mod dispatch;
 mod memory;
 mod products;
@@ -17,6 +18,7 @@ use crate::error::CpuError;
 use crate::runtime::{CancelToken, Runtime};
 use crate::weights::{Form, WeightStore, bytes_of};
 use crate::{AlignedBytes, Data, Isa};
+pub use algorithm::{Algorithm, Arithmetic, Method, algorithm, traffic};
 use dispatch::Frame;
 use memory::Memory;
 
@@ -126,6 +128,11 @@ impl Executor {
     /// The graph that is run.
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// The instruction set of its kernels.
+    pub fn isa(&self) -> Isa {
+        self.runtime.isa
     }
 
     /// Where everything lives.

@@ -42,7 +42,8 @@ pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usi
     }
 }
 
-/// How a convolution or its gradient is computed. In a graph that is trained the weights are packed anew at every step.
+/// How a convolution or its gradient is computed. In a graph that is trained the weights are packed anew at every step; some
+/// graphs ask to be computed as they are written.
 pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
@@ -51,7 +52,7 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
         Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained()),
         _ => gemm::winograd_pays(&g, computed, !trained()),
     });
-    tiling.map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
+    tiling.filter(|_| !graph.is_direct()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
 /// Scratch memory that the kernel of a node wants.

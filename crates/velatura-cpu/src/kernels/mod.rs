@@ -2,10 +2,13 @@
 //! [`Isa`](crate::Isa), held by the same tests.
 
 pub mod attention;
+mod bandwidth;
 pub mod elementwise;
 pub mod gemm;
 pub mod norm;
 pub mod optimizer;
+
+pub use bandwidth::read_bandwidth;
 
 /// Bytes of a line of the caches.
 pub(crate) const LINE: usize = 64;

@@ -13,7 +13,8 @@ pub(super) struct Rewriter<'a> {
 
 impl<'a> Rewriter<'a> {
     pub(super) fn new(old: &'a Graph) -> Self {
-        Rewriter { old, new: Graph::default(), map: vec![None; old.values().len()] }
+        let new = Graph { direct: old.direct, ..Graph::default() };
+        Rewriter { old, new, map: vec![None; old.values().len()] }
     }
 
     /// Where a value of the old graph is now. Passes visit nodes in order, so it has been copied.

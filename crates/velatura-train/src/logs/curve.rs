@@ -1,15 +1,12 @@
 //! The loss over steps, as a picture.
 
 use std::path::Path;
-use std::sync::Once;
 
 use plotters::prelude::*;
-use plotters::style::{FontStyle, register_font};
-use velatura_scenes::RgbImage;
 
 use super::table::read_columns;
 use crate::TrainError;
-use crate::picture;
+use crate::chart::{self, FONT, Paper};
 
 const SIZE: (u32, u32) = (960, 540);
 /// How much of the curve before a point its smoothed form remembers.
@@ -27,19 +24,10 @@ pub fn draw_curve(log: &Path, output: &Path) -> Result<(), TrainError> {
     if points.len() < 2 {
         return Ok(());
     }
-    let mut pixels = vec![255; (SIZE.0 * SIZE.1 * 3) as usize];
-    plot(&points, &mut pixels)
-        .map_err(|e| TrainError::Internal(format!("the loss curve cannot be drawn: {e}")))?;
-    let image = RgbImage::from_raw(SIZE.0, SIZE.1, pixels);
-    picture::save(output, &image.ok_or_else(|| TrainError::Internal("size of the loss curve".into()))?)
+    chart::draw(output, SIZE, 1, |paper| plot(&points, paper))
 }
 
-fn plot(points: &[(f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std::error::Error>> {
-    static FONT: Once = Once::new();
-    FONT.call_once(|| {
-        // A font that cannot be read leaves the curve without labels, which the drawing then reports.
-        let _ = register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
-    });
+fn plot(points: &[(f64, f64)], paper: &Paper<'_>) -> Result<(), Box<dyn std::error::Error>> {
     let mut smooth: Vec<(f64, f64)> = Vec::with_capacity(points.len());
     let (mut sum, mut weight) = (0.0, 0.0);
     for &(x, y) in points {
@@ -54,9 +42,7 @@ fn plot(points: &[(f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std::err
     let margin = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-9);
     let (left, right) = (points[0].0, points[points.len() - 1].0.max(points[0].0 + 1.0));
 
-    let root = BitMapBackend::with_buffer(pixels, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let mut chart = ChartBuilder::on(paper)
         .margin(16)
         .x_label_area_size(36)
         .y_label_area_size(64)
@@ -65,14 +51,13 @@ fn plot(points: &[(f64, f64)], pixels: &mut [u8]) -> Result<(), Box<dyn std::err
         .configure_mesh()
         .x_desc("step")
         .y_desc("loss")
-        .label_style(("sans-serif", 14))
-        .axis_desc_style(("sans-serif", 16))
+        .label_style((FONT, 14))
+        .axis_desc_style((FONT, 16))
         .light_line_style(WHITE)
         .bold_line_style(RGBColor(225, 225, 225))
         .draw()?;
     chart.draw_series(LineSeries::new(points.iter().copied(), RGBColor(170, 195, 225)))?;
     chart.draw_series(LineSeries::new(smooth, ShapeStyle::from(RGBColor(20, 70, 150)).stroke_width(2)))?;
-    root.present()?;
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `velatura bench kernels|unet|vae|text|train|generate`
 
 mod by_layer;
+mod machine;
 mod network;
+mod roofline;
 mod train;
 
 use std::fmt::Write;

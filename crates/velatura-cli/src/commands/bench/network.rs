@@ -6,7 +6,7 @@ use serde_json::json;
 use velatura::bench::{Arch, NetworkOptions, Part, network};
 use velatura::{CancelToken, Precision};
 
-use super::by_layer;
+use super::by_layer::{LayerArgs, Layers};
 use crate::failure::Failure;
 use crate::{parse, terminal};
 
@@ -30,10 +30,9 @@ pub struct Args {
     /// Threads; all processors when not given
     #[arg(long, value_name = "N", value_parser = parse::threads, env = "VELATURA_THREADS")]
     threads: Option<usize>,
-    /// Also say what the time went to
-    #[arg(long)]
-    by_layer: bool,
-    /// Also compare the result with single precision's
+    #[command(flatten)]
+    layers: LayerArgs,
+    /// Also compare the result with single precision's; with --by-layer each layer by itself, too
     #[arg(long)]
     error: bool,
     /// Print JSON
@@ -83,20 +82,28 @@ pub fn run(args: &Args, part: Part) -> Result<(), Failure> {
         precision: args.precision,
         threads: args.threads,
         runs: usize::from(args.runs),
-        by_layer: args.by_layer,
+        by_layer: args.layers.wanted(),
         error: args.error,
     };
     if options.side.is_some_and(|side| !side.is_multiple_of(64)) {
         return Err(Failure::Usage("--size must be a multiple of 64".into()));
     }
+    args.layers.check()?;
     let times = network(&options, &CancelToken::default())?;
     let median = times.median_s();
+    let measure = |profile| Layers::measure(profile, options.runs, times.threads, options.error);
+    let layers = times.profile.as_ref().map(measure).transpose()?;
+    if let (Some(layers), Some(picture)) = (&layers, args.layers.picture()) {
+        layers.draw(picture, &title(args, &options))?;
+    }
     if args.json {
         return terminal::print_json(&json!({
             "median_s": median, "seconds": times.seconds, "flops": times.flops,
             "prelude_flops": times.prelude_flops, "threads": times.threads,
             "weight_bytes": times.weight_bytes, "arena_bytes": times.arena_bytes, "error": times.error,
-            "layers": times.profile.map(|p| by_layer::to_json(&p, options.runs, times.threads)),
+            "layers": layers.as_ref().map(Layers::to_json),
+            "peak_flops": layers.as_ref().map(|layers| layers.machine.peaks_json()),
+            "bandwidth": layers.as_ref().map(|layers| layers.machine.bandwidth),
         }));
     }
     let mut text = format!(
@@ -114,8 +121,33 @@ pub fn run(args: &Args, part: Part) -> Result<(), Failure> {
     if let Some(error) = times.error {
         let _ = writeln!(text, "relative error against f32: {error:.2e}");
     }
-    if let Some(profile) = &times.profile {
-        text += &by_layer::table(profile, options.runs, times.threads);
+    if let Some(layers) = &layers {
+        text += &layers.table();
     }
     terminal::print(&text)
+}
+
+/// What was measured, for the picture.
+fn title(args: &Args, options: &NetworkOptions) -> String {
+    let name = match args.arch {
+        ArchName::Sd15 => "Stable Diffusion 1.5",
+        ArchName::Sd21 => "Stable Diffusion 2.1",
+        ArchName::Sdxl => "Stable Diffusion XL",
+        ArchName::Shipped => "the model that ships",
+    };
+    let part = match options.part {
+        Part::Unet if options.batch == 2 => "a guided step of the denoiser",
+        Part::Unet => "the denoiser",
+        Part::Decoder => "the decoder",
+        Part::Encoder => "the encoder",
+        Part::Text => "the text encoder",
+    };
+    let size = match options.part {
+        Part::Text => String::new(),
+        _ => {
+            let side = options.side.unwrap_or(options.arch.side());
+            format!(", {side}x{side}")
+        }
+    };
+    format!("{name}, {part}{size}, batch {}, {}", options.batch, options.precision.name())
 }

@@ -10,7 +10,7 @@ use velatura_models::UNetConfig;
 use velatura_train::bench::{StepOptions, StepTimes, UNetStep, diffusion_step, unet_step};
 use velatura_train::recipe::PrecisionName;
 
-use super::by_layer;
+use super::by_layer::{LayerArgs, Layers};
 use crate::failure::Failure;
 use crate::{parse, terminal};
 
@@ -45,9 +45,11 @@ pub struct Args {
     /// Threads; the recipe's, else all processors, when not given
     #[arg(long, value_name = "N", value_parser = parse::threads, env = "VELATURA_THREADS")]
     threads: Option<usize>,
-    /// Also say what the time went to
+    #[command(flatten)]
+    layers: LayerArgs,
+    /// With --by-layer: also compare each layer by itself with single precision
     #[arg(long)]
-    by_layer: bool,
+    error: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -65,6 +67,10 @@ enum Arch {
 
 /// Measures a step and prints what it took.
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if args.error && !args.layers.wanted() {
+        return Err(Failure::Usage("--error is of layers; add --by-layer".into()));
+    }
+    args.layers.check()?;
     let times = match (&args.recipe, args.arch) {
         (Some(recipe), _) => of_recipe(args, recipe),
         (None, arch) => of_arch(args, arch.unwrap_or(Arch::Sd15)),
@@ -78,7 +84,7 @@ fn of_recipe(args: &Args, recipe: &Path) -> Result<StepTimes, velatura_train::Tr
         side: args.side.unwrap_or(16) as usize,
         threads: args.threads,
         runs: usize::from(args.runs),
-        by_layer: args.by_layer,
+        by_layer: args.layers.wanted(),
     };
     diffusion_step(recipe, &options, &CancelToken::default())
 }
@@ -97,19 +103,37 @@ fn of_arch(args: &Args, arch: Arch) -> Result<StepTimes, velatura_train::TrainEr
         precision: if args.f32 { PrecisionName::F32 } else { PrecisionName::Bf16 },
         threads: args.threads,
         runs: usize::from(args.runs),
-        by_layer: args.by_layer,
+        by_layer: args.layers.wanted(),
     };
     unet_step(&options, &CancelToken::default())
 }
 
+/// Whose step it is, for the picture.
+fn name(args: &Args) -> String {
+    let recipe = args.recipe.as_deref().and_then(Path::file_stem);
+    match (recipe, args.arch) {
+        (Some(recipe), _) => recipe.to_string_lossy().into_owned(),
+        (None, Some(Arch::Sdxl)) => "Stable Diffusion XL".to_string(),
+        (None, Some(Arch::Sd21)) => "Stable Diffusion 2.1".to_string(),
+        (None, _) => "Stable Diffusion 1.5".to_string(),
+    }
+}
+
 fn print(args: &Args, times: StepTimes) -> Result<(), Failure> {
     let (median, pace, runs) = (times.median_s(), times.samples_per_second(), usize::from(args.runs));
+    let measure = |profile| Layers::measure(profile, runs, times.threads, args.error);
+    let layers = times.profile.as_ref().map(measure).transpose()?;
+    if let (Some(layers), Some(picture)) = (&layers, args.layers.picture()) {
+        layers.draw(picture, &format!("{}, loss and gradients, batch {}", name(args), times.batch))?;
+    }
     if args.json {
         return terminal::print_json(&json!({
             "median_s": median, "samples_per_second": pace, "arena_bytes": times.arena_bytes,
             "parameters": times.parameters, "batch": times.batch, "threads": times.threads,
             "seconds": times.seconds, "parts": times.parts.iter().copied().collect::<BTreeMap<_, _>>(),
-            "layers": times.profile.map(|p| by_layer::to_json(&p, runs, times.threads)),
+            "layers": layers.as_ref().map(Layers::to_json),
+            "peak_flops": layers.as_ref().map(|layers| layers.machine.peaks_json()),
+            "bandwidth": layers.as_ref().map(|layers| layers.machine.bandwidth),
         }));
     }
     let mut text = format!(
@@ -120,10 +144,10 @@ fn print(args: &Args, times: StepTimes) -> Result<(), Failure> {
         times.arena_bytes >> 20,
         times.threads
     );
-    if let Some(profile) = &times.profile {
+    if let Some(layers) = &layers {
         let parts = times.parts.iter().map(|(name, seconds)| format!("{name} {:.1} ms", seconds * 1e3));
         let _ = writeln!(text, "on average: {}", parts.collect::<Vec<_>>().join(", "));
-        text += &by_layer::table(profile, runs, times.threads);
+        text += &layers.table();
     }
     terminal::print(&text)
 }

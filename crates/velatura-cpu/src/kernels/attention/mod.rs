@@ -25,6 +25,7 @@ pub use backward::{Gradients, backward};
 pub use forward::forward;
 
 use crate::{Data, Isa};
+use velatura_graph::DType;
 
 /// Sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -139,6 +140,13 @@ enum Kernel {
     DotOfBytes,
 }
 
+/// The type in which products of inputs that are stored so are computed: brain floating point only where the instruction
+/// set multiplies it and all inputs are stored in it.
+pub fn compute_dtype(isa: Isa, inputs: impl IntoIterator<Item = DType>) -> DType {
+    let pairs = isa == Isa::Avx512 && inputs.into_iter().all(|dtype| dtype == DType::Bf16);
+    if pairs { DType::Bf16 } else { DType::F32 }
+}
+
 impl Kernel {
     /// The kernel whose scores are products of bytes, where there is one and it is worth while.
     fn with_bytes(self, shape: &AttentionShape) -> Self {
@@ -153,7 +161,9 @@ impl Kernel {
     fn choose(isa: Isa, inputs: &[Data<'_>]) -> Self {
         #[cfg(target_arch = "x86_64")]
         match isa {
-            Isa::Avx512 if inputs.iter().all(|x| matches!(x, Data::Bf16(_))) => return Kernel::Dot,
+            Isa::Avx512 if compute_dtype(isa, inputs.iter().map(Data::dtype)) == DType::Bf16 => {
+                return Kernel::Dot;
+            }
             Isa::Avx512 => return Kernel::Avx512,
             Isa::Avx2 => return Kernel::Avx2,
             Isa::Portable => {}

@@ -244,7 +244,6 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
     steps: usize,
     finish: &mut impl Finish<P, N>,
 ) {
-    let mut row = 0;
     // SAFETY: the contract of this module.
     unsafe {
         tiles::<P, N, false>(a, b, rows, steps, std::ptr::null(), finish);

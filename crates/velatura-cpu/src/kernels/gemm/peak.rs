@@ -5,6 +5,7 @@ use std::time::Instant;
 use velatura_graph::DType;
 
 use super::lanes::{Lanes, Plain};
+use super::tile::{BYTES, PAIRS, SINGLE, Steps};
 use crate::{Isa, ThreadPool};
 
 /// Multiply-adds of a round in every lane: enough chains to cover the latency of one.
@@ -15,25 +16,36 @@ const ROUNDS: usize = 100_000;
 /// pool: the best of several short runs. `dtype` is the type computed in; brain floating point is that of
 /// single precision where the instruction set does not multiply it.
 pub fn fma_peak(pool: &ThreadPool, isa: Isa, dtype: DType) -> f64 {
-    let pairs = super::compute_dtype(isa, dtype) == DType::Bf16;
-    let kernel: fn() -> f64 = match (isa, pairs) {
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, true) => || {
-            // SAFETY: the processor has the instruction set that was asked for.
-            unsafe { x86::avx512_bf16() }
-        },
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, false) => || {
-            // SAFETY: the processor has the instruction set that was asked for.
-            unsafe { x86::avx512() }
-        },
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, _) => || {
-            // SAFETY: the processor has the instruction set that was asked for.
-            unsafe { x86::avx2() }
-        },
-        // SAFETY: plain Rust.
-        _ => || unsafe { rounds::<Plain, false>() },
+    match super::compute_dtype(isa, dtype) {
+        DType::Bf16 => peak(pool, isa, Steps::Pairs),
+        _ => peak(pool, isa, Steps::Single),
+    }
+}
+
+/// The same of products of bytes that are added as whole numbers.
+pub fn byte_peak(pool: &ThreadPool, isa: Isa) -> f64 {
+    peak(pool, isa, Steps::Bytes)
+}
+
+fn peak(pool: &ThreadPool, isa: Isa, steps: Steps) -> f64 {
+    let kernel = || {
+        // SAFETY: the processor has the instruction set that was asked for.
+        unsafe {
+            match (isa, steps) {
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, Steps::Pairs) => x86::avx512::<PAIRS>(),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, Steps::Bytes) => x86::avx512::<BYTES>(),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx512, Steps::Single) => x86::avx512::<SINGLE>(),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, Steps::Bytes) => x86::avx2::<BYTES>(),
+                #[cfg(target_arch = "x86_64")]
+                (Isa::Avx2, _) => x86::avx2::<SINGLE>(),
+                (_, Steps::Bytes) => rounds::<Plain, BYTES>(),
+                _ => rounds::<Plain, SINGLE>(),
+            }
+        }
     };
     (0..12)
         .map(|_| {
@@ -53,15 +65,21 @@ pub fn fma_peak(pool: &ThreadPool, isa: Isa, dtype: DType) -> f64 {
 
 /// Runs the chains; returns the operations done.
 #[inline(always)]
-unsafe fn rounds<L: Lanes, const PAIRS: bool>() -> f64 {
-    let small = std::hint::black_box([1e-3f32; 16]);
+unsafe fn rounds<L: Lanes, const STEPS: u8>() -> f64 {
+    let small = [1e-3f32; 16];
     // SAFETY: the caller is compiled for the instruction set of `L`; the arrays hold 16 elements.
     unsafe {
-        let (a, b) = (L::load(small.as_ptr()), L::load(small.as_ptr()));
         let mut acc = [L::zero(); CHAINS];
         for _ in 0..ROUNDS {
+            // Read anew, so that no part of the product is found to be the same in every round.
+            let small = std::hint::black_box(&small).as_ptr();
+            let (a, b) = (L::load(small), L::load(small));
             for x in acc.iter_mut() {
-                *x = if PAIRS { x.multiply_add_pairs(a, b) } else { x.multiply_add(a, b) };
+                *x = match STEPS {
+                    BYTES => x.multiply_add_bytes(a, b),
+                    PAIRS => x.multiply_add_pairs(a, b),
+                    _ => x.multiply_add(a, b),
+                };
             }
         }
         let mut out = [0.0f32; 16];
@@ -70,7 +88,12 @@ unsafe fn rounds<L: Lanes, const PAIRS: bool>() -> f64 {
             std::hint::black_box(&out);
         }
     }
-    (ROUNDS * CHAINS * L::WIDTH * if PAIRS { 4 } else { 2 }) as f64
+    let products = match STEPS {
+        BYTES => 4,
+        PAIRS => 2,
+        _ => 1,
+    };
+    (ROUNDS * CHAINS * L::WIDTH * products * 2) as f64
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -80,20 +103,31 @@ mod x86 {
     use super::rounds;
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn avx2() -> f64 {
+    pub(super) unsafe fn avx2<const STEPS: u8>() -> f64 {
         // SAFETY: compiled for the instruction set.
-        unsafe { rounds::<__m256, false>() }
+        unsafe { rounds::<__m256, STEPS>() }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    pub(super) unsafe fn avx512() -> f64 {
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")]
+    pub(super) unsafe fn avx512<const STEPS: u8>() -> f64 {
         // SAFETY: compiled for the instruction set.
-        unsafe { rounds::<__m512, false>() }
+        unsafe { rounds::<__m512, STEPS>() }
     }
+}
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    pub(super) unsafe fn avx512_bf16() -> f64 {
-        // SAFETY: compiled for the instruction set.
-        unsafe { rounds::<__m512, true>() }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn narrow_numbers_are_multiplied_faster() {
+        let pool = ThreadPool::new(1);
+        for isa in Isa::supported() {
+            let [f32, bf16] = [DType::F32, DType::Bf16].map(|dtype| fma_peak(&pool, isa, dtype));
+            assert!(f32 > 1e8 && bf16 > 0.5 * f32, "{isa:?}: {f32:.2e}, {bf16:.2e}");
+            // Where the instruction set multiplies bytes; elsewhere they take several instructions.
+            let bytes = byte_peak(&pool, isa);
+            assert!(bytes > if isa == Isa::Avx512 { f32 } else { 1e8 }, "{isa:?}: {bytes:.2e}");
+        }
     }
 }

@@ -84,9 +84,9 @@ pub(super) enum Steps {
 }
 
 // The same as constants of the kernel, which cannot be of an enum's type.
-const SINGLE: u8 = Steps::Single as u8;
-const PAIRS: u8 = Steps::Pairs as u8;
-const BYTES: u8 = Steps::Bytes as u8;
+pub(super) const SINGLE: u8 = Steps::Single as u8;
+pub(super) const PAIRS: u8 = Steps::Pairs as u8;
+pub(super) const BYTES: u8 = Steps::Bytes as u8;
 
 /// A tile kernel for a fixed number of rows and vectors of columns.
 pub(super) type TileFn = unsafe fn(&Tile);
