@@ -1,13 +1,11 @@
 //! The forward pass. A task is a run of queries of one head: they are packed once, keys and values block by
 //! block, and for each block the scores live in the first-level cache only.
 
+use super::finish::{Accumulate, Rescale, Scale, Scores, Weights, weight};
 use super::pack::{self, Head};
-use super::product::{
-    Accumulate, Finish, Left, Product, Rescale, Right, Scale, Scores, Single, Weights, for_runs, multiply,
-    multiply_scores, weight,
-};
 #[cfg(target_arch = "x86_64")]
 use super::product::{Dot, DotOfBytes};
+use super::product::{Finish, Left, Product, Right, Single, for_runs, multiply, multiply_scores};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, bytes, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};

@@ -14,6 +14,7 @@
 
 mod backward;
 mod bytes;
+mod finish;
 mod forward;
 mod pack;
 mod product;

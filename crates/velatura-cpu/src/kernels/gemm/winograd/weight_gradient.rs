@@ -8,9 +8,9 @@
 //!
 //! Tiles of both operands are transformed first, into panels over channels with a step for each tile, or for each two where a
 //! step is a pair; the panels of all points of a few steps lie together, so that a task of transforming writes to one place.
-//! A task of multiplying has some channels of either; it sums the products of its channels point by point, tiles being what is summed over, and transforms
-//! the sums into taps. What tasks found over different tiles is added up last, in order. All of this depends on the shapes
-//! alone.
+//! A task of multiplying has some channels of either; it sums the products of its channels point by point, tiles being what
+//! is summed over, and transforms the sums into taps. What tasks found over different tiles is added up last, in order. All
+//! of this depends on the shapes alone.
 
 use super::super::conv::ConvGeometry;
 use super::super::error::GemmError;
@@ -40,8 +40,9 @@ const BLOCK: usize = if cfg!(test) { 2 } else { 16 };
 const PART: usize = if cfg!(test) { 3 } else { 4 };
 /// Tasks that keep a few threads evenly busy.
 const ENOUGH_TASKS: usize = 16;
-/// The tiling by which the gradient of such a convolution's weight is faster this way: 3x3 windows of stride 1, channels that fill vectors,
-/// and images whose tiles are not mostly outside of them.
+
+/// The tiling by which the gradient of such a convolution's weight is faster than directly: for 3x3 windows of stride 1,
+/// channels that fill vectors, and images whose tiles are not mostly outside of them.
 pub fn winograd_pays_for_weight_gradient(g: &ConvGeometry) -> Option<Tiling> {
     let wide = g.in_channels >= 64 && g.out_channels >= 64;
     let pays = applies(g) && wide && g.out_height().min(g.out_width()) >= 4;
@@ -187,9 +188,9 @@ unsafe fn transform(
             false => Pixels::zero(reader.narrow, reader.channels),
         };
         let tiles = |step: usize| [pixels(step * depth), pixels(step * depth + depth - 1)];
-        let steps: Vec<_> = (first..first + plan.together).map(tiles).collect();
+        let steps: [_; TOGETHER] = std::array::from_fn(|step| tiles(first + step));
         let tiles = PanelTiles {
-            steps: &steps,
+            steps: &steps[..plan.together],
             panel: layout.panel,
             to: to.at(group * group_bytes(layout)).cast(),
             point: point_bytes(layout) / STEP,
@@ -251,17 +252,18 @@ unsafe fn products(
     let left_start = operands.left.wrapping_add(plan.left.start(left) * STEP).cast_const();
     let right_start = operands.right.wrapping_add(plan.right.start(right) * STEP).cast_const();
     let (left_group, right_group) = (group_bytes(&plan.left), group_bytes(&plan.right));
-    let offsets: Vec<usize> = groups.clone().map(|group| group * right_group).collect();
-    let row = |group: usize, r: usize| left_start.wrapping_add(group * left_group + r * STEP);
-    let pointers: Vec<_> = groups.map(|group| [0, 1, 2, 3, 4, 5].map(|r| row(group, r))).collect();
     with_scratch(POINTS * point + TAPS * width, |memory: &mut [f32]| {
         let (sums, taps) = memory.split_at_mut(POINTS * point);
-        for (at, (offsets, pointers)) in offsets.chunks(BLOCK).zip(pointers.chunks(BLOCK)).enumerate() {
+        for first_group in groups.clone().step_by(BLOCK) {
+            let block = BLOCK.min(groups.end - first_group);
+            let offsets: [_; BLOCK] = std::array::from_fn(|i| (first_group + i) * right_group);
+            let row = |i: usize, r: usize| left_start.wrapping_add((first_group + i) * left_group + r * STEP);
+            let pointers: [[_; ROWS]; BLOCK] = std::array::from_fn(|i| std::array::from_fn(|r| row(i, r)));
             for p in 0..POINTS {
                 for first in (0..rows).step_by(ROWS) {
                     let tile = Tile {
                         rows: pointers.as_ptr(),
-                        segments: offsets.len(),
+                        segments: block,
                         steps: plan.together,
                         offset: p * point_bytes(&plan.left) + first * STEP,
                         row_step: left_width * STEP,
@@ -269,7 +271,7 @@ unsafe fn products(
                         panel_step: width * STEP,
                         panel_segment: 0,
                         panel_offsets: offsets.as_ptr(),
-                        carry: at > 0,
+                        carry: first_group > groups.start,
                         sums: sums[p * point + first * width..].as_mut_ptr(),
                         sums_stride: width,
                         next: [Lines::NONE; 2],
