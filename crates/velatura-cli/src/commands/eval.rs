@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use velatura::SHIPPED_NAME;
+use velatura::{Precision, SHIPPED_NAME};
 use velatura_train::eval::{self, EvalOptions};
 use velatura_train::{Observer, TrainError};
 
@@ -40,6 +40,9 @@ pub struct Args {
     /// Another guidance than the model's
     #[arg(short, long, value_name = "SCALE", value_parser = parse::guidance)]
     guidance: Option<f32>,
+    /// f32, bf16 or int8; bf16 where the processor multiplies it when not given
+    #[arg(long, value_name = "NAME", value_parser = parse::precision)]
+    precision: Option<Precision>,
     /// The emoji font
     #[arg(long, value_name = "FILE", default_value = velatura_scenes::DEFAULT_FONT)]
     font: PathBuf,
@@ -67,6 +70,7 @@ pub fn run(args: Args, quiet: bool) -> Result<(), Failure> {
         seed: args.seed,
         steps: args.steps,
         guidance: args.guidance,
+        precision: args.precision,
         threads: args.threads,
         output: args.output,
         classifier: args.classifier,

@@ -59,6 +59,8 @@ pub struct EvalOptions {
     pub steps: Option<u32>,
     /// Another guidance than the model's.
     pub guidance: Option<f32>,
+    /// Arithmetic of the pictures; what this processor is fast at when `None`. The judges do not change with it.
+    pub precision: Option<Precision>,
     /// Threads; all processors when `None`. Never changes a result.
     pub threads: Option<usize>,
     /// Pictures that are made before they are judged and let go.
@@ -79,6 +81,7 @@ impl Default for EvalOptions {
             seed: 0,
             steps: None,
             guidance: None,
+            precision: None,
             threads: None,
             batch: 32,
             output: None,
@@ -298,8 +301,8 @@ impl<'o> Evaluation<'o> {
         observer: &mut dyn Observer,
         cancel: &CancelToken,
     ) -> Result<Seen, TrainError> {
-        let EvalOptions { steps, guidance, seed, .. } = *self.options;
-        let request = GenerateRequest { steps, guidance, ..GenerateRequest::default() };
+        let EvalOptions { steps, guidance, precision, seed, .. } = *self.options;
+        let request = GenerateRequest { steps, guidance, precision, ..GenerateRequest::default() };
         let prompt = |i: usize| (scenes.prompt(i as u64).caption, seed.wrapping_add(i as u64));
         let prompts: Vec<(String, u64)> = (0..count).map(prompt).collect();
         let mut seen = Seen::default();
