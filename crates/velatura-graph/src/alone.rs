@@ -72,6 +72,7 @@ impl Graph {
                 Op::Input(input) => widen(&mut input.ty.dtype),
                 Op::Cast(cast) => widen(&mut cast.to),
                 Op::Linear(linear) => linear.int8 = false,
+                Op::Attention(attention) => attention.int8 = false,
                 _ => {}
             }
         }
@@ -143,8 +144,17 @@ mod tests {
         assert_eq!(validate(&exact), Ok(()));
         assert!(!linear.is_direct() && exact.is_direct());
         assert!(exact.values().iter().all(|value| value.ty.dtype == DType::F32));
-        let int8 = |graph: &Graph| graph.nodes().iter().any(|n| matches!(&n.op, Op::Linear(op) if op.int8));
+        let int8 = |graph: &Graph| {
+            let marked = |op: &Op| match op {
+                Op::Linear(op) => op.int8,
+                Op::Attention(op) => op.int8,
+                _ => false,
+            };
+            graph.nodes().iter().any(|node| marked(&node.op))
+        };
         assert!(int8(&linear) && !int8(&exact));
+        let attention = graph.alone(node(&graph, "attention"));
+        assert!(int8(&attention) && !int8(&attention.in_single_precision()));
         // Passes keep what was asked for.
         assert!(for_inference(exact, Precision::Bf16).is_direct());
     }

@@ -35,6 +35,8 @@ pub enum Method {
     WinogradWeightGradient(Tiling),
     /// Attention block by block of keys, without storing the scores.
     OnlineSoftmax,
+    /// The same, its scores being products of bytes, and what weighs the values of the arithmetic.
+    OnlineSoftmaxOfBytes,
 }
 
 /// What a node with products is computed by.
@@ -80,6 +82,7 @@ impl fmt::Display for Algorithm {
             Method::Winograd(tiling) => &format!("Winograd F({})", pixels(tiling)),
             Method::WinogradWeightGradient(tiling) => &format!("Winograd F(3x3, {})", pixels(tiling)),
             Method::OnlineSoftmax => "online softmax",
+            Method::OnlineSoftmaxOfBytes => "online softmax, scores int8",
         };
         write!(f, "{method}, {}", self.arithmetic)
     }
@@ -123,21 +126,24 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 ConvAlgorithm::Direct => (Method::Direct, computed()?),
                 ConvAlgorithm::Winograd(tiling) => (Method::WinogradWeightGradient(tiling), computed()?),
             },
-            Op::Attention(_) => (Method::OnlineSoftmax, of_attention(isa, (0..3).filter_map(dtype))),
+            Op::Attention(op) => {
+                let computed = attention::compute_dtype(isa, (0..3).filter_map(dtype));
+                let keys = graph.ty(at.inputs[1]).shape[1];
+                let bytes = op.int8 && attention::scores_are_of_bytes(computed, keys);
+                let method = if bytes { Method::OnlineSoftmaxOfBytes } else { Method::OnlineSoftmax };
+                (method, Arithmetic::of(computed))
+            }
             Op::AttentionGradient(op) => {
                 // Beside queries, keys and values the gradient of the result, which comes after the optional mask, the result
                 // and its normalisers.
                 let inputs = [0, 1, 2, 5 + usize::from(op.forward.mask)];
-                (Method::OnlineSoftmax, of_attention(isa, inputs.into_iter().filter_map(dtype)))
+                let computed = attention::compute_dtype(isa, inputs.into_iter().filter_map(dtype));
+                (Method::OnlineSoftmax, Arithmetic::of(computed))
             }
             _ => return None,
         },
     };
     Some(Algorithm { method, arithmetic })
-}
-
-fn of_attention(isa: Isa, inputs: impl Iterator<Item = DType>) -> Arithmetic {
-    Arithmetic::of(attention::compute_dtype(isa, inputs))
 }
 
 /// Bytes that a node reads and writes, as if each were moved once: what it reads as it is stored, weights as they are packed,
@@ -212,7 +218,8 @@ mod tests {
         };
         expected(Isa::Avx512, 32, Bf16, "Winograd F(2x4), bf16", "bf16", "bf16");
         expected(Isa::Avx512, 8, Bf16, "Winograd F(2x2), bf16", "bf16", "bf16");
-        expected(Isa::Avx512, 4, Int8, "direct, bf16", "int8", "bf16");
+        expected(Isa::Avx512, 4, Int8, "direct, bf16", "int8", "scores int8, bf16");
+        expected(Isa::Avx2, 4, Int8, "direct, f32", "int8", "f32");
         expected(Isa::Avx512, 32, F32, "Winograd F(4x4), f32", "f32", "f32");
         // Stored as bf16, and multiplied in single precision.
         expected(Isa::Avx2, 32, Bf16, "Winograd F(4x4), f32", "f32", "f32");

@@ -14,7 +14,8 @@ pub enum Precision {
     /// Products read bf16 and accumulate in f32; activations are stored as bf16. Weights, statistics, reductions,
     /// losses and the gradients of weights stay f32, and so does what is computed from f32 values of full size.
     Bf16,
-    /// As [`Precision::Bf16`], and linear layers over tokens (`[N, T, C]`) multiply 8-bit numbers. What is read once for an
+    /// As [`Precision::Bf16`], and linear layers over tokens (`[N, T, C]`) multiply 8-bit numbers, as the scores of attention
+    /// may. What is read once for an
     /// image (timesteps, pooled texts) and convolutions stay bf16.
     Int8,
 }

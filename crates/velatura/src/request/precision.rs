@@ -12,7 +12,8 @@ pub enum Precision {
     F32,
     /// bf16 storage and products, f32 accumulation; norms, softmax and samplers stay f32.
     Bf16,
-    /// As bf16, and the linear layers of the denoiser multiply 8-bit numbers: faster, and a little less exact.
+    /// As bf16, and the linear layers of the denoiser and the scores of its attention multiply 8-bit numbers: faster, and a
+    /// little less exact.
     Int8,
 }
 

@@ -9,7 +9,7 @@ use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
 use super::forward::{MAX_LANES, Parts, apply_mask, head_rows};
 use super::pack::{self, Head};
 #[cfg(target_arch = "x86_64")]
-use super::product::{Dot, DotOfBytes};
+use super::product::Dot;
 use super::product::{Left, Product, Right, Single, for_runs, multiply};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};

@@ -150,9 +150,9 @@ pub(super) fn queries(
         let mut sum = 0i32;
         for (unit, x) in x.chunks_exact(CHANNELS).take(units).enumerate() {
             let mut bytes = [0u8; CHANNELS];
-            for (byte_, x) in bytes.iter_mut().zip(x) {
-                *byte_ = byte(*x, per_unit);
-                sum += i32::from(*byte_ as i8);
+            for (to, x) in bytes.iter_mut().zip(x) {
+                *to = byte(*x, per_unit);
+                sum += i32::from(*to as i8);
             }
             to[unit * lanes + lane] = u32::from_le_bytes(bytes);
         }

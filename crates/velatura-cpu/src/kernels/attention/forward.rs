@@ -4,10 +4,10 @@
 use super::finish::{Accumulate, Rescale, Scale, Scores, Weights, weight};
 use super::pack::{self, Head};
 #[cfg(target_arch = "x86_64")]
-use super::product::{Dot, DotOfBytes};
+use super::product::Dot;
 use super::product::{Finish, Left, Product, Right, Single, for_runs, multiply, multiply_scores};
 use super::vector::{Plain, Vector};
-use super::{AttentionShape, Kernel, Mask, Rows, bytes, dispatch};
+use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::kernels::fetch;
 use crate::{DataMut, Isa, ThreadPool};
@@ -58,7 +58,9 @@ pub fn forward(
         "attention: size of lse"
     );
     let kernel = Kernel::choose(isa, &[q.data, k.data, v.data]);
-    let kernel = if int8 { kernel.with_bytes(shape) } else { kernel };
+    let computed = compute_dtype(isa, [q, k, v].map(|rows| rows.data.dtype()));
+    let bytes = int8 && scores_are_of_bytes(computed, shape.k_tokens);
+    let kernel = if bytes { kernel.with_bytes() } else { kernel };
     let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
     let tasks = shape.q_tokens.div_ceil(TASK);
     pool.run(shape.batch * shape.heads * tasks, |index, _| {

@@ -124,7 +124,6 @@ impl AttentionShape {
 }
 
 /// Keys from which on bytes are worth their rounding: fewer, those of a prompt, take no time.
-#[cfg(target_arch = "x86_64")]
 const FEWEST_KEYS: usize = if cfg!(test) { 1 } else { 256 };
 
 /// Which kernel an attention runs on.
@@ -148,14 +147,18 @@ pub fn compute_dtype(isa: Isa, inputs: impl IntoIterator<Item = DType>) -> DType
     if pairs { DType::Bf16 } else { DType::F32 }
 }
 
+/// Whether scores that may be products of bytes are: where products are of brain floating point, and there are many keys.
+pub fn scores_are_of_bytes(computed: DType, k_tokens: usize) -> bool {
+    computed == DType::Bf16 && k_tokens >= FEWEST_KEYS
+}
+
 impl Kernel {
-    /// The kernel whose scores are products of bytes, where there is one and it is worth while.
-    fn with_bytes(self, shape: &AttentionShape) -> Self {
+    /// The kernel whose scores are products of bytes, where there is one.
+    fn with_bytes(self) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if self == Kernel::Dot && shape.k_tokens >= FEWEST_KEYS {
+        if self == Kernel::Dot {
             return Kernel::DotOfBytes;
         }
-        let _ = shape;
         self
     }
 
@@ -193,13 +196,13 @@ macro_rules! dispatch {
         #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
         unsafe fn dot($($argument: $type),*) {
             // SAFETY: compiled for the instruction set.
-            unsafe { $function::<Dot>($($argument),*) }
+            unsafe { $function::<Dot<false>>($($argument),*) }
         }
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx512vnni,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
         unsafe fn dot_of_bytes($($argument: $type),*) {
             // SAFETY: compiled for the instruction set.
-            unsafe { $function::<DotOfBytes>($($argument),*) }
+            unsafe { $function::<Dot<true>>($($argument),*) }
         }
         // SAFETY: kernels are called with an instruction set that the processor supports.
         unsafe {

@@ -27,13 +27,13 @@ pub(super) trait Product: Copy {
     const BYTES: bool = false;
     /// As [`Product::step`], of the bytes of `a`, without sign, and those of `b`, with one.
     #[inline(always)]
-    unsafe fn step_bytes(total: Self::V, _a: Self::Operand, _b: Self::Operand) -> Self::V {
-        total
+    unsafe fn step_bytes(_total: Self::V, _a: Self::Operand, _b: Self::Operand) -> Self::V {
+        unreachable!("the scores of this product are not of bytes")
     }
     /// Whole numbers in single precision.
     #[inline(always)]
-    unsafe fn whole(total: Self::V) -> Self::V {
-        total
+    unsafe fn whole(_total: Self::V) -> Self::V {
+        unreachable!("the scores of this product are not of bytes")
     }
     /// Stores one vector of units made of lanes of `first` and (for pairs) `second`.
     unsafe fn store_units(first: Self::V, second: Self::V, to: *mut u32);
@@ -84,22 +84,17 @@ impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
     }
 }
 
-/// Pairs of bf16 numbers with `vdpbf16ps`.
+/// Pairs of bf16 numbers with `vdpbf16ps`; with `BYTES` scores are products of bytes, with `vpdpbusd`.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
-pub(super) struct Dot;
-
-/// The same with scores of bytes.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(super) struct DotOfBytes;
+pub(super) struct Dot<const BYTES: bool>;
 
 #[cfg(target_arch = "x86_64")]
 mod dot {
     use std::arch::x86_64::*;
     use std::mem::transmute;
 
-    use super::{Dot, DotOfBytes, Product};
+    use super::{Dot, Product};
     use crate::kernels::elementwise::dispatch::round_bf16;
 
     /// Takes numbers from two halves in turn.
@@ -116,12 +111,21 @@ mod dot {
     // SAFETY (of every block below): the contract of the module; the transmutations keep the 64 bytes of a
     // register (32 of half a one).
     #[allow(clippy::undocumented_unsafe_blocks)]
-    impl Product for Dot {
+    impl<const BYTES: bool> Product for Dot<BYTES> {
         type V = __m512;
         type Operand = __m512i;
         const PAIR: usize = 2;
         const WIDE: bool = true;
         const FINE: bool = false;
+        const BYTES: bool = BYTES;
+        #[inline(always)]
+        unsafe fn step_bytes(total: __m512, a: __m512i, b: __m512i) -> __m512 {
+            unsafe { _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(total), a, b)) }
+        }
+        #[inline(always)]
+        unsafe fn whole(total: __m512) -> __m512 {
+            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(total)) }
+        }
         #[inline(always)]
         unsafe fn broadcast(from: *const u32) -> __m512i {
             unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) }
@@ -152,49 +156,6 @@ mod dot {
         #[inline(always)]
         fn unit(first: f32, second: f32) -> u32 {
             u32::from(round_bf16(first).to_bits()) | u32::from(round_bf16(second).to_bits()) << 16
-        }
-    }
-
-    // SAFETY (of every block below): as above.
-    #[allow(clippy::undocumented_unsafe_blocks)]
-    impl Product for DotOfBytes {
-        type V = __m512;
-        type Operand = __m512i;
-        const PAIR: usize = Dot::PAIR;
-        const WIDE: bool = Dot::WIDE;
-        const FINE: bool = Dot::FINE;
-        const BYTES: bool = true;
-        #[inline(always)]
-        unsafe fn broadcast(from: *const u32) -> __m512i {
-            unsafe { Dot::broadcast(from) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const u32) -> __m512i {
-            unsafe { Dot::load(from) }
-        }
-        #[inline(always)]
-        unsafe fn step(total: __m512, a: __m512i, b: __m512i) -> __m512 {
-            unsafe { Dot::step(total, a, b) }
-        }
-        #[inline(always)]
-        unsafe fn step_bytes(total: __m512, a: __m512i, b: __m512i) -> __m512 {
-            unsafe { _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(total), a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn whole(total: __m512) -> __m512 {
-            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(total)) }
-        }
-        #[inline(always)]
-        unsafe fn store_units(first: __m512, second: __m512, to: *mut u32) {
-            unsafe { Dot::store_units(first, second, to) }
-        }
-        #[inline(always)]
-        unsafe fn store_row(x: __m512, to: *mut u32) {
-            unsafe { Dot::store_row(x, to) }
-        }
-        #[inline(always)]
-        fn unit(first: f32, second: f32) -> u32 {
-            Dot::unit(first, second)
         }
     }
 }

@@ -327,12 +327,7 @@ pub fn conv2d(
     }
     let finish = epilogue.bind(operation, g.out_pixels(), g.out_channels, &mut out)?;
     if let Some(tiling) = winograd {
-        if g.stride != [1, 1] || !g.in_channels.is_multiple_of(16) {
-            return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
-        }
-        let [memory] = scratch::cut(operation, scratch, [winograd::bytes(weight.kernels, tiling, g)])?;
-        // SAFETY: lengths were checked, and the scratch memory was cut for it.
-        return unsafe { winograd::conv2d(pool, tiling, g, x, weight, &finish, memory) };
+        return by_winograd(pool, operation, tiling, g, x, weight, &finish, scratch);
     }
     let bytes = rows_bytes(weight.kernels, x.dtype(), g.in_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;
@@ -353,6 +348,25 @@ pub fn conv2d(
         gather.run(pool, g.batch, x, weight, 0, &finish);
     }
     Ok(())
+}
+
+/// A convolution by Winograd's algorithm, whose operands fit together.
+fn by_winograd(
+    pool: &ThreadPool,
+    operation: &'static str,
+    tiling: Tiling,
+    g: &ConvGeometry,
+    x: Data<'_>,
+    weight: &PackedMatrix,
+    finish: &Finish,
+    scratch: &mut [u8],
+) -> Result<(), GemmError> {
+    if g.stride != [1, 1] || !g.in_channels.is_multiple_of(16) {
+        return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
+    }
+    let [memory] = scratch::cut(operation, scratch, [winograd::bytes(weight.kernels, tiling, g)])?;
+    // SAFETY: lengths were checked, and the scratch memory was cut for it.
+    unsafe { winograd::conv2d(pool, tiling, g, x, weight, finish, memory) }
 }
 
 /// The gradient of a convolution's input: dy `[N, H', W', out]` to `[N, H, W, in]`, weight from
@@ -384,14 +398,10 @@ pub fn conv2d_input_gradient(
     let epilogue = Epilogue { residual, ..Epilogue::default() };
     let finish = epilogue.bind(operation, g.in_pixels(), g.in_channels, &mut out)?;
     if let Some(tiling) = winograd {
-        let gradient = g.input_gradient().filter(|g| g.in_channels.is_multiple_of(16));
-        let Some(gradient) = gradient else {
+        let Some(gradient) = g.input_gradient() else {
             return Err(GemmError::Geometry(format!("{g:?}, for Winograd")));
         };
-        let bytes = winograd::bytes(weight.kernels, tiling, &gradient);
-        let [memory] = scratch::cut(operation, scratch, [bytes])?;
-        // SAFETY: lengths were checked, and the scratch memory was cut for it.
-        return unsafe { winograd::conv2d(pool, tiling, &gradient, dy, weight, &finish, memory) };
+        return by_winograd(pool, operation, tiling, &gradient, dy, weight, &finish, scratch);
     }
     let bytes = rows_bytes(weight.kernels, dy.dtype(), g.out_pixels(), g.groups, weight.depth);
     let [memory] = scratch::cut(operation, scratch, [bytes])?;

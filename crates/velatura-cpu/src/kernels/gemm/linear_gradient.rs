@@ -121,7 +121,7 @@ pub fn linear_weight_gradient(
         (x, dy) => return Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
     }
     if !plan.is_direct() {
-        collect(pool, &plan, partial, out);
+        add_parts(pool, isa, [outputs, inputs, plan.stride()], partial, out);
     }
     Ok(())
 }
@@ -280,19 +280,24 @@ impl<T: Number> Task<'_, T> {
     }
 }
 
-/// Adds up the parts.
-fn collect(pool: &ThreadPool, plan: &Plan, partial: &[f32], out: &mut [f32]) {
-    let (inputs, stride) = (plan.inputs, plan.stride());
+/// Adds up parts `[parts][rows][stride]` into `[rows][columns]`, in order.
+pub(super) fn add_parts(
+    pool: &ThreadPool,
+    isa: Isa,
+    [rows, columns, stride]: [usize; 3],
+    parts: &[f32],
+    out: &mut [f32],
+) {
     let out = Shared::new(out);
-    for_chunks(pool, plan.outputs, (PANELS / STEP / stride).max(1), |first, count| {
+    for_chunks(pool, rows, (PANELS / STEP / stride).max(1), |first, count| {
         // SAFETY: chunks are disjoint.
-        let out = unsafe { out.slice(first * inputs, count * inputs) };
-        for part in 0..plan.parts {
-            let from = &partial[(part * plan.outputs + first) * stride..][..count * stride];
-            for (out, from) in out.chunks_exact_mut(inputs).zip(from.chunks_exact(stride)) {
+        let out = unsafe { out.slice(first * columns, count * columns) };
+        for (part, from) in parts.chunks_exact(rows * stride).enumerate() {
+            let from = &from[first * stride..][..count * stride];
+            for (out, from) in out.chunks_exact_mut(columns).zip(from.chunks_exact(stride)) {
                 match part {
-                    0 => out.copy_from_slice(&from[..inputs]),
-                    _ => add(plan.kernels.isa, from, out),
+                    0 => out.copy_from_slice(&from[..columns]),
+                    _ => add(isa, from, out),
                 }
             }
         }
@@ -301,7 +306,7 @@ fn collect(pool: &ThreadPool, plan: &Plan, partial: &[f32], out: &mut [f32]) {
 
 simd! {
     /// `total += x`
-    pub(super) fn add(x: &[f32], total: &mut [f32]) {
+    fn add(x: &[f32], total: &mut [f32]) {
         for (t, x) in total.iter_mut().zip(x) {
             *t += x;
         }

@@ -101,12 +101,11 @@ const TRANSFORMED: usize = 8;
 /// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to.
 pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Option<Tiling> {
     let g = geometry;
-    let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
     let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
     // Of smaller images the weights, not the pixels, are most of what is read and kept: more so in single precision.
     match (g.out_height() * g.out_width(), computed) {
-        _ if !window || !wide || !repaid => None,
+        _ if !slides(g) || !wide || !repaid => None,
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) => Some(Tiling::Wide),
@@ -122,6 +121,11 @@ fn chunk(tiling: Tiling, g: &ConvGeometry, number: usize) -> usize {
     let most = (most / tiling.block()).max(1) * tiling.block();
     // Chunks of the same size leave no thread with less to do at the end.
     all.div_ceil(all.div_ceil(most).max(1)).next_multiple_of(ROWS)
+}
+
+/// Whether a window of 3x3 goes over all channels pixel by pixel.
+fn slides(g: &ConvGeometry) -> bool {
+    g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1
 }
 
 /// Bytes of a transformed number.

@@ -14,15 +14,14 @@
 
 use super::super::conv::ConvGeometry;
 use super::super::error::GemmError;
-use super::super::linear_gradient::add;
-use super::super::pack::Layout;
+use super::super::linear_gradient::add_parts;
+use super::super::pack::{Cells, Layout};
 use super::super::scratch;
 use super::super::tile::{Kernels, Lines, ROWS, STEP, Tile};
 use super::tiles::{Pixels, Reader, Tiles};
 use super::transform::{PanelTiles, TapSums};
-use super::{Tiling, apart, image};
-use crate::kernels::LINE;
-use crate::kernels::elementwise::dispatch::{Shared, for_chunks, simd, with_scratch};
+use super::{Tiling, apart, image, slides};
+use crate::kernels::elementwise::dispatch::{Shared, simd, with_scratch};
 use crate::{Data, ThreadPool};
 use std::ops::Range;
 
@@ -145,6 +144,7 @@ pub(in super::super) fn weight_gradient(
     let (from, narrow) = image(operation, kernels, x)?;
     let padding = [g.padding[0], g.padding[1]];
     let input = reader(from, narrow, TILING.input(), [g.height, g.width, g.in_channels], padding);
+    let (left, right) = (Cells(left.cast()), Cells(right.cast()));
     // SAFETY: lengths were checked, and the memory was cut for both.
     unsafe {
         transform(pool, &plan, &gradient, &plan.left, kernels.winograd.gradient_panels, left);
@@ -158,14 +158,14 @@ pub(in super::super) fn weight_gradient(
     // SAFETY: the memory was cut for it, aligned to 64, and is exclusively ours.
     let parts = unsafe { std::slice::from_raw_parts_mut(sums.cast(), plan.parts * plan.weight()) };
     multiply(pool, &plan, &operands, &Shared::new(parts));
-    add_up(pool, &plan, parts, out);
+    let columns = g.in_channels * TAPS;
+    add_parts(pool, kernels.isa, [g.out_channels, columns, columns], parts, out);
     Ok(())
 }
 
 /// Whether [`weight_gradient`] can compute it.
 fn applies(g: &ConvGeometry) -> bool {
-    let window = g.kernel == [3, 3] && g.stride == [1, 1] && g.groups == 1;
-    window && g.in_channels.is_multiple_of(16) && g.out_channels.is_multiple_of(16)
+    slides(g) && g.in_channels.is_multiple_of(16) && g.out_channels.is_multiple_of(16)
 }
 
 /// Transforms all tiles of an operand.
@@ -178,9 +178,9 @@ unsafe fn transform(
     reader: &Reader,
     layout: &Layout,
     transform: unsafe fn(&PanelTiles),
-    to: *mut u8,
+    to: Cells,
 ) {
-    let (to, depth) = (Memory(to), plan.kernels.depth());
+    let depth = plan.kernels.depth();
     pool.run(plan.groups, |group, _| {
         let first = group * plan.together;
         let pixels = |tile: usize| match tile < plan.tiles {
@@ -192,7 +192,7 @@ unsafe fn transform(
         let tiles = PanelTiles {
             steps: &steps[..plan.together],
             panel: layout.panel,
-            to: to.at(group * group_bytes(layout)).cast(),
+            to: to.at(group * group_bytes(layout) / STEP),
             point: point_bytes(layout) / STEP,
         };
         // SAFETY: the caller's promise; a group belongs to one task.
@@ -200,26 +200,11 @@ unsafe fn transform(
     });
 }
 
-#[derive(Clone, Copy)]
-struct Memory(*mut u8);
-
-// SAFETY: tasks write disjoint groups.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn at(&self, offset: usize) -> *mut u8 {
-        self.0.wrapping_add(offset)
-    }
-}
-
 /// Both operands, transformed.
 struct Operands {
-    left: *mut u8,
-    right: *mut u8,
+    left: Cells,
+    right: Cells,
 }
-
-// SAFETY: they are only read.
-unsafe impl Sync for Operands {}
 
 /// Makes the taps of all parts.
 fn multiply(pool: &ThreadPool, plan: &Plan, operands: &Operands, to: &Shared<'_, f32>) {
@@ -249,8 +234,8 @@ unsafe fn products(
     let (rows, width) = (plan.left.valid(left), plan.right.width(right));
     let left_width = plan.left.width(left);
     let point = apart(rows * width * size_of::<f32>()) / size_of::<f32>();
-    let left_start = operands.left.wrapping_add(plan.left.start(left) * STEP).cast_const();
-    let right_start = operands.right.wrapping_add(plan.right.start(right) * STEP).cast_const();
+    let left_start = operands.left.at(plan.left.start(left)).cast::<u8>().cast_const();
+    let right_start = operands.right.at(plan.right.start(right)).cast::<u8>().cast_const();
     let (left_group, right_group) = (group_bytes(&plan.left), group_bytes(&plan.right));
     with_scratch(POINTS * point + TAPS * width, |memory: &mut [f32]| {
         let (sums, taps) = memory.split_at_mut(POINTS * point);
@@ -304,20 +289,4 @@ simd! {
             }
         }
     }
-}
-
-/// Adds up the parts.
-fn add_up(pool: &ThreadPool, plan: &Plan, parts: &[f32], out: &mut [f32]) {
-    let out = Shared::new(out);
-    for_chunks(pool, plan.weight(), 64 * LINE, |first, count| {
-        // SAFETY: chunks are disjoint.
-        let out = unsafe { out.slice(first, count) };
-        for (part, from) in parts.chunks_exact(plan.weight()).enumerate() {
-            let from = &from[first..first + count];
-            match part {
-                0 => out.copy_from_slice(from),
-                _ => add(plan.kernels.isa, from, out),
-            }
-        }
-    });
 }
