@@ -5,11 +5,12 @@
 //! `dV = P^T dO`, `dS = P (dO V^T - D) scale`, `dQ = dS K`, `dK = dS^T Q`. P and dS are made of the products in the registers, so
 //! that the exponentials of a tile are worked on beside the products of the next.
 
-use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
-use super::forward::{MAX_LANES, Parts, apply_mask, head_rows};
-use super::pack::{self, Head};
+use super::block::apply_mask;
 #[cfg(target_arch = "x86_64")]
-use super::product::Dot;
+use super::dot::Dot;
+use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
+use super::forward::{MAX_LANES, Parts, head_rows};
+use super::pack::{self, Head};
 use super::product::{Left, Product, Right, Single, for_runs, multiply};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};

@@ -36,37 +36,119 @@ impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
     }
 }
 
-/// Stores the weights `2^(scale * product - shift)` as units along the rows, and adds them up. No product is stored, and the
+/// Stores the weights `2^(scale * product + offset)` and adds them up, in single precision. No product is stored, and the
 /// exponentials of a tile are worked on beside the products of the next.
 pub(super) struct Weights<V, const N: usize> {
     pub(super) to: *mut u32,
     pub(super) scale: Scale<V, N>,
-    /// `-shift`
     pub(super) offset: [V; N],
     pub(super) total: [V; N],
+    /// The greatest exponents, where [`Vector::exp2`] does not bear all.
+    pub(super) greatest: [V; N],
 }
 
 impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
     #[inline(always)]
     unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
-        let mut i = 0;
-        while i < M {
+        for_values!(M, N, i, j => {
+            // SAFETY: the contract of this module.
+            unsafe {
+                let exponent = values[i][j].fma(self.scale.of::<P>(j), self.offset[j]);
+                if !P::V::SATURATES {
+                    self.greatest[j] = exponent.max(self.greatest[j]);
+                }
+                let one = weight::<P>(exponent);
+                self.total[j] = self.total[j].add(one);
+                one.store(self.to.cast::<f32>().add(((first + i) * N + j) * P::V::LANES));
+            }
+        });
+    }
+}
+
+/// The same for pairs, in two parts: what is to be the weights of a tile is stored first, and made so beside the products of
+/// the next, on units of the processor that multiply nothing.
+pub(super) struct Powers<V, const N: usize> {
+    pub(super) scale: Scale<V, N>,
+    /// With the base of exponents.
+    pub(super) offset: [V; N],
+    pub(super) seen: V,
+    /// Sums of the weights, a vector for each of `N`.
+    pub(super) totals: *mut f32,
+    /// Behind the rows of pairs that are stored.
+    pub(super) end: *mut u32,
+    /// How many of them are not weights yet.
+    pub(super) waiting: usize,
+}
+
+impl<V: Vector, const N: usize> Powers<V, N> {
+    /// Makes the weights of the first row of pairs that waits.
+    #[inline(always)]
+    unsafe fn row<P: Product<V = V>>(&mut self) {
+        // SAFETY: the contract of this module.
+        unsafe {
+            let row = self.end.sub(self.waiting * N * V::LANES);
+            let ones = P::broadcast(&ONES);
             let mut j = 0;
             while j < N {
-                // SAFETY: the contract of this module.
-                unsafe {
-                    let one = weight::<P>(values[i][j].fma(self.scale.of::<P>(j), self.offset[j]));
-                    let mut two = P::V::splat(0.0);
-                    self.total[j] = self.total[j].add(one);
-                    if P::PAIR == 2 && i + 1 < M {
-                        two = weight::<P>(values[i + 1][j].fma(self.scale.of::<P>(j), self.offset[j]));
-                        self.total[j] = self.total[j].add(two);
-                    }
-                    P::store_units(one, two, self.to.add(((first + i) / P::PAIR * N + j) * P::V::LANES));
-                }
+                let at = row.add(j * V::LANES);
+                let weights = P::powers(P::load(at));
+                P::store(weights, at);
+                let total = self.totals.add(j * V::LANES);
+                P::step(V::load(total), weights, ones).store(total);
                 j += 1;
             }
-            i += P::PAIR;
+        }
+        self.waiting -= 1;
+    }
+
+    /// Makes what weights are left.
+    #[inline(always)]
+    pub(super) unsafe fn rest<P: Product<V = V>>(&mut self) {
+        while self.waiting > 0 {
+            // SAFETY: the contract of this module.
+            unsafe { self.row::<P>() };
+        }
+    }
+}
+
+/// A pair of ones in bf16.
+const ONES: u32 = 0x3f80_3f80;
+
+impl<P: Product, const N: usize> Finish<P, N> for Powers<P::V, N> {
+    #[inline(always)]
+    fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    #[inline(always)]
+    unsafe fn beside(&mut self) {
+        // SAFETY: the contract of this module.
+        unsafe { self.row::<P>() };
+    }
+
+    #[inline(always)]
+    unsafe fn rows<const M: usize>(&mut self, _first: usize, values: [[P::V; N]; M]) {
+        // SAFETY: the contract of this module.
+        unsafe {
+            self.rest::<P>();
+            let mut i = 0;
+            while i < M {
+                let mut j = 0;
+                while j < N {
+                    let (scale, offset) = (self.scale.of::<P>(j), self.offset[j]);
+                    let first = values[i][j].fma(scale, offset);
+                    // Where there is no second, one that weighs nothing.
+                    let second =
+                        if i + 1 < M { values[i + 1][j].fma(scale, offset) } else { P::V::splat(0.0) };
+                    let (units, seen) = P::exponents(first, second, self.seen);
+                    self.seen = seen;
+                    P::store(units, self.end.add(j * P::V::LANES));
+                    j += 1;
+                }
+                self.end = self.end.add(N * P::V::LANES);
+                self.waiting += 1;
+                i += 2;
+            }
         }
     }
 }

@@ -13,7 +13,10 @@
 //! `bytes`).
 
 mod backward;
+mod block;
 mod bytes;
+#[cfg(target_arch = "x86_64")]
+mod dot;
 mod finish;
 mod forward;
 mod pack;

@@ -35,6 +35,33 @@ pub(super) trait Product: Copy {
     unsafe fn whole(_total: Self::V) -> Self::V {
         unreachable!("the scores of this product are not of bytes")
     }
+    /// Whether weights are made in two parts, of whole numbers: see [`Product::exponents`].
+    const WHOLE: bool = false;
+    /// What the exponents of weights are counted from.
+    const BASE: f32 = 0.0;
+    /// The nearest number that may be subtracted from exponents.
+    #[inline(always)]
+    unsafe fn shift(greatest: Self::V) -> Self::V {
+        greatest
+    }
+    /// A vector of units that [`Product::powers`] makes `2^(x - BASE)` of, of lanes of `first` and `second`; and what was seen
+    /// so far, for [`Product::in_range`].
+    #[inline(always)]
+    unsafe fn exponents(_first: Self::V, _second: Self::V, _seen: Self::V) -> (Self::Operand, Self::V) {
+        unreachable!("the weights of this product are made in one part")
+    }
+    /// See [`Product::exponents`].
+    #[inline(always)]
+    unsafe fn powers(_exponents: Self::Operand) -> Self::Operand {
+        unreachable!("the weights of this product are made in one part")
+    }
+    /// Whether all exponents that were seen are numbers below the greatest: weights are wrong otherwise.
+    #[inline(always)]
+    unsafe fn in_range(_seen: Self::V) -> bool {
+        unreachable!("the weights of this product are made in one part")
+    }
+    /// Stores a vector of units.
+    unsafe fn store(units: Self::Operand, to: *mut u32);
     /// Stores one vector of units made of lanes of `first` and (for pairs) `second`.
     unsafe fn store_units(first: Self::V, second: Self::V, to: *mut u32);
     /// Stores lanes one after another in the element type: `LANES / PAIR` units.
@@ -69,6 +96,11 @@ impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
         unsafe { a.fma(b, total) }
     }
     #[inline(always)]
+    unsafe fn store(units: V, to: *mut u32) {
+        // SAFETY: the contract of this module.
+        unsafe { units.store(to.cast()) }
+    }
+    #[inline(always)]
     unsafe fn store_units(first: V, _second: V, to: *mut u32) {
         // SAFETY: the contract of this module.
         unsafe { first.store(to.cast()) }
@@ -81,82 +113,6 @@ impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
     #[inline(always)]
     fn unit(first: f32, _second: f32) -> u32 {
         first.to_bits()
-    }
-}
-
-/// Pairs of bf16 numbers with `vdpbf16ps`; with `BYTES` scores are products of bytes, with `vpdpbusd`.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(super) struct Dot<const BYTES: bool>;
-
-#[cfg(target_arch = "x86_64")]
-mod dot {
-    use std::arch::x86_64::*;
-    use std::mem::transmute;
-
-    use super::{Dot, Product};
-    use crate::kernels::elementwise::dispatch::round_bf16;
-
-    /// Takes numbers from two halves in turn.
-    const PAIRED: [u16; 32] = {
-        let mut order = [0; 32];
-        let mut i = 0;
-        while i < 32 {
-            order[i] = (i / 2 + i % 2 * 16) as u16;
-            i += 1;
-        }
-        order
-    };
-
-    // SAFETY (of every block below): the contract of the module; the transmutations keep the 64 bytes of a
-    // register (32 of half a one).
-    #[allow(clippy::undocumented_unsafe_blocks)]
-    impl<const BYTES: bool> Product for Dot<BYTES> {
-        type V = __m512;
-        type Operand = __m512i;
-        const PAIR: usize = 2;
-        const WIDE: bool = true;
-        const FINE: bool = false;
-        const BYTES: bool = BYTES;
-        #[inline(always)]
-        unsafe fn step_bytes(total: __m512, a: __m512i, b: __m512i) -> __m512 {
-            unsafe { _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(total), a, b)) }
-        }
-        #[inline(always)]
-        unsafe fn whole(total: __m512) -> __m512 {
-            unsafe { _mm512_cvtepi32_ps(_mm512_castps_si512(total)) }
-        }
-        #[inline(always)]
-        unsafe fn broadcast(from: *const u32) -> __m512i {
-            unsafe { _mm512_set1_epi32(from.cast::<i32>().read()) }
-        }
-        #[inline(always)]
-        unsafe fn load(from: *const u32) -> __m512i {
-            unsafe { _mm512_loadu_si512(from.cast()) }
-        }
-        #[inline(always)]
-        unsafe fn step(total: __m512, a: __m512i, b: __m512i) -> __m512 {
-            unsafe {
-                _mm512_dpbf16_ps(total, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_units(first: __m512, second: __m512, to: *mut u32) {
-            unsafe {
-                // Sixteen of the first, then sixteen of the second.
-                let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
-                let order = transmute::<[u16; 32], __m512i>(PAIRED);
-                _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(order, both));
-            }
-        }
-        #[inline(always)]
-        unsafe fn store_row(x: __m512, to: *mut u32) {
-            unsafe { _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
-        }
-        #[inline(always)]
-        fn unit(first: f32, second: f32) -> u32 {
-            u32::from(round_bf16(first).to_bits()) | u32::from(round_bf16(second).to_bits()) << 16
-        }
     }
 }
 
@@ -177,6 +133,14 @@ macro_rules! for_values {
 
 /// What becomes of finished rows of the product.
 pub(super) trait Finish<P: Product, const N: usize> {
+    /// Pieces of work that the rows before have left, to be done one with each step of the next product.
+    #[inline(always)]
+    fn waiting(&self) -> usize {
+        0
+    }
+    /// One of them.
+    #[inline(always)]
+    unsafe fn beside(&mut self) {}
     /// Rows from an even one on.
     unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]);
 }
@@ -286,26 +250,16 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
         }
         let mut left = a.start.add(first * a.row);
         let mut right = b.start;
-        for _ in 0..steps {
-            let mut lanes = [P::load(right); N];
-            let mut j = 1;
-            while j < N {
-                lanes[j] = P::load(right.add(j * P::V::LANES));
-                j += 1;
-            }
-            let mut i = 0;
-            while i < M {
-                let x = P::broadcast(left.add(i * a.row));
-                let mut j = 0;
-                while j < N {
-                    total[i][j] = match BYTES {
-                        true => P::step_bytes(total[i][j], x, lanes[j]),
-                        false => P::step(total[i][j], x, lanes[j]),
-                    };
-                    j += 1;
-                }
-                i += 1;
-            }
+        // Two loops: with a branch in it values would not stay in registers.
+        let beside = finish.waiting().min(steps);
+        for _ in 0..beside {
+            step::<P, M, N, BYTES>(&mut total, left, a.row, right);
+            finish.beside();
+            left = left.wrapping_add(a.step);
+            right = right.wrapping_add(b.step);
+        }
+        for _ in beside..steps {
+            step::<P, M, N, BYTES>(&mut total, left, a.row, right);
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
@@ -315,6 +269,37 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
             });
         }
         finish.rows(first, total);
+    }
+}
+
+#[inline(always)]
+unsafe fn step<P: Product, const M: usize, const N: usize, const BYTES: bool>(
+    total: &mut [[P::V; N]; M],
+    left: *const u32,
+    row: usize,
+    right: *const u32,
+) {
+    // SAFETY: the contract of this module.
+    unsafe {
+        let mut lanes = [P::load(right); N];
+        let mut j = 1;
+        while j < N {
+            lanes[j] = P::load(right.add(j * P::V::LANES));
+            j += 1;
+        }
+        let mut i = 0;
+        while i < M {
+            let x = P::broadcast(left.add(i * row));
+            let mut j = 0;
+            while j < N {
+                total[i][j] = match BYTES {
+                    true => P::step_bytes(total[i][j], x, lanes[j]),
+                    false => P::step(total[i][j], x, lanes[j]),
+                };
+                j += 1;
+            }
+            i += 1;
+        }
     }
 }
 

@@ -186,6 +186,18 @@ fn later_keys_may_outweigh_all_before_them() {
 }
 
 #[test]
+fn first_keys_may_weigh_next_to_nothing() {
+    // Scores from -300 down, those of later keys a little higher, or as they come.
+    for later in [-1.0, 1.0] {
+        let mut case = Case::new(shape(1, 2, 50, 300, 16, false), None);
+        let far = |k: f32, token: usize| if token < 200 { -16.0 - k.abs() } else { k * later };
+        case.q = rounded(&case.q.iter().map(|q| q.abs() + 4.0).collect::<Vec<_>>());
+        case.k = rounded(&case.k.iter().enumerate().map(|(i, &k)| far(k, i / 32)).collect::<Vec<_>>());
+        check_first(2, 1e-5, &case);
+    }
+}
+
+#[test]
 fn scores_of_bytes_follow_the_definition() {
     let one_mask = Some([1, 1, 60, 90]);
     let cases = [

@@ -18,8 +18,13 @@ const EXP2_UNIT: [f32; 4] = [9.999_252e-1, 6.958_335_4e-1, 2.260_671_6e-1, 7.802
 /// Below it the result is zero; keeps the exponent arithmetic in range.
 const EXP2_LOWEST: f32 = -127.0;
 
+/// From it on the result is infinite, or, where that is not in the vector's nature, anything.
+pub(super) const EXP2_HIGHEST: f32 = 128.0;
+
 pub(super) trait Vector: Copy {
     const LANES: usize;
+    /// Whether [`Vector::exp2`] is infinite from [`EXP2_HIGHEST`] on.
+    const SATURATES: bool = false;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -34,10 +39,10 @@ pub(super) trait Vector: Copy {
     unsafe fn all_below(self, limit: f32) -> bool;
     /// The nearest integer.
     unsafe fn round(self) -> Self;
-    /// `self * 2^n` for integers `n` from -127 up, with 2^-127 taken as zero.
+    /// `self * 2^n` for integers `n` from -127 to 127, with 2^-127 taken as zero.
     unsafe fn scale_by_power(self, n: Self) -> Self;
 
-    /// 2^self for arguments up to about 127; zero, or nearly, from -127 down; passes NaN on.
+    /// 2^self below [`EXP2_HIGHEST`]; zero, or nearly, from -127 down; passes NaN on.
     #[inline(always)]
     unsafe fn exp2<const FINE: bool>(self) -> Self {
         // SAFETY: the contract of this trait.
@@ -53,14 +58,23 @@ unsafe fn exp2_in_range<V: Vector, const FINE: bool>(x: V) -> V {
         let x = V::splat(EXP2_LOWEST).max(x);
         let n = x.round();
         let f = x.sub(n);
-        let coefficients: &[f32] = if FINE { &EXP2_FINE } else { &EXP2_COARSE };
-        let mut p = V::splat(coefficients[coefficients.len() - 1]);
-        let mut i = coefficients.len() - 1;
+        let p = if FINE { polynomial(&EXP2_FINE, f) } else { polynomial(&EXP2_COARSE, f) };
+        p.scale_by_power(n)
+    }
+}
+
+/// A polynomial of which the constant term comes first.
+#[inline(always)]
+unsafe fn polynomial<V: Vector, const COUNT: usize>(coefficients: &[f32; COUNT], x: V) -> V {
+    // SAFETY: the contract of the trait.
+    unsafe {
+        let mut p = V::splat(coefficients[COUNT - 1]);
+        let mut i = COUNT - 1;
         while i > 0 {
             i -= 1;
-            p = p.fma(f, V::splat(coefficients[i]));
+            p = p.fma(x, V::splat(coefficients[i]));
         }
-        p.scale_by_power(n)
+        p
     }
 }
 
@@ -138,7 +152,7 @@ impl Vector for Plain {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{EXP2_UNIT, Vector, exp2_in_range};
+    use super::{EXP2_FINE, EXP2_UNIT, Vector, polynomial};
 
     // SAFETY (of every block below): the contract of the trait, which names the instruction set and the
     // pointers.
@@ -197,6 +211,7 @@ mod x86 {
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Vector for __m512 {
         const LANES: usize = 16;
+        const SATURATES: bool = true;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { _mm512_set1_ps(x) }
@@ -237,28 +252,22 @@ mod x86 {
         unsafe fn round(self) -> Self {
             unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
         }
-        /// Two instructions do what takes seven elsewhere: the distance from the whole number below, and the scaling by
-        /// a power of it, zero where that is out of range.
+        /// Two instructions do what takes eight elsewhere: the distance from a whole number, and the scaling by a power of it,
+        /// zero or infinite where that is out of range.
         #[inline(always)]
         unsafe fn exp2<const FINE: bool>(self) -> Self {
             unsafe {
                 if FINE {
-                    return exp2_in_range::<Self, FINE>(self);
+                    let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self);
+                    return _mm512_scalef_ps(polynomial(&EXP2_FINE, f), _mm512_sub_ps(self, f));
                 }
                 let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(self);
-                let [c0, c1, c2, c3] = EXP2_UNIT;
-                let p = _mm512_fmadd_ps(_mm512_set1_ps(c3), f, _mm512_set1_ps(c2));
-                let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c1));
-                let p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(c0));
-                _mm512_scalef_ps(p, self)
+                _mm512_scalef_ps(polynomial(&EXP2_UNIT, f), self)
             }
         }
         #[inline(always)]
         unsafe fn scale_by_power(self, n: Self) -> Self {
-            unsafe {
-                let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-                _mm512_mul_ps(self, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent)))
-            }
+            unsafe { _mm512_scalef_ps(self, n) }
         }
     }
 }
