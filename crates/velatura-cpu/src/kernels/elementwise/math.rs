@@ -88,7 +88,13 @@ pub fn erf<const FMA: bool>(x: f32) -> f32 {
 
 const GELU_TANH_SCALE: f32 = 0.797_884_6;
 const GELU_TANH_CUBE: f32 = 0.044_715;
-const QUICK_GELU: f32 = 1.702;
+pub(super) const QUICK_GELU: f32 = 1.702;
+
+/// What GELU's approximation takes the hyperbolic tangent of.
+#[inline(always)]
+pub(super) fn gelu_tanh_argument<const FMA: bool>(x: f32) -> f32 {
+    GELU_TANH_SCALE * madd::<FMA>(GELU_TANH_CUBE * x * x, x, x)
+}
 
 /// Gaussian distribution function.
 #[inline(always)]
@@ -110,7 +116,7 @@ pub fn activate<const FMA: bool>(activation: Activation, x: f32) -> f32 {
         Activation::Silu => x * sigmoid::<FMA>(x),
         Activation::Gelu => x * normal_cdf::<FMA>(x),
         Activation::GeluTanh => {
-            let u = GELU_TANH_SCALE * madd::<FMA>(GELU_TANH_CUBE * x * x, x, x);
+            let u = gelu_tanh_argument::<FMA>(x);
             0.5 * x * (1.0 + tanh::<FMA>(u))
         }
         Activation::QuickGelu => x * sigmoid::<FMA>(QUICK_GELU * x),
@@ -139,7 +145,7 @@ pub fn activate_slope<const FMA: bool>(activation: Activation, x: f32) -> f32 {
             madd::<FMA>(x, density, normal_cdf::<FMA>(x))
         }
         Activation::GeluTanh => {
-            let u = GELU_TANH_SCALE * madd::<FMA>(GELU_TANH_CUBE * x * x, x, x);
+            let u = gelu_tanh_argument::<FMA>(x);
             let slope = GELU_TANH_SCALE * madd::<FMA>(3.0 * GELU_TANH_CUBE * x, x, 1.0);
             let t = tanh::<FMA>(u);
             madd::<FMA>(0.5 * x * slope, 1.0 - t * t, 0.5 * (1.0 + t))

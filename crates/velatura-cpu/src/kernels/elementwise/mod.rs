@@ -23,6 +23,7 @@ pub(crate) mod dispatch;
 mod embedding;
 mod gated;
 pub mod math;
+mod math_bf16;
 pub(crate) mod reduce;
 mod resize;
 mod shape;

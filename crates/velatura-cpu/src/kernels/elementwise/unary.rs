@@ -4,6 +4,7 @@ use velatura_graph::Activation;
 
 use super::dispatch::{BLOCK, CHUNK, Out, blocks, for_chunks, read, simd};
 use super::math::{self, for_activation};
+use super::math_bf16;
 use crate::{Data, DataMut, Isa, ThreadPool};
 
 /// A function of one element.
@@ -135,11 +136,18 @@ simd! {
 }
 
 simd! {
-    /// Applies an activation in place.
-    pub(crate) fn activate_in_place(activation: Activation, x: &mut [f32]) {
+    /// Applies an activation in place, to what is `rounded` to bf16 afterwards or not.
+    #[inline(never)]
+    pub(crate) fn activate_in_place(activation: Activation, rounded: bool, x: &mut [f32]) {
         for_activation!(activation, A => {
-            for x in x.iter_mut() {
-                *x = math::activate::<FMA>(A, *x);
+            if rounded {
+                for x in x.iter_mut() {
+                    *x = math_bf16::activate::<FMA>(A, *x);
+                }
+            } else {
+                for x in x.iter_mut() {
+                    *x = math::activate::<FMA>(A, *x);
+                }
             }
         })
     }

@@ -3,9 +3,9 @@
 use velatura_graph::Activation;
 
 use super::lanes::{Lanes, Plain};
+use super::tile::ROWS;
 use crate::Isa;
-use crate::kernels::elementwise::dispatch::simd;
-use crate::kernels::elementwise::math::{activate, for_activation};
+use crate::kernels::elementwise::unary::activate_in_place;
 use crate::kernels::fetch;
 
 /// A row-major matrix that the end of a tile reads or writes; null where there is none.
@@ -41,6 +41,11 @@ pub(super) struct Finish {
 unsafe impl Sync for Finish {}
 
 impl Finish {
+    /// Whether an activation is rounded to bf16 before anything is added.
+    fn rounds(&self) -> bool {
+        self.out.bf16 && self.residual.data.is_null()
+    }
+
     /// Brings the lines of the output and the residual that the end of a tile will touch into the first-level cache.
     pub(super) fn fetch(&self, rows: &[usize], column: usize, columns: usize) {
         let halves = if self.gate.is_some() { 2 } else { 1 };
@@ -70,18 +75,6 @@ pub(super) struct Sums<'a> {
 /// [`finish`] compiled for an instruction set.
 pub(super) type FinishFn = unsafe fn(&Finish, &Sums<'_>);
 
-simd! {
-    /// Applies an activation function.
-    #[inline(never)]
-    fn activate_all(activation: Activation, values: &mut [f32]) {
-        for_activation!(activation, A => {
-            for v in values.iter_mut() {
-                *v = activate::<FMA>(A, *v);
-            }
-        });
-    }
-}
-
 /// Applies the epilogue and writes.
 ///
 /// # Safety
@@ -97,7 +90,7 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
                 add_inputs(f, L::load(x), row, column, n).store(x);
             });
             let values = std::slice::from_raw_parts_mut(sums.data, sums.rows.len() * sums.width);
-            activate_all(isa, activation, values);
+            activate_in_place(isa, activation, f.rounds(), values);
             each::<L>(sums, |x, row, column, n| write(f, L::load(x), row, column, n));
         } else {
             each::<L>(sums, |x, row, column, n| {
@@ -107,24 +100,35 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     }
 }
 
+/// Gates of a tile: half of the columns of the widest panel.
+const MOST_GATES: usize = ROWS * 32;
+
 /// As [`finish`], where the first half of the columns are values and the second half their gates.
 #[inline(always)]
 unsafe fn gated<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Activation) {
     let (half, column) = (sums.columns / 2, sums.column / 2);
-    for (r, &row) in sums.rows.iter().enumerate() {
-        let values = sums.data.wrapping_add(r * sums.width);
-        let gates = values.wrapping_add(half);
-        // SAFETY: the contract of `finish`: a row of sums has both halves, and the output is as wide as one of all.
-        unsafe {
+    // Those of all rows together: the function is fast on many.
+    let mut all = [0.0; MOST_GATES];
+    let all = &mut all[..sums.rows.len() * half];
+    let gates = all.as_mut_ptr();
+    // SAFETY: the contract of `finish`: a row of sums has both halves, and the output is as wide as one of all.
+    unsafe {
+        for (r, &row) in sums.rows.iter().enumerate() {
+            let values = sums.data.wrapping_add(r * sums.width);
             vectors::<L>(half, |at, n| {
                 let value = first::<L>(values.add(at), n);
                 store_first(add_inputs(f, value, row, column + at, n), values.add(at), n);
-                let value = first::<L>(gates.add(at), n);
-                store_first(add_inputs(f, value, row, f.out.stride + column + at, n), gates.add(at), n);
+                let value = first::<L>(values.add(half + at), n);
+                let gate = add_inputs(f, value, row, f.out.stride + column + at, n);
+                store_first(gate, gates.add(r * half + at), n);
             });
-            activate_all(isa, gate, std::slice::from_raw_parts_mut(gates, half));
+        }
+        activate_in_place(isa, gate, f.rounds(), all);
+        for (r, &row) in sums.rows.iter().enumerate() {
+            let values = sums.data.wrapping_add(r * sums.width);
             vectors::<L>(half, |at, n| {
-                let (value, gate) = (first::<L>(values.add(at), n), first::<L>(gates.add(at), n));
+                let value = first::<L>(values.add(at), n);
+                let gate = first::<L>(gates.add(r * half + at), n);
                 write(f, L::zero().multiply_add(value, gate), row, column + at, n);
             });
         }

@@ -241,12 +241,13 @@ fn apply_part(
             let len = rows.min(range.end - first) * c;
             let start = (image * norm.pixels + first) * c;
             let x = read(isa, x, start, len, buffer);
+            let rounded = matches!(out, Out::Bf16(_));
             // SAFETY: parts are disjoint.
             unsafe {
                 out.write(isa, start, len, |out| {
                     affine_rows(isa, x, scale, shift, out);
                     if let Some(activation) = norm.activation {
-                        activate_in_place(isa, activation, out);
+                        activate_in_place(isa, activation, rounded, out);
                     }
                 });
             }

@@ -103,13 +103,14 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Op
     let g = geometry;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
     let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
-    // Of smaller images the weights, not the pixels, are most of what is read and kept: more so in single precision.
+    // Of smaller images the weights, not the pixels, are most of what is read and kept. More points to a tile round more, which
+    // single precision bears.
     match (g.out_height() * g.out_width(), computed) {
         _ if !slides(g) || !wide || !repaid => None,
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
-        (1024.., _) => Some(Tiling::Wide),
-        (256.., _) | (64.., DType::Bf16) => Some(Tiling::Small),
+        (1024.., _) | (256.., DType::F32) => Some(Tiling::Wide),
+        (64.., _) => Some(Tiling::Small),
         _ => None,
     }
 }
