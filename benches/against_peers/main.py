@@ -117,8 +117,14 @@ class Bench:
             raise RuntimeError("not run, since the script failed")
         return self.kept.pop("recipe")["pytorch_s"]
 
-    def sdcpp_run(self, kind):
-        return sdcpp.run(self.sdcpp, self.single, kind, self.a.work / "theirs.png", self.a.threads)
+    def sdcpp_part(self, kind, part):
+        """One run of a process for two rows, as in `once`."""
+        if (kind, part) in self.kept:
+            return self.kept.pop((kind, part))
+        found = sdcpp.run(self.sdcpp, self.single, kind, self.a.work / "theirs.png", self.a.threads)
+        if {"unet-bf16", "vae"} <= set(self.a.only):
+            self.kept.update({(kind, other): found[other] for other in ("unet", "vae") if other != part})
+        return found[part]
 
     def once(self, side, row, run):
         """One run of a process for both rows, that of its time and that of its memory."""
@@ -131,6 +137,31 @@ class Bench:
             self.kept[(key, other)] = found
         return found[row.measure]
 
+    def measure(self, number, row, measured):
+        """All sides of a row in turn; what was measured so far is kept in the file of measurements."""
+        sides = [("velatura", lambda: self.ours(row))]
+        for name, peer in row.peers.items():
+            if peer.engine == "sdcpp":
+                kind, part = peer.arguments
+                sides.append((name, lambda kind=kind, part=part: self.sdcpp_part(kind, part)))
+            else:
+                sides.append((name, lambda name=name, peer=peer: self.theirs(name, row, peer)))
+        for name, measure in sides:
+            start = time.perf_counter()
+            try:
+                value = measure()
+            except RuntimeError as error:
+                value = None
+                print(f"round {number + 1}, {row.name}, {name}: {error}", file=sys.stderr)
+            measured.setdefault(row.name, {}).setdefault(name, []).append(value)
+            if value is not None:
+                print(f"round {number + 1}, {row.name}, {name}: {report.quantity(row, value)} "
+                      f"({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
+        if self.a.json:
+            self.a.json.write_text(json.dumps({
+                "rounds": number + 1, "threads": self.a.threads, "machine": platform.processor(),
+                "settings": {" ".join(map(str, k)): v for k, v in self.settings.items()}, "measured": measured}, indent=1))
+
 
 def main():
     a = arguments()
@@ -138,30 +169,12 @@ def main():
     rows = bench.rows()
     bench.models(rows)
     measured = {}
-    for number in range(a.rounds):
-        for row in rows:
-            sides = [("velatura", lambda: bench.ours(row))]
-            for name, peer in row.peers.items():
-                if peer.engine == "sdcpp":
-                    kind, part = peer.arguments
-                    sides.append((name, lambda kind=kind, part=part: bench.sdcpp_run(kind)[part]))
-                else:
-                    sides.append((name, lambda name=name, peer=peer: bench.theirs(name, row, peer)))
-            for name, measure in sides:
-                start = time.perf_counter()
-                try:
-                    value = measure()
-                except RuntimeError as error:
-                    value = None
-                    print(f"round {number + 1}, {row.name}, {name}: {error}", file=sys.stderr)
-                measured.setdefault(row.name, {}).setdefault(name, []).append(value)
-                if value is not None:
-                    print(f"round {number + 1}, {row.name}, {name}: {report.quantity(row, value)} "
-                          f"({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
-        if a.json:
-            a.json.write_text(json.dumps({"rounds": number + 1, "threads": a.threads, "machine": platform.processor(),
-                                          "settings": {" ".join(map(str, k)): v for k, v in bench.settings.items()},
-                                          "measured": measured}, indent=1))
+    try:
+        for number in range(a.rounds):
+            for row in rows:
+                bench.measure(number, row, measured)
+    except KeyboardInterrupt:
+        print("interrupted: the table has what was measured", file=sys.stderr)
     text = report.table(rows, measured)
     print(text)
     if str(a.write) != "-":

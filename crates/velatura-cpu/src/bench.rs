@@ -70,17 +70,27 @@ impl Tensor {
     }
 }
 
+/// The middle one; of an even number the mean of the two in the middle, of none not a number.
+pub fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let half = times.len() / 2;
+    match times.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => (times[half - 1] + times[half]) / 2.0,
+        _ => times[half],
+    }
+}
+
 /// Median seconds of a call after a warm-up.
-fn median(runs: usize, mut call: impl FnMut() -> Result<(), GemmError>) -> Result<f64, GemmError> {
+fn timed(runs: usize, mut call: impl FnMut() -> Result<(), GemmError>) -> Result<f64, GemmError> {
     call()?;
-    let mut times = (0..runs.max(1))
+    let times = (0..runs.max(1))
         .map(|_| {
             let start = Instant::now();
             call().map(|()| start.elapsed().as_secs_f64())
         })
         .collect::<Result<Vec<f64>, GemmError>>()?;
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(times))
 }
 
 /// Measures the kernels on the shapes of Stable Diffusion 1.5 at 512x512, `runs` times each.
@@ -147,7 +157,7 @@ fn conv(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError> 
     let mut memory = scratch(gemm::conv2d_scratch_bytes(isa, dtype, &CONV, ConvAlgorithm::Direct));
     let bias = vec![0.1; 320];
     let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
-    median(runs, || {
+    timed(runs, || {
         gemm::conv2d(pool, isa, &CONV, x.read(), &packed, &epilogue, y.write(), memory.typed_mut::<u8>())
     })
 }
@@ -159,7 +169,7 @@ fn input_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, G
     let packed = PackedMatrix::conv2d_input_gradient(pool, isa, dtype, &weight.f32, WEIGHT, 1, [1, 1])?;
     let mut memory =
         scratch(gemm::conv2d_input_gradient_scratch_bytes(isa, dtype, &CONV, ConvAlgorithm::Direct));
-    median(runs, || {
+    timed(runs, || {
         let memory = memory.typed_mut::<u8>();
         gemm::conv2d_input_gradient(pool, isa, &CONV, dy.read(), &packed, None, dx.write(), memory)
     })
@@ -171,7 +181,7 @@ fn weight_gradient(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, 
     let mut out = vec![0.0; 320 * 320 * 9];
     let direct = ConvAlgorithm::Direct;
     let mut memory = scratch(gemm::conv2d_weight_gradient_scratch_bytes(isa, dtype, &CONV, direct));
-    median(runs, || {
+    timed(runs, || {
         let memory = memory.typed_mut::<u8>();
         gemm::conv2d_weight_gradient(pool, isa, &CONV, direct, x.read(), dy.read(), &mut out, memory)
     })
@@ -183,7 +193,7 @@ fn linear(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
     let weight = Tensor::new(1280 * 320, 3, DType::F32);
     let packed = PackedMatrix::linear(pool, isa, dtype, &weight.f32, [1280, 320])?;
     let mut memory = scratch(gemm::linear_scratch_bytes(dtype, 4096, &packed));
-    median(runs, || {
+    timed(runs, || {
         let memory = memory.typed_mut::<u8>();
         gemm::linear(pool, isa, x.read(), 4096, &packed, &Epilogue::default(), y.write(), memory)
     })
@@ -192,7 +202,7 @@ fn linear(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
 fn attend(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError> {
     let (pool, isa) = (&runtime.pool, runtime.isa);
     let [q, k, v, mut out] = [1, 2, 3, 4].map(|seed| Tensor::new(ATTENTION.q_len(), seed, dtype));
-    median(runs, || {
+    timed(runs, || {
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(x.read(), &ATTENTION));
         attention::forward(pool, isa, &ATTENTION, q, k, v, None, false, out.write(), None);
         Ok(())

@@ -70,9 +70,7 @@ pub struct StepTimes {
 impl StepTimes {
     /// Median seconds of a step.
     pub fn median_s(&self) -> f64 {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+        velatura_cpu::bench::median(self.seconds.clone())
     }
 
     /// Samples a second, of the median step.
