@@ -24,7 +24,8 @@ const PAIRED: [u16; 32] = {
 /// The exponent 0 of numbers of 16 bits that count 256ths from -127 on, as bits of a float between 2^15 and 2^16 whose last
 /// bit is a 256th: numbers too great change the exponent of the float. Less one, which with `CURVE` leaves no bias.
 const BASE: f32 = 65_280.0 + 127.0 - 1.0 / 256.0;
-/// Bits of such a float that are set in one with a greater exponent, or none: of 2^16 and more, infinite, not a number.
+/// Bits that are set in floats of 2^16 and more, infinite ones, and what is not a number; also in some far below, where it costs
+/// time only.
 const OUT_OF_RANGE: i32 = 0x3880_0000;
 /// The float of the least number.
 const LEAST: i32 = 0x477f_0000;

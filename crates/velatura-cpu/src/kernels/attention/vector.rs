@@ -7,9 +7,6 @@
 const EXP2_FINE: [f32; 7] =
     [1.0, 6.931_472e-1, 2.402_264_6e-1, 5.550_329e-2, 9.618_489e-3, 1.339_993_1e-3, 1.534_581_2e-4];
 
-/// As [`EXP2_FINE`] with a relative error of 3e-6: far below the rounding of a bf16 probability.
-const EXP2_COARSE: [f32; 5] = [9.999_993e-1, 6.931_218_4e-1, 2.402_474_4e-1, 5.591_786e-2, 9.570_102e-3];
-
 /// Coefficients of 2^f for f in `[0, 1)`, constant term first, with a relative error of 8e-5: still far below the rounding
 /// of a bf16 probability, which is 2e-3.
 #[cfg(target_arch = "x86_64")]
@@ -42,24 +39,15 @@ pub(super) trait Vector: Copy {
     /// `self * 2^n` for integers `n` from -127 to 127, with 2^-127 taken as zero.
     unsafe fn scale_by_power(self, n: Self) -> Self;
 
-    /// 2^self below [`EXP2_HIGHEST`]; zero, or nearly, from -127 down; passes NaN on.
+    /// 2^self below [`EXP2_HIGHEST`]; zero, or nearly, from -127 down; passes NaN on. If not `FINE`, for what is rounded to bf16.
     #[inline(always)]
     unsafe fn exp2<const FINE: bool>(self) -> Self {
         // SAFETY: the contract of this trait.
-        unsafe { exp2_in_range::<Self, FINE>(self) }
-    }
-}
-
-/// [`Vector::exp2`] on any vector.
-#[inline(always)]
-unsafe fn exp2_in_range<V: Vector, const FINE: bool>(x: V) -> V {
-    // SAFETY: the contract of the trait.
-    unsafe {
-        let x = V::splat(EXP2_LOWEST).max(x);
-        let n = x.round();
-        let f = x.sub(n);
-        let p = if FINE { polynomial(&EXP2_FINE, f) } else { polynomial(&EXP2_COARSE, f) };
-        p.scale_by_power(n)
+        unsafe {
+            let x = Self::splat(EXP2_LOWEST).max(self);
+            let n = x.round();
+            polynomial(&EXP2_FINE, x.sub(n)).scale_by_power(n)
+        }
     }
 }
 
