@@ -166,10 +166,10 @@ class Bench:
             if value is not None:
                 print(f"round {number + 1}, {row.name}, {name}: {report.quantity(row, value)} "
                       f"({time.perf_counter() - start:.0f} s)", file=sys.stderr, flush=True)
-        if self.a.json:
-            self.a.json.write_text(json.dumps({
-                "rounds": number + 1, "threads": self.a.threads, "machine": platform.processor(),
-                "settings": {" ".join(map(str, k)): v for k, v in self.settings.items()}, "measured": measured}, indent=1))
+            if self.a.json:
+                self.a.json.write_text(json.dumps({
+                    "rounds": number + 1, "threads": self.a.threads, "machine": platform.processor(),
+                    "settings": {" ".join(map(str, k)): v for k, v in self.settings.items()}, "measured": measured}, indent=1))
 
 
 def main():
@@ -183,7 +183,8 @@ def main():
             for row in rows:
                 bench.measure(number, row, measured)
     except KeyboardInterrupt:
-        print("interrupted: the table has what was measured", file=sys.stderr)
+        print("interrupted: what was measured is printed, and the table in the file left as it is", file=sys.stderr)
+        a.write = Path("-")
     text = report.table(rows, measured)
     print(text)
     if str(a.write) != "-":

@@ -125,3 +125,65 @@ impl<const BYTES: bool> Product for Dot<BYTES> {
         u32::from(round_bf16(first).to_bits()) | u32::from(round_bf16(second).to_bits()) << 16
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    /// `2^x` of pairs, as weights are made of exponents.
+    #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+    fn weights(x: &[f32; 32]) -> ([f32; 32], bool) {
+        let mut units = [0u32; 16];
+        // SAFETY: compiled for the instruction set; the arrays are as long as two vectors, and one of units.
+        let fits = unsafe {
+            let base = _mm512_set1_ps(BASE);
+            let [first, second] = [0, 16].map(|at| _mm512_add_ps(_mm512_loadu_ps(x[at..].as_ptr()), base));
+            let (exponents, seen) = Dot::<false>::exponents(first, second, _mm512_setzero_ps());
+            <Dot<false> as Product>::store(Dot::<false>::powers(exponents), units.as_mut_ptr());
+            Dot::<false>::in_range(seen)
+        };
+        let value =
+            |i: usize| f32::from_bits(if i < 16 { units[i] << 16 } else { units[i - 16] & 0xffff_0000 });
+        (std::array::from_fn(value), fits)
+    }
+
+    #[test]
+    fn weights_are_powers_of_two_without_bias() {
+        if !Isa::Avx512.is_supported() {
+            return;
+        }
+        let (mut sum, mut squares, mut worst, mut count) = (0.0, 0.0, 0.0f64, 0.0);
+        for start in 0..1600 {
+            let x: [f32; 32] = std::array::from_fn(|i| -60.0 + (start * 32 + i) as f32 * (100.0 / 51_200.0));
+            // SAFETY: the processor has the instruction set.
+            let (got, fits) = unsafe { weights(&x) };
+            assert!(fits);
+            for (got, x) in got.iter().zip(x) {
+                let error = f64::from(*got) / f64::from(x).exp2() - 1.0;
+                (sum, squares, worst, count) =
+                    (sum + error, squares + error * error, worst.max(error.abs()), count + 1.0);
+            }
+        }
+        let (bias, deviation) = (sum / count, f64::sqrt(squares / count));
+        assert!(bias.abs() <= 5e-4 && deviation <= 2.6e-3 && worst <= 7.5e-3, "{bias} {deviation} {worst}");
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_seen_and_what_is_far_below_weighs_nothing() {
+        if !Isa::Avx512.is_supported() {
+            return;
+        }
+        for x in [130.0, 1e4, 1e6, 1e20, f32::INFINITY, f32::NAN, -f32::NAN] {
+            for place in [0, 7, 16, 31] {
+                let mut all = [0.0; 32];
+                all[place] = x;
+                // SAFETY: the processor has the instruction set.
+                assert!(!unsafe { weights(&all) }.1, "{x} at {place}");
+            }
+        }
+        // SAFETY: the processor has the instruction set.
+        let (got, fits) = unsafe { weights(&[-3e4; 32]) };
+        assert!(fits && got.iter().all(|&x| x == 0.0));
+    }
+}

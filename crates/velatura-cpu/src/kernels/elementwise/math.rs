@@ -10,7 +10,7 @@ pub fn madd<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 }
 
 /// Adding and subtracting it rounds to the nearest integer, which is then in the low bits of the sum.
-const ROUND: f32 = 12_582_912.0;
+pub(super) const ROUND: f32 = 12_582_912.0;
 
 /// Exponential: reduction by multiples of ln 2 in two parts and the polynomial of Cephes' `expf`.
 #[inline(always)]

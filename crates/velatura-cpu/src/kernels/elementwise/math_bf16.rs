@@ -3,10 +3,7 @@
 
 use velatura_graph::Activation;
 
-use super::math::{self, madd};
-
-/// Adding and subtracting it rounds to the nearest integer, which is then in the low bits of the sum.
-const ROUND: f32 = 12_582_912.0;
+use super::math::{self, ROUND, madd};
 
 /// `2^x` for x in `[-126, 126]`: a polynomial of the fraction, to 8e-5.
 #[inline(always)]
