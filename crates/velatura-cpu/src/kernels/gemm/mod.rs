@@ -19,6 +19,7 @@ mod driver;
 mod epilogue;
 mod error;
 mod finish;
+mod gather;
 mod int8;
 mod lanes;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +36,7 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod transpose;
 mod weight_gradient;
 mod winograd;
 

@@ -6,8 +6,9 @@
 
 use half::{bf16, f16};
 
+use super::gather::gather;
 use super::tile::{Kernels, ROWS, STEP};
-use crate::kernels::elementwise::dispatch::{simd, with_scratch};
+use crate::kernels::elementwise::dispatch::simd;
 use crate::{Isa, ThreadPool};
 
 /// The bits of the nearest brain floating-point number, ties to even.
@@ -128,6 +129,8 @@ pub(super) struct Source<'a, T> {
 
 /// Steps of one task of packing: with 64 columns a task writes 16 KiB.
 const CHUNK: usize = 64;
+/// Of one that gathers, of all taps together: columns that lie apart are read in runs worth asking for.
+const GATHERED: usize = 288;
 
 /// Where panels go.
 #[derive(Clone, Copy)]
@@ -158,9 +161,9 @@ pub(super) unsafe fn pack<T: Number>(
     let per_step = if pairs { 2 } else { 1 };
     let steps = source.depth.div_ceil(per_step);
     debug_assert_eq!(steps * source.taps.len(), layout.steps);
-    // What lies apart is gathered for all taps at once, from a copy that stays in the first-level cache.
-    let gathered = pairs && source.column_stride != 1;
-    let chunk = if gathered { (CHUNK / source.taps.len()).max(8) } else { CHUNK };
+    // What lies apart is gathered for all taps at once.
+    let gathered = source.column_stride != 1;
+    let chunk = if gathered { (GATHERED / source.taps.len()).max(8) } else { CHUNK };
     let chunks = steps.div_ceil(chunk);
     // Narrow panels are packed several at a time, so that each cache line is read once.
     let group = (64 / layout.panel).max(1);
@@ -189,7 +192,7 @@ pub(super) unsafe fn pack<T: Number>(
                 width,
             };
             if gathered {
-                gather_pairs(isa, &source.data[base..], block, source.taps, cells);
+                gather(isa, pairs, &source.data[base..], block, source.taps, cells);
                 continue;
             }
             for (segment, tap) in source.taps.iter().enumerate() {
@@ -204,66 +207,6 @@ pub(super) unsafe fn pack<T: Number>(
     });
 }
 
-/// Packs the pairs of all taps of a block whose columns are not neighbours: the runs in which they lie are rounded
-/// first, from the first to the last number, and the pairs gathered from there.
-fn gather_pairs<'c, T: Number>(
-    isa: Isa,
-    data: &[T],
-    b: Block,
-    taps: &[usize],
-    cells: impl Fn(usize) -> &'c mut [u32],
-) {
-    let last_tap = taps.iter().copied().max().unwrap_or(0);
-    // A run goes along the axis whose elements are nearer.
-    let along_depth = b.depth_stride <= b.column_stride;
-    let (runs, apart, count, step) = match along_depth {
-        true => (b.columns, b.column_stride, b.depth, b.depth_stride),
-        false => (b.depth, b.depth_stride, b.columns, b.column_stride),
-    };
-    let run = (count - 1) * step + last_tap + 1;
-    let (depth_step, column_step) = if along_depth { (step, run) } else { (run, step) };
-    with_scratch(runs * run, |halves: &mut [u16]| {
-        for (i, halves) in halves.chunks_exact_mut(run).enumerate() {
-            round(isa, &data[i * apart..][..run], halves);
-        }
-        for (segment, &tap) in taps.iter().enumerate() {
-            pair_up(isa, &halves[tap..], [depth_step, column_step], b, cells(segment));
-        }
-    });
-}
-
-simd! {
-    fn round<T: Number>(from: &[T], to: &mut [u16]) {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from.half();
-        }
-    }
-}
-
-simd! {
-    /// Rows of cells from numbers that lie `steps` apart along the depth and along the columns.
-    fn pair_up(halves: &[u16], steps: [usize; 2], b: Block, cells: &mut [u32]) {
-        if b.columns < b.width {
-            cells.fill(0);
-        }
-        let [depth_step, column_step] = steps;
-        for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
-            let row = row[..b.columns].iter_mut();
-            let low = halves[2 * k * depth_step..].iter().step_by(column_step);
-            if 2 * k + 1 < b.depth {
-                let high = halves[(2 * k + 1) * depth_step..].iter().step_by(column_step);
-                for ((to, &low), &high) in row.zip(low).zip(high) {
-                    *to = pair(low, high);
-                }
-            } else {
-                for (to, &low) in row.zip(low) {
-                    *to = pair(low, 0);
-                }
-            }
-        }
-    }
-}
-
 /// A part of a panel: `depth` by `columns` elements into rows of `width` cells.
 #[derive(Clone, Copy)]
 pub(super) struct Block {
@@ -275,23 +218,13 @@ pub(super) struct Block {
 }
 
 simd! {
-    /// One segment: every row of `data` is a step.
+    /// One segment: every row of `data` is a step, and columns are neighbours.
     pub(super) fn pack_singles<T: Number>(data: &[T], b: Block, cells: &mut [u32]) {
         if b.columns < b.width {
             cells.fill(0);
         }
-        if b.column_stride == 1 {
-            for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
-                let from = &data[k * b.depth_stride..][..b.columns];
-                fill_singles(row, from);
-            }
-        } else {
-            for n in 0..b.columns {
-                let column = &data[n * b.column_stride..][..(b.depth - 1) * b.depth_stride + 1];
-                for (x, cell) in column.iter().step_by(b.depth_stride).zip(cells[n..].iter_mut().step_by(b.width)) {
-                    *cell = x.single().to_bits();
-                }
-            }
+        for (k, row) in cells.chunks_exact_mut(b.width).enumerate() {
+            fill_singles(row, &data[k * b.depth_stride..][..b.columns]);
         }
     }
 }
@@ -337,7 +270,7 @@ fn fill_pairs<T: Number>(row: &mut [u32], low: &[T], high: &[T]) {
 }
 
 #[inline(always)]
-fn pair(low: u16, high: u16) -> u32 {
+pub(super) fn pair(low: u16, high: u16) -> u32 {
     u32::from(low) | u32::from(high) << 16
 }
 

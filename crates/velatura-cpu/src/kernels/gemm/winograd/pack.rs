@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
 use super::super::tile::Kernels;
+use super::super::transpose::transpose;
 use super::{MOST_IN, Tiling};
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
@@ -35,27 +36,48 @@ pub(in super::super) struct Windows<'a, T> {
 
 impl<T: Number> Windows<'_, T> {
     /// The taps of some depths and columns, [`ROW`] elements apart, a column each; what is missing of [`LANES`] columns is
-    /// zero.
-    fn read(&self, isa: Isa, depths: Range<usize>, columns: Range<usize>, taps: &mut [f32]) {
-        for n in columns.len()..LANES {
-            taps[n..].iter_mut().step_by(ROW).for_each(|x| *x = 0.0);
+    /// zero. `runs` has room for as many.
+    fn read(
+        &self,
+        isa: Isa,
+        depths: Range<usize>,
+        columns: Range<usize>,
+        runs: &mut [f32],
+        taps: &mut [f32],
+    ) {
+        if columns.len() < LANES {
+            taps.fill(0.0);
         }
         let first = depths.start * self.depth_stride + columns.start * self.column_stride;
-        if !self.turned && self.depth_stride == TAPS {
-            for n in 0..columns.len() {
-                let from = &self.data[first + n * self.column_stride..][..depths.len() * TAPS];
-                spread(isa, from, &mut taps[n..]);
+        // Columns lie apart, or depths do; the other axis is a run.
+        if self.depth_stride == TAPS {
+            let run = depths.len() * TAPS;
+            for (n, to) in runs.chunks_exact_mut(run).take(columns.len()).enumerate() {
+                widen(isa, &self.data[first + n * self.column_stride..][..run], to);
             }
-            return;
+            turn(isa, runs, [columns.len(), run], taps);
+        } else {
+            let run = columns.len() * TAPS;
+            for (k, taps) in taps.chunks_exact_mut(TAPS * ROW).take(depths.len()).enumerate() {
+                widen(isa, &self.data[first + k * self.depth_stride..][..run], &mut runs[..run]);
+                turn(isa, runs, [columns.len(), TAPS], taps);
+            }
         }
-        for (k, taps) in taps.chunks_exact_mut(TAPS * ROW).take(depths.len()).enumerate() {
-            let from = &self.data[first + k * self.depth_stride..];
-            for (t, taps) in taps.chunks_exact_mut(ROW).enumerate() {
-                let from = &from[if self.turned { TAPS - 1 - t } else { t }..];
-                gather(isa, from, self.column_stride, &mut taps[..columns.len()]);
+        if self.turned {
+            for taps in taps.chunks_exact_mut(TAPS * ROW) {
+                for t in 0..TAPS / 2 {
+                    let (before, after) = taps.split_at_mut((TAPS - 1 - t) * ROW);
+                    before[t * ROW..][..LANES].swap_with_slice(&mut after[..LANES]);
+                }
             }
         }
     }
+}
+
+/// Rows to columns, [`ROW`] elements apart.
+fn turn(isa: Isa, from: &[f32], [rows, columns]: [usize; 2], to: &mut [f32]) {
+    let (from, to) = (bytemuck::cast_slice(from), bytemuck::cast_slice_mut(to));
+    transpose(isa, from, columns, [rows, columns], to, ROW);
 }
 
 /// Packs the windows of a weight for a tiling.
@@ -83,9 +105,10 @@ pub(in super::super) unsafe fn pack<T: Number>(
         let (panel, first) = (index / chunks, index % chunks * DEPTH);
         let (count, width) = (DEPTH.min(windows.depth - first), layout.width(panel));
         let (mut low, mut high) = ([[0.0; LANES]; MOST_POINTS], [[0.0; LANES]; MOST_POINTS]);
-        with_scratch(count * TAPS * ROW, |taps: &mut [f32]| {
+        with_scratch(count * TAPS * (ROW + LANES), |scratch: &mut [f32]| {
+            let (taps, runs) = scratch.split_at_mut(count * TAPS * ROW);
             let column = panel * layout.panel;
-            windows.read(isa, first..first + count, column..column + layout.valid(panel), taps);
+            windows.read(isa, first..first + count, column..column + layout.valid(panel), runs, taps);
             let per_step = if pairs { 2 } else { 1 };
             for k in (0..count).step_by(per_step) {
                 let taps = &taps[k * TAPS * ROW..];
@@ -113,18 +136,9 @@ pub(in super::super) unsafe fn pack<T: Number>(
 }
 
 simd! {
-    /// One column's taps, each [`ROW`] elements apart.
-    fn spread<T: Number>(from: &[T], to: &mut [f32]) {
-        for (to, from) in to.iter_mut().step_by(ROW).zip(from) {
-            *to = from.single();
-        }
-    }
-}
-
-simd! {
-    /// One tap of neighbouring columns.
-    fn gather<T: Number>(from: &[T], step: usize, to: &mut [f32]) {
-        for (to, from) in to.iter_mut().zip(from.iter().step_by(step)) {
+    /// A run in single precision.
+    fn widen<T: Number>(from: &[T], to: &mut [f32]) {
+        for (to, from) in to.iter_mut().zip(from) {
             *to = from.single();
         }
     }
