@@ -8,10 +8,11 @@
 use super::block::apply_mask;
 #[cfg(target_arch = "x86_64")]
 use super::dot::Dot;
-use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
+use super::finish::{Accumulate, Scale, Scores};
 use super::forward::{MAX_LANES, Parts, head_rows};
 use super::pack::{self, Head};
 use super::product::{Left, Product, Right, Single, for_runs, multiply};
+use super::slopes::{Probabilities, ProbabilityPowers, Slopes};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -245,14 +246,17 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     });
 }
 
-/// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
+/// A logarithm below which nothing comes out, in the range of whole numbers.
+const NOTHING: f32 = -3e4;
+
+/// The logarithms in units of log2, [`NOTHING`] where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
 /// they are subtracted.
 #[inline(always)]
 fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     let shape = job.shape;
     let out = head_rows(shape, &job.out, shape.q_tokens, head);
     let dout = head_rows(shape, &job.dout, shape.q_tokens, head);
-    lse.fill(f32::NEG_INFINITY);
+    lse.fill(NOTHING);
     delta.fill(0.0);
     let given = &job.lse[head * shape.q_tokens..][..shape.q_tokens];
     for (token, &value) in given.iter().enumerate() {
@@ -271,11 +275,20 @@ fn dot(a: &Head<'_>, b: &Head<'_>, token: usize) -> f32 {
         [a, b].map(|head| head.start + token * head.stride..head.start + token * head.stride + head.width);
     macro_rules! sum {
         ($a:ident, $b:ident, $x:ident => $wide_x:expr, $y:ident => $wide_y:expr) => {{
+            // Whole chunks first: their sums stay in registers.
+            let (a, b) = ($a[rows[0].clone()].chunks_exact(LANES), $b[rows[1].clone()].chunks_exact(LANES));
+            let rest = a.remainder().iter().zip(b.remainder());
             let mut total = [0.0f32; LANES];
-            for ($a, $b) in $a[rows[0].clone()].chunks(LANES).zip($b[rows[1].clone()].chunks(LANES)) {
-                for ((total, $x), $y) in total.iter_mut().zip($a).zip($b) {
-                    *total += $wide_x * $wide_y;
+            for (a, b) in a.zip(b) {
+                let mut lane = 0;
+                while lane < LANES {
+                    let ($x, $y) = (&a[lane], &b[lane]);
+                    total[lane] += $wide_x * $wide_y;
+                    lane += 1;
                 }
+            }
+            for (total, ($x, $y)) in total.iter_mut().zip(rest) {
+                *total += $wide_x * $wide_y;
             }
             total.iter().sum()
         }};
@@ -335,31 +348,28 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
     let width = N * lanes;
     // SAFETY: the contract of this function.
     unsafe {
-        let mut probabilities = Probabilities {
-            to: t.scores.as_mut_ptr(),
-            rows: t.p_rows,
-            row_units,
-            scale: P::V::splat(shape.scale * std::f32::consts::LOG2_E),
-            offset: loaded::<P, N>(t.lse),
-        };
+        let scale = P::V::splat(shape.scale * std::f32::consts::LOG2_E);
+        let offset = loaded::<P, N>(t.lse);
         let left = Left { start: t.k_rows, row: units, step: 1 };
         let right = Right { start: t.q_lanes, step: width };
+        let mut probabilities =
+            Probabilities { units: t.scores.as_mut_ptr().cast(), rows: t.p_rows, row_units, scale, offset };
         if job.mask.is_some() || (shape.causal && t.first_k + keys > t.first_q + 1) {
-            let (to, scale) = (probabilities.to, probabilities.scale);
+            let to = t.scores.as_mut_ptr();
             let mut scores =
                 Scores { to, scale: Scale([scale; N]), greatest: [P::V::splat(f32::NEG_INFINITY); N] };
             multiply::<P, N>(left, right, keys, units, &mut scores);
             apply_mask(shape, job.mask, t.head, [t.first_q, t.queries, width], [t.first_k, keys], t.scores);
             let mut key = 0;
             while key < keys {
-                probabilities.of_scores::<P>(key);
-                key += 1;
+                probabilities.of_scores::<P>(key, keys);
+                key += P::PAIR;
             }
-        } else {
+        } else if !P::WHOLE || !powers::<P, N>(left, right, keys, units, probabilities) {
             multiply::<P, N>(left, right, keys, units, &mut probabilities);
         }
         let mut slopes = Slopes {
-            probabilities: t.scores.as_ptr(),
+            probabilities: t.scores.as_ptr().cast(),
             rows: t.ds_rows,
             row_units,
             units: t.ds_units,
@@ -373,6 +383,27 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
         let right = Right { start: t.ds_units, step: width };
         let mut sum = Accumulate { to: t.dq, stride: width };
         accumulate::<P, N>(left, right, d, keys.div_ceil(P::PAIR), &mut sum);
+    }
+}
+
+/// [`Probabilities`] of products, of whole numbers; whether all were in range: else they are wrong.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn powers<P: Product, const N: usize>(
+    left: Left,
+    right: Right,
+    keys: usize,
+    units: usize,
+    to: Probabilities<P::V, N>,
+) -> bool {
+    // SAFETY: the contract of this function.
+    unsafe {
+        let mut powers = ProbabilityPowers::new::<P>(to);
+        multiply::<P, N>(left, right, keys, units, &mut powers);
+        powers.rest::<P>();
+        P::in_range(powers.seen)
     }
 }
 

@@ -21,6 +21,7 @@ mod finish;
 mod forward;
 mod pack;
 mod product;
+mod slopes;
 #[cfg(test)]
 mod tests;
 mod vector;
