@@ -5,7 +5,7 @@ use super::pack::{Block, Number, pair};
 use super::transpose::transpose;
 use crate::Isa;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
-use crate::kernels::{LINE, fetch_far};
+use crate::kernels::{LINE, Past, fetch_far};
 
 /// How many runs ahead memory is asked for one: each lies far from the last, where the processor does not look for it by itself.
 const AHEAD: usize = 2;
@@ -17,13 +17,14 @@ pub(super) fn gather<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
+    past: &Past,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
     let last_tap = taps.iter().copied().max().unwrap_or(0);
     // Runs go along the axis whose elements are nearer.
     match b.depth_stride <= b.column_stride {
-        true => along_depth(isa, pairs, data, b, taps, last_tap, cells),
-        false => along_columns(isa, pairs, data, b, taps, last_tap, cells),
+        true => along_depth(isa, pairs, data, b, taps, past, last_tap, cells),
+        false => along_columns(isa, pairs, data, b, taps, past, last_tap, cells),
     }
 }
 
@@ -34,6 +35,7 @@ fn along_depth<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
+    past: &Past,
     last_tap: usize,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
@@ -41,8 +43,9 @@ fn along_depth<'c, T: Number>(
     let steps = b.depth.div_ceil(per_step);
     // Cells of a run, with what is missing of the last pair.
     let row = steps * b.depth_stride;
-    with_scratch(row * (b.columns + b.width), |scratch: &mut [u32]| {
+    with_scratch(row * (b.columns + b.width) + b.width, |scratch: &mut [u32]| {
         let (runs, turned) = scratch.split_at_mut(row * b.columns);
+        let (turned, step) = turned.split_at_mut(row * b.width);
         for (n, to) in runs.chunks_exact_mut(row).enumerate() {
             let from = &data[n * b.column_stride..][..run];
             fetch_run(data, (n + AHEAD) * b.column_stride, run);
@@ -51,19 +54,23 @@ fn along_depth<'c, T: Number>(
                 false => singles(isa, from, to),
             }
         }
-        // A single tap is turned to where it belongs.
-        let turned = if b.depth_stride == 1 { cells(0) } else { turned };
         if b.columns < b.width {
             turned.fill(0);
         }
         transpose(isa, runs, row, [b.columns, row], turned, b.width);
         if b.depth_stride == 1 {
-            return;
+            return past.copy(turned, cells(0));
         }
         for (segment, &tap) in taps.iter().enumerate() {
-            match pairs {
-                true => pair_halves(isa, turned, tap, b.depth_stride, b.width, cells(segment)),
-                false => take_rows(isa, turned, tap, b.depth_stride, b.width, cells(segment)),
+            for (k, to) in cells(segment).chunks_exact_mut(b.width).enumerate() {
+                let at = tap + k * per_step * b.depth_stride;
+                match pairs {
+                    true => {
+                        pair_halves(isa, turned, at, b.depth_stride, step);
+                        past.copy(step, to);
+                    }
+                    false => past.copy(&turned[at * b.width..][..b.width], to),
+                }
             }
         }
     });
@@ -76,6 +83,7 @@ fn along_columns<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
+    past: &Past,
     last_tap: usize,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
@@ -96,7 +104,8 @@ fn along_columns<'c, T: Number>(
             }
             transpose(isa, row, b.column_stride, [b.columns, window], turned, b.width);
             for (segment, &tap) in taps.iter().enumerate() {
-                cells(segment)[k * b.width..][..b.width].copy_from_slice(&turned[tap * b.width..][..b.width]);
+                let to = &mut cells(segment)[k * b.width..][..b.width];
+                past.copy(&turned[tap * b.width..][..b.width], to);
             }
         }
     });
@@ -149,25 +158,13 @@ simd! {
 }
 
 simd! {
-    /// Every `stride`-th row from `first` on.
-    fn take_rows(rows: &[u32], first: usize, stride: usize, width: usize, to: &mut [u32]) {
-        for (k, to) in to.chunks_exact_mut(width).enumerate() {
-            to.copy_from_slice(&rows[(first + k * stride) * width..][..width]);
-        }
-    }
-}
-
-simd! {
-    /// Rows of pairs of halves `stride` apart, from half `first` on, where each row has two halves of each column.
-    fn pair_halves(rows: &[u32], first: usize, stride: usize, width: usize, to: &mut [u32]) {
-        for (k, to) in to.chunks_exact_mut(width).enumerate() {
-            let at = first + 2 * k * stride;
-            let low = &rows[at / 2 * width..][..width];
-            let high = &rows[(at + stride) / 2 * width..][..width];
-            let (low_shift, high_shift) = (at % 2 * 16, (at + stride + 1) % 2 * 16);
-            for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
-                *to = low >> low_shift & 0xffff | high << high_shift & 0xffff_0000;
-            }
+    /// Pairs of the halves `at` and `at + stride` of each column, of which each row has two.
+    fn pair_halves(rows: &[u32], at: usize, stride: usize, to: &mut [u32]) {
+        let low = &rows[at / 2 * to.len()..][..to.len()];
+        let high = &rows[(at + stride) / 2 * to.len()..][..to.len()];
+        let (low_shift, high_shift) = (at % 2 * 16, (at + stride + 1) % 2 * 16);
+        for ((to, low), high) in to.iter_mut().zip(low).zip(high) {
+            *to = low >> low_shift & 0xffff | high << high_shift & 0xffff_0000;
         }
     }
 }

@@ -8,7 +8,8 @@ use half::{bf16, f16};
 
 use super::gather::gather;
 use super::tile::{Kernels, ROWS, STEP};
-use crate::kernels::elementwise::dispatch::simd;
+use crate::kernels::Past;
+use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
 
 /// The bits of the nearest brain floating-point number, ties to even.
@@ -168,11 +169,12 @@ pub(super) unsafe fn pack<T: Number>(
     // Narrow panels are packed several at a time, so that each cache line is read once.
     let group = (64 / layout.panel).max(1);
     let groups = layout.panels().div_ceil(group);
-    let to = Cells(to);
+    let (to, bytes) = (Cells(to), source.items * layout.bytes());
     pool.run(source.items * groups * chunks, |index, _| {
         let (at, index) = (index % chunks, index / chunks);
         let (first, item) = (index % groups * group, index / groups);
         let first_step = at * chunk;
+        let past = Past::new(isa, bytes);
         let count = chunk.min(steps - first_step);
         for p in first..layout.panels().min(first + group) {
             let width = layout.width(p);
@@ -192,16 +194,18 @@ pub(super) unsafe fn pack<T: Number>(
                 width,
             };
             if gathered {
-                gather(isa, pairs, &source.data[base..], block, source.taps, cells);
+                gather(isa, pairs, &source.data[base..], block, source.taps, &past, cells);
                 continue;
             }
             for (segment, tap) in source.taps.iter().enumerate() {
                 let data = &source.data[base + tap..];
-                if pairs {
-                    pack_pairs(isa, data, block, cells(segment));
-                } else {
-                    pack_singles(isa, data, block, cells(segment));
-                }
+                with_scratch(count * width, |packed: &mut [u32]| {
+                    match pairs {
+                        true => pack_pairs(isa, data, block, packed),
+                        false => pack_singles(isa, data, block, packed),
+                    }
+                    past.copy(packed, cells(segment));
+                });
             }
         }
     });

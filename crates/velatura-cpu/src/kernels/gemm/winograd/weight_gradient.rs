@@ -18,10 +18,12 @@ use super::super::linear_gradient::add_parts;
 use super::super::pack::{Cells, Layout};
 use super::super::scratch;
 use super::super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::super::transpose::transpose;
 use super::tiles::{Pixels, Reader, Tiles};
 use super::transform::{PanelTiles, TapSums};
 use super::{Tiling, apart, image, slides};
-use crate::kernels::elementwise::dispatch::{Shared, simd, with_scratch};
+use crate::kernels::Past;
+use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
 use crate::{Data, ThreadPool};
 use std::ops::Range;
 
@@ -237,8 +239,10 @@ unsafe fn products(
     let left_start = operands.left.at(plan.left.start(left)).cast::<u8>().cast_const();
     let right_start = operands.right.at(plan.right.start(right)).cast::<u8>().cast_const();
     let (left_group, right_group) = (group_bytes(&plan.left), group_bytes(&plan.right));
-    with_scratch(POINTS * point + TAPS * width, |memory: &mut [f32]| {
+    let past = Past::new(kernels.isa, plan.parts * plan.weight() * size_of::<f32>());
+    with_scratch(POINTS * point + 2 * TAPS * width, |memory: &mut [f32]| {
         let (sums, taps) = memory.split_at_mut(POINTS * point);
+        let (taps, turned) = taps.split_at_mut(TAPS * width);
         for first_group in groups.clone().step_by(BLOCK) {
             let block = BLOCK.min(groups.end - first_group);
             let offsets: [_; BLOCK] = std::array::from_fn(|i| (first_group + i) * right_group);
@@ -274,19 +278,10 @@ unsafe fn products(
             // SAFETY: all points of the row, room for all taps; and the caller's promise.
             unsafe {
                 (kernels.winograd.taps)(&sums);
-                interleave(kernels.isa, taps, width, to.slice(from, columns * TAPS));
+                let turned = bytemuck::cast_slice_mut(&mut turned[..columns * TAPS]);
+                transpose(kernels.isa, bytemuck::cast_slice(taps), width, [TAPS, columns], turned, TAPS);
+                past.copy(turned, bytemuck::cast_slice_mut(to.slice(from, columns * TAPS)));
             }
         }
     });
-}
-
-simd! {
-    /// From taps of neighbouring columns, `width` apart, to columns of neighbouring taps.
-    fn interleave(taps: &[f32], width: usize, to: &mut [f32]) {
-        for (column, to) in to.chunks_exact_mut(TAPS).enumerate() {
-            for (t, to) in to.iter_mut().enumerate() {
-                *to = taps[t * width + column];
-            }
-        }
-    }
 }
