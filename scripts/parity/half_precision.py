@@ -4,6 +4,8 @@ of velatura in bf16 and int8, each against PyTorch in f32 on the same inputs (ro
 the result). Needs what full_size.py needs.
 
     python scripts/parity/half_precision.py sd15 FOLDER [--size 512x512]
+
+for sd15, sd21 or sdxl.
 """
 import argparse
 import json
@@ -35,8 +37,15 @@ def first(x):
 def pytorch(folder, given):
     """The same forwards in bf16: weights, activations and inputs."""
     half = torch.bfloat16
+    sample = first(given["sample"]).to(half)
+    told = {}
+    if "pooled" in given:
+        size = [8.0 * side for side in sample.shape[2:]]
+        ids = torch.tensor([[*size, 0, 0, *size]], dtype=half)
+        told = {"added_cond_kwargs": {"text_embeds": given["pooled"][None].to(half), "time_ids": ids}}
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=half).eval()
-    answer = unet(first(given["sample"]).to(half), 501, given["prompt"][None].to(half)).sample
+    answer = unet(sample, 501, given["prompt"][None].to(half), **told).sample
+    del unet
     vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=half).eval()
     decoded = vae.decode(first(given["latent"]).to(half) / vae.config.scaling_factor).sample
     return {"answer": answer[0].permute(1, 2, 0), "decoded": decoded[0].permute(1, 2, 0)}
@@ -52,7 +61,7 @@ def velatura(folder, request, given, precision, threads):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", choices=("sd15", "sd21"))
+    p.add_argument("model", choices=("sd15", "sd21", "sdxl"))
     p.add_argument("folder", type=pathlib.Path)
     p.add_argument("--size", default="512x512", help="width and height in pixels, multiples of 8")
     p.add_argument("--threads", type=int, default=2)
@@ -63,7 +72,7 @@ def main():
         make(a.model, a.folder)
     path = a.folder / "reference.safetensors"
     if not path.exists():
-        reference(a.model, a.folder, *map(int, a.size.split("x")), 1)
+        reference(a.model, a.folder, *map(int, a.size.split("x")), 1, 1)
     given = load_file(path)
     with safe_open(path, "pt") as file:
         request = {**json.loads(file.metadata()["request"]), "steps": 1}

@@ -81,11 +81,17 @@ impl Bench {
         let name = format!("linear {m}x{k}x{n}");
         if self.wanted(&name) {
             let weight = PackedMatrix::linear(pool, isa, dtype, &w, [n, k]).expect("shapes fit");
-            let mut memory = vec![0; linear_scratch_bytes(dtype, m, &weight)];
             let epilogue = Epilogue { bias: Some(&w[..n]), ..Epilogue::default() };
-            self.report(&name, dtype, peak, flops, || {
-                linear(pool, isa, x.data(), m, &weight, &epilogue, dy.data_mut(), &mut memory).expect("fits");
-            });
+            for (name, algorithm) in [
+                (name.clone(), LinearAlgorithm::Direct),
+                (format!("{name} Strassen"), LinearAlgorithm::Strassen),
+            ] {
+                let mut memory = vec![0; linear_scratch_bytes(isa, dtype, [m, k, n], algorithm)];
+                self.report(&name, dtype, peak, flops, || {
+                    let (x, y) = (x.data(), dy.data_mut());
+                    linear(pool, isa, algorithm, x, m, &weight, &epilogue, y, &mut memory).expect("fits");
+                });
+            }
         }
         let name = format!("{name} weight gradient");
         if self.wanted(&name) {

@@ -6,7 +6,9 @@ use half::bf16;
 use velatura_graph::DType;
 
 use crate::kernels::attention::{self, AttentionShape, Rows};
-use crate::kernels::gemm::{self, ConvAlgorithm, ConvGeometry, Epilogue, GemmError, PackedMatrix};
+use crate::kernels::gemm::{
+    self, ConvAlgorithm, ConvGeometry, Epilogue, GemmError, LinearAlgorithm, PackedMatrix,
+};
 use crate::{AlignedBytes, Data, DataMut, Runtime};
 
 /// One measured kernel.
@@ -192,10 +194,11 @@ fn linear(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
     let (x, mut y) = (Tensor::new(4096 * 320, 1, dtype), Tensor::new(4096 * 1280, 2, dtype));
     let weight = Tensor::new(1280 * 320, 3, DType::F32);
     let packed = PackedMatrix::linear(pool, isa, dtype, &weight.f32, [1280, 320])?;
-    let mut memory = scratch(gemm::linear_scratch_bytes(dtype, 4096, &packed));
+    let direct = LinearAlgorithm::Direct;
+    let mut memory = scratch(gemm::linear_scratch_bytes(isa, dtype, [4096, 320, 1280], direct));
     timed(runs, || {
         let memory = memory.typed_mut::<u8>();
-        gemm::linear(pool, isa, x.read(), 4096, &packed, &Epilogue::default(), y.write(), memory)
+        gemm::linear(pool, isa, direct, x.read(), 4096, &packed, &Epilogue::default(), y.write(), memory)
     })
 }
 

@@ -8,7 +8,7 @@ use velatura_graph::{DType, Graph, Op};
 use super::{parameter, products};
 use crate::Isa;
 use crate::kernels::attention;
-use crate::kernels::gemm::{self, ConvAlgorithm, Tiling};
+use crate::kernels::gemm::{self, ConvAlgorithm, LinearAlgorithm, Tiling};
 use crate::weights::{Form, bytes_of};
 
 /// In which numbers products are computed; sums are f32, or i32 of bytes.
@@ -27,6 +27,8 @@ pub enum Arithmetic {
 pub enum Method {
     /// A product of matrices, as it is written.
     Product,
+    /// The same by one level of Strassen's algorithm.
+    Strassen,
     /// A convolution as it is written.
     Direct,
     /// A convolution, or the gradient of its input, by Winograd's algorithm.
@@ -37,6 +39,13 @@ pub enum Method {
     OnlineSoftmax,
     /// The same, its scores being products of bytes, and what weighs the values of the arithmetic.
     OnlineSoftmaxOfBytes,
+}
+
+impl Method {
+    /// Whether it multiplies less than is written.
+    pub fn multiplies_less(self) -> bool {
+        matches!(self, Method::Strassen | Method::Winograd(_) | Method::WinogradWeightGradient(_))
+    }
 }
 
 /// What a node with products is computed by.
@@ -78,6 +87,7 @@ impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.method {
             Method::Product => return self.arithmetic.fmt(f),
+            Method::Strassen => "Strassen",
             Method::Direct => "direct",
             Method::Winograd(tiling) => &format!("Winograd F({})", pixels(tiling)),
             Method::WinogradWeightGradient(tiling) => &format!("Winograd F(3x3, {})", pixels(tiling)),
@@ -107,7 +117,10 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 | Form::LinearGated(_)
                 | Form::LinearInt8
                 | Form::LinearInt8Gated
-                | Form::LinearGradient(_) => (Method::Product, computed()?),
+                | Form::LinearGradient(_) => match products::linear_algorithm(graph, at, isa) {
+                    LinearAlgorithm::Direct => (Method::Product, computed()?),
+                    LinearAlgorithm::Strassen => (Method::Strassen, computed()?),
+                },
                 Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, computed()?),
                 Form::Winograd(_, tiling) | Form::WinogradGradient(_, tiling) if stored => {
                     (Method::Winograd(tiling), computed()?)
@@ -225,6 +238,32 @@ mod tests {
         expected(Isa::Avx2, 32, Bf16, "Winograd F(4x4), f32", "f32", "f32");
         let direct = network(32, F32).in_single_precision();
         assert_eq!(names(&direct, Isa::Avx512)[0], "direct, f32");
+    }
+
+    /// A linear layer on images of `tokens` rows.
+    fn layer(batch: usize, tokens: usize, precision: Precision) -> Graph {
+        let b = Builder::new();
+        let x = b.input("x", &[batch, tokens, 1280], DType::F32);
+        let weight = b.params().get("linear", &[640, 1280], Init::Normal(0.1));
+        b.output("y", x.linear(weight, None).sum_all());
+        for_inference(b.finish().unwrap(), precision)
+    }
+
+    #[test]
+    fn strassens_algorithm_depends_on_one_image() {
+        use Precision::{Bf16, F32, Int8};
+        let expected = |batch, tokens, precision, name: &str| {
+            assert_eq!(names(&layer(batch, tokens, precision), Isa::Avx512), [name], "{batch} {tokens}");
+        };
+        expected(1, 1024, Bf16, "Strassen, bf16");
+        expected(1, 256, F32, "Strassen, f32");
+        expected(1, 1024, Int8, "int8");
+        // Pairs of rows would reach from one image into the next.
+        expected(2, 1025, Bf16, "bf16");
+        // Many small images are not a large one.
+        expected(8, 256, Bf16, "bf16");
+        expected(8, 32, F32, "f32");
+        assert_eq!(names(&layer(1, 1024, F32).in_single_precision(), Isa::Avx512), ["f32"]);
     }
 
     #[test]

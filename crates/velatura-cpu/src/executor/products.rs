@@ -7,7 +7,9 @@ use super::dispatch::Frame;
 use crate::Data;
 use crate::error::CpuError;
 use crate::kernels::attention::{self, AttentionShape, Gradients, Mask, Rows};
-use crate::kernels::gemm::{self, ConvAlgorithm, ConvGeometry, GemmError, MatmulGeometry, PackedMatrix};
+use crate::kernels::gemm::{
+    self, ConvAlgorithm, ConvGeometry, GemmError, LinearAlgorithm, MatmulGeometry, PackedMatrix,
+};
 use crate::runtime::Runtime;
 use crate::weights::Form;
 use crate::{Isa, ThreadPool};
@@ -55,6 +57,27 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
     tiling.filter(|_| !graph.is_direct()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
+/// How a linear layer, or the gradient of its input, is computed: by the rows of one image, so that a picture does not depend on
+/// its batch. Those in 8 bits have one way.
+pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAlgorithm {
+    let ty = graph.ty(node.inputs[0]);
+    let inner = &ty.shape[1.min(ty.shape.len())..ty.shape.len() - 1];
+    let [_, inputs, outputs] = layer_sizes(graph, node);
+    let computed = gemm::compute_dtype(isa, ty.dtype);
+    match gemm::strassen_pays(inner.iter().product(), inputs, outputs, computed) && !graph.is_direct() {
+        true => LinearAlgorithm::Strassen,
+        false => LinearAlgorithm::Direct,
+    }
+}
+
+/// Rows, inputs and outputs of the product of a linear layer, or of the gradient of its input.
+fn layer_sizes(graph: &Graph, node: &Node) -> [usize; 3] {
+    let x = graph.ty(node.inputs[0]);
+    let weight = &graph.ty(node.inputs[1]).shape;
+    let outputs = if matches!(node.op, Op::Linear(_)) { weight[0] } else { weight[1] };
+    [x.elements() / x.last(), x.last(), outputs]
+}
+
 /// Scratch memory that the kernel of a node wants.
 pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> usize {
     let (node, isa) = (&graph.nodes()[node], runtime.isa);
@@ -66,20 +89,8 @@ pub(super) fn scratch_bytes(graph: &Graph, node: usize, runtime: &Runtime) -> us
             gemm::linear_int8_scratch_bytes(ty.elements() / ty.last(), ty.last())
         }
         Op::Linear(_) | Op::LinearInputGradient(_) => {
-            // As for the convolution of one tap that it is: the weight is not packed yet.
-            let ty = graph.ty(first);
-            let g = ConvGeometry {
-                batch: 1,
-                height: 1,
-                width: ty.elements() / ty.last(),
-                in_channels: ty.last(),
-                out_channels: 1,
-                kernel: [1; 2],
-                stride: [1; 2],
-                padding: [0; 4],
-                groups: 1,
-            };
-            gemm::conv2d_scratch_bytes(isa, storage, &g, ConvAlgorithm::Direct)
+            let algorithm = linear_algorithm(graph, node, isa);
+            gemm::linear_scratch_bytes(isa, storage, layer_sizes(graph, node), algorithm)
         }
         Op::LinearWeightGradient(_) => {
             let [m, inputs, outputs] = linear_sizes(graph, node);
@@ -245,7 +256,8 @@ impl Frame<'_> {
         };
         let (x, out, scratch) =
             (self.read(node.inputs[0])?, self.write(node.outputs[0]), self.memory.scratch(index));
-        Ok(gemm::linear(pool, isa, x, rows, weight, epilogue, out, scratch)?)
+        let algorithm = linear_algorithm(self.graph, node, isa);
+        Ok(gemm::linear(pool, isa, algorithm, x, rows, weight, epilogue, out, scratch)?)
     }
 
     fn mask(&self, node: &Node, given: bool) -> Result<Option<Mask<'_>>, CpuError> {

@@ -78,7 +78,7 @@ struct Dot {
     /// Of the time.
     share: f64,
     kind: Kind,
-    winograd: bool,
+    fewer: bool,
     label: String,
 }
 
@@ -92,7 +92,7 @@ impl Dot {
             pace: layer.flops / layer.seconds,
             share: layer.seconds / total,
             kind: kind(&node.op),
-            winograd: matches!(method, Method::Winograd(_) | Method::WinogradWeightGradient(_)),
+            fewer: method.multiplies_less(),
             label: label(layer, node),
         })
         .filter(|dot| dot.share >= LEAST && dot.pace.is_finite())
@@ -221,7 +221,7 @@ fn plot(paper: &Paper<'_>, dots: &[Dot], machine: &Machine, title: &str) -> Draw
         dots.iter().map(|dot| (place(dot.intensity, dot.pace / 1e9), Dot::radius(dot.share))).collect();
     // The longest first, so that no dot hides a smaller one.
     for (dot, (centre, radius)) in dots.iter().zip(&places) {
-        circle(paper, *centre, *radius, dot.kind, dot.winograd)?;
+        circle(paper, *centre, *radius, dot.kind, dot.fewer)?;
         labels.keep_clear(*centre, *radius);
     }
     for (number, (centre, radius)) in places.iter().take(NAMED).enumerate() {
@@ -235,11 +235,11 @@ fn short(x: f64) -> String {
     if x < 1.0 { format!("{x:.1}") } else { format!("{x:.0}") }
 }
 
-/// A dot; Winograd's have a dark rim.
-fn circle(paper: &Paper<'_>, at: (i32, i32), radius: i32, kind: Kind, winograd: bool) -> Drawn {
+/// A dot; where less is multiplied than is written it has a dark rim.
+fn circle(paper: &Paper<'_>, at: (i32, i32), radius: i32, kind: Kind, fewer: bool) -> Drawn {
     let colour = kind.colour();
     paper.draw(&Circle::new(at, radius, colour.mix(0.55).filled()))?;
-    let rim = if winograd { DARK } else { colour };
+    let rim = if fewer { DARK } else { colour };
     paper.draw(&Circle::new(at, radius, ShapeStyle::from(rim).stroke_width(px(1) as u32)))?;
     Ok(())
 }
@@ -304,14 +304,11 @@ fn legend(paper: &DrawingArea<BitMapBackend<'_>, Shift>, dots: &[Dot]) -> Drawn 
         across += 2 * radius + px(48);
     }
     top += px(40);
-    if dots.iter().any(|dot| dot.winograd) {
+    if dots.iter().any(|dot| dot.fewer) {
         circle(paper, (left, top), px(7), Kind::Convolution, true)?;
-        text(paper, (left + px(18), top - px(4)), 14, DARK, "by Winograd's algorithm")?;
+        text(paper, (left + px(18), top - px(4)), 14, DARK, "by Winograd's or Strassen's algorithm")?;
         top += px(16);
-        let why = [
-            "Counted as the direct convolution, of which it",
-            "does less than half: it may lie above the roof.",
-        ];
+        let why = ["Counted as the layer is written, of which it", "does a part: it may lie above the roof."];
         for line in why {
             text(paper, (left - px(8), top), 13, GREY, line)?;
             top += px(18);

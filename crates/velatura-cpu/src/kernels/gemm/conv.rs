@@ -257,6 +257,7 @@ impl Gather {
             panels: weight.panels(part),
             item_panels: weight.layout(part).bytes(),
             item_columns: weight.columns,
+            first_column: 0,
             dequantize: None,
             finish,
         };

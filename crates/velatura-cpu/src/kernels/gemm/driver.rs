@@ -43,6 +43,8 @@ pub(super) struct Product<'a> {
     pub item_panels: usize,
     /// Columns of the output from one product to the next: groups of channels.
     pub item_columns: usize,
+    /// The first column of the output.
+    pub first_column: usize,
     /// For products of bytes.
     pub dequantize: Option<Dequantize<'a>>,
     pub finish: &'a Finish,
@@ -288,7 +290,7 @@ unsafe fn run_panel(
                 data: sums,
                 width,
                 rows,
-                column: item * product.item_columns + panel * layout.panel,
+                column: product.first_column + item * product.item_columns + panel * layout.panel,
                 columns: layout.valid(panel),
             };
             if b + 1 == block.count {

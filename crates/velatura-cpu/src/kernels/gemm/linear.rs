@@ -8,13 +8,41 @@ use super::int8;
 use super::packed::PackedMatrix;
 use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
+use super::strassen;
 use super::tile::{Kernels, ROWS, STEP};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
-/// Bytes of scratch memory that [`linear`] needs for `rows` rows stored as `storage`; often zero.
-pub fn linear_scratch_bytes(storage: DType, m: usize, weight: &PackedMatrix) -> usize {
-    scratch::total(&[rows_bytes(weight.kernels, storage, m, 1, weight.depth)])
+/// How the products of a linear layer are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LinearAlgorithm {
+    /// As it is written.
+    Direct,
+    /// One level of Strassen's algorithm where rows and depth can be halved; see [`strassen_pays`](super::strassen_pays).
+    Strassen,
+}
+
+/// Bytes of scratch memory that [`linear`] needs for `[m, in]` stored as `storage` to `[m, out]`; often zero.
+pub fn linear_scratch_bytes(
+    isa: Isa,
+    storage: DType,
+    [m, inputs, outputs]: [usize; 3],
+    algorithm: LinearAlgorithm,
+) -> usize {
+    scratch::total(&parts(kernels_for(isa, storage), storage, [m, inputs, outputs], algorithm))
+}
+
+fn parts(
+    kernels: &'static Kernels,
+    storage: DType,
+    [m, inputs, outputs]: [usize; 3],
+    algorithm: LinearAlgorithm,
+) -> [usize; 2] {
+    let sums = match algorithm {
+        LinearAlgorithm::Direct => 0,
+        LinearAlgorithm::Strassen => strassen::scratch_bytes(kernels, [m, inputs, outputs]),
+    };
+    [rows_bytes(kernels, storage, m, 1, inputs), sums]
 }
 
 /// Bytes of scratch memory that [`linear`] needs for `rows` rows and a weight from [`PackedMatrix::linear_int8`].
@@ -24,7 +52,7 @@ pub fn linear_int8_scratch_bytes(rows: usize, inputs: usize) -> usize {
 
 /// `out = epilogue(x B)`: x `[m, in]`, out `[m, out]`.
 ///
-/// With a gate, out is `[m, out / 2]`. With a weight packed by [`PackedMatrix::linear`] it is the layer, in 8 bits by [`PackedMatrix::linear_int8`], with one packed by
+/// With a gate, out is `[m, out / 2]`. With a weight packed by [`PackedMatrix::linear`] it is the layer, in 8 bits (whatever the algorithm) by [`PackedMatrix::linear_int8`], with one packed by
 /// [`PackedMatrix::linear_input_gradient`] the gradient of its input. `x` must be stored as the weight was
 /// packed for; `out` and the epilogue's operands in either floating-point type.
 ///
@@ -33,6 +61,7 @@ pub fn linear_int8_scratch_bytes(rows: usize, inputs: usize) -> usize {
 pub fn linear(
     pool: &ThreadPool,
     isa: Isa,
+    algorithm: LinearAlgorithm,
     x: Data<'_>,
     m: usize,
     weight: &PackedMatrix,
@@ -61,12 +90,15 @@ pub fn linear(
         unsafe { int8::product(pool, weight, x, m, &finish, memory) };
         return Ok(());
     }
-    let bytes = rows_bytes(weight.kernels, x.dtype(), m, 1, weight.depth);
-    let [memory] = scratch::cut(operation, scratch, [bytes])?;
+    let sizes = [m, weight.depth, weight.columns];
+    let memory = scratch::cut(operation, scratch, parts(weight.kernels, x.dtype(), sizes, algorithm))?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.
     unsafe {
-        let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory)?;
-        product(pool, weight, x, m, None, &finish);
+        let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory[0])?;
+        match algorithm {
+            LinearAlgorithm::Direct => product(pool, weight, x, m, None, &finish),
+            LinearAlgorithm::Strassen => strassen::product(pool, weight, x, m, &finish, memory[1]),
+        }
     }
     Ok(())
 }
@@ -83,7 +115,19 @@ pub(super) unsafe fn product(
     dequantize: Option<Dequantize<'_>>,
     finish: &Finish,
 ) {
-    let product = Product {
+    let product = whole(weight, m, dequantize, finish);
+    // SAFETY: the caller's promise.
+    unsafe { run(pool, &product, 0, |block| fill(x, 0, block)) };
+}
+
+/// `m` rows by all columns of the only part of a weight with one tap.
+pub(super) fn whole<'a>(
+    weight: &PackedMatrix,
+    m: usize,
+    dequantize: Option<Dequantize<'a>>,
+    finish: &'a Finish,
+) -> Product<'a> {
+    Product {
         kernels: weight.kernels,
         items: 1,
         rows: m,
@@ -94,11 +138,10 @@ pub(super) unsafe fn product(
         panels: weight.panels(0),
         item_panels: 0,
         item_columns: 0,
+        first_column: 0,
         dequantize,
         finish,
-    };
-    // SAFETY: the caller's promise.
-    unsafe { run(pool, &product, 0, |block| fill(x, 0, block)) };
+    }
 }
 
 /// Names successive rows, from row `base` on.

@@ -124,6 +124,7 @@ pub fn matmul(
         item_panels: if g.broadcast_b { 0 } else { sizes.right.bytes() },
         dequantize: None,
         item_columns: 0,
+        first_column: 0,
         finish: &finish,
     };
     if g.transpose_a {

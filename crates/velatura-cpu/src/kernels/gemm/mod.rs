@@ -32,6 +32,7 @@ mod packed;
 mod peak;
 mod prepare;
 mod scratch;
+mod strassen;
 mod sums;
 #[cfg(test)]
 mod tests;
@@ -46,12 +47,13 @@ pub use conv::{
 };
 pub use epilogue::Epilogue;
 pub use error::GemmError;
-pub use linear::{linear, linear_int8_scratch_bytes, linear_scratch_bytes};
+pub use linear::{LinearAlgorithm, linear, linear_int8_scratch_bytes, linear_scratch_bytes};
 pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;
 pub use packed::{PackedMatrix, compute_dtype};
 pub use peak::{byte_peak, fma_peak};
+pub use strassen::strassen_pays;
 pub use sums::{column_sums, column_sums_scratch_bytes};
 pub use weight_gradient::{conv2d_weight_gradient, conv2d_weight_gradient_scratch_bytes};
 pub use winograd::{Tiling, winograd_pays, winograd_pays_for_weight_gradient};

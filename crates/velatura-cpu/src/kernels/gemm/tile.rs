@@ -14,7 +14,7 @@
 
 use super::finish::{self, FinishFn};
 use super::lanes::{Lanes, Plain};
-use super::winograd;
+use super::{strassen, winograd};
 use crate::Isa;
 use crate::kernels::{LINE, fetch, fetch_far};
 
@@ -105,6 +105,8 @@ pub(super) struct Kernels {
     pub finish: FinishFn,
     /// Transforms of Winograd's convolution: of the input, of the products.
     pub winograd: winograd::Transforms,
+    /// Sums of Strassen's algorithm.
+    pub strassen: strassen::Operations,
 }
 
 impl Kernels {
@@ -249,6 +251,7 @@ const PORTABLE_F32: Kernels = Kernels {
     tiles: &[row_counts!(portable, 1)],
     finish: finish::portable,
     winograd: winograd::portable::TRANSFORMS,
+    strassen: strassen::PORTABLE,
 };
 
 static PORTABLE_BYTES: Kernels =
@@ -258,7 +261,7 @@ static PORTABLE_BYTES: Kernels =
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{BYTES, Kernels, PAIRS, SINGLE, Steps, Tile, finish, tile, winograd};
+    use super::{BYTES, Kernels, PAIRS, SINGLE, Steps, Tile, finish, strassen, tile, winograd};
     use crate::Isa;
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -316,6 +319,7 @@ mod x86 {
         tiles: &[row_counts!(avx2, 1), row_counts!(avx2, 2)],
         finish: finish::x86::avx2,
         winograd: winograd::avx2::TRANSFORMS,
+        strassen: strassen::x86::AVX2,
     };
 
     pub(super) const AVX512_F32: Kernels = Kernels {
@@ -331,6 +335,7 @@ mod x86 {
         ],
         finish: finish::x86::avx512,
         winograd: winograd::avx512::TRANSFORMS,
+        strassen: strassen::x86::AVX512,
     };
 
     pub(super) static AVX512_BF16: Kernels = Kernels {
@@ -346,5 +351,6 @@ mod x86 {
         ],
         finish: finish::x86::avx512,
         winograd: winograd::avx512::TRANSFORMS_BF16,
+        strassen: strassen::x86::AVX512_BF16,
     };
 }

@@ -2,6 +2,7 @@
 
 mod conv;
 mod products;
+mod strassen;
 
 use half::bf16;
 use velatura_graph::{Activation, DType};

@@ -8,7 +8,7 @@ use crate::kernels::gemm::*;
 use crate::{Data, DataMut, Isa, ThreadPool, Values};
 
 /// `[m, k] x [k, n]` with elements by function.
-fn product(
+pub(super) fn product(
     [m, n, k]: [usize; 3],
     a: impl Fn(usize, usize) -> f32,
     b: impl Fn(usize, usize) -> f32,
@@ -22,6 +22,8 @@ fn product(
     out
 }
 
+const DIRECT: LinearAlgorithm = LinearAlgorithm::Direct;
+
 fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bits: usize) {
     let what = format!("linear {m} {n} {k} {images} {bits} {dtype:?} {isa:?}");
     let mut noise = Noise((m * 7919 + n * 31 + k) as u64);
@@ -33,9 +35,20 @@ fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bit
         let weight = PackedMatrix::linear(pool, isa, dtype, &w, [n, k]).unwrap();
         assert_eq!((weight.inputs(), weight.outputs()), (k, n));
         let mut out = Store::nan(out_dtype, m * n);
-        let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
-        linear(pool, isa, x_store.data(), m, &weight, &finish.epilogue(), out.data_mut(), &mut memory)
-            .unwrap();
+        let mut memory =
+            scratch(linear_scratch_bytes(isa, dtype, [m, weight.inputs(), weight.outputs()], DIRECT));
+        linear(
+            pool,
+            isa,
+            DIRECT,
+            x_store.data(),
+            m,
+            &weight,
+            &finish.epilogue(),
+            out.data_mut(),
+            &mut memory,
+        )
+        .unwrap();
         out
     });
     let mut want = product([m, n, k], |i, k_| x[i * k + k_], |k_, j| w[j * k + k_]);
@@ -76,9 +89,11 @@ fn a_deep_product_is_one_chain_whatever_the_blocks() {
         let run = |n: usize| {
             let weight = PackedMatrix::linear(&pool, isa, dtype, &w[..n * k], [n, k]).unwrap();
             let mut out = vec![0.0; m * n];
-            let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
+            let mut memory =
+                scratch(linear_scratch_bytes(isa, dtype, [m, weight.inputs(), weight.outputs()], DIRECT));
             let epilogue = Epilogue::default();
-            linear(&pool, isa, x.data(), m, &weight, &epilogue, DataMut::F32(&mut out), &mut memory).unwrap();
+            linear(&pool, isa, DIRECT, x.data(), m, &weight, &epilogue, DataMut::F32(&mut out), &mut memory)
+                .unwrap();
             out
         };
         let (wide, narrow) = (run(64), run(5));
@@ -99,9 +114,11 @@ fn gradients_of_linear_layers() {
             let got = on_any_threads(&what, |pool| {
                 let weight = PackedMatrix::linear_input_gradient(pool, isa, dtype, &w, [n, k]).unwrap();
                 let mut out = Store::nan(DType::F32, m * k);
-                let mut memory = scratch(linear_scratch_bytes(dtype, m, &weight));
+                let mut memory =
+                    scratch(linear_scratch_bytes(isa, dtype, [m, weight.inputs(), weight.outputs()], DIRECT));
                 let none = Epilogue::default();
-                linear(pool, isa, dys.data(), m, &weight, &none, out.data_mut(), &mut memory).unwrap();
+                linear(pool, isa, DIRECT, dys.data(), m, &weight, &none, out.data_mut(), &mut memory)
+                    .unwrap();
                 out
             });
             check(&what, &got, &product([m, k, n], |i, j| dy[i * n + j], |j, c| w[j * k + c]));
@@ -136,7 +153,8 @@ fn repacking_replaces_the_weight() {
         let x: Vec<f32> = (0..k).map(|i| if i == 3 { 1.0 } else { 0.0 }).collect();
         let mut out = vec![0.0; n];
         let none = Epilogue::default();
-        linear(&pool, isa, Data::F32(&x), 1, &weight, &none, DataMut::F32(&mut out), &mut []).unwrap();
+        linear(&pool, isa, DIRECT, Data::F32(&x), 1, &weight, &none, DataMut::F32(&mut out), &mut [])
+            .unwrap();
         assert!((0..n).all(|o| out[o] == second[o * k + 3]));
     }
 }
@@ -242,7 +260,7 @@ fn operands_that_do_not_fit_are_refused() {
     let none = Epilogue::default();
     let mut out = [0.0; 6];
     let mut call = |x: &[f32], epilogue: &Epilogue<'_>| {
-        linear(&pool, isa, Data::F32(x), 2, &weight, epilogue, DataMut::F32(&mut out), &mut [])
+        linear(&pool, isa, DIRECT, Data::F32(x), 2, &weight, epilogue, DataMut::F32(&mut out), &mut [])
     };
     assert!(call(&[0.0; 8], &none).is_ok());
     let error = call(&[0.0; 7], &none).unwrap_err();
@@ -251,7 +269,8 @@ fn operands_that_do_not_fit_are_refused() {
     assert!(call(&[0.0; 8], &Epilogue { residual: Some(Data::I32(&[0; 6])), ..none }).is_err());
     assert!(PackedMatrix::linear(&pool, isa, DType::F32, &[0.0; 11], [3, 4]).is_err());
     let narrow = [half::bf16::ZERO; 8];
-    let result = linear(&pool, isa, Data::Bf16(&narrow), 2, &weight, &none, DataMut::F32(&mut out), &mut []);
+    let result =
+        linear(&pool, isa, DIRECT, Data::Bf16(&narrow), 2, &weight, &none, DataMut::F32(&mut out), &mut []);
     assert!(matches!(result, Err(GemmError::Scratch { .. })));
 }
 
@@ -284,7 +303,8 @@ fn layers_in_8_bits() {
                 let mut out = Store::nan(dtype, m * outputs);
                 let mut memory = scratch(linear_int8_scratch_bytes(m, inputs));
                 let epilogue = finish.epilogue();
-                linear(pool, isa, store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
+                linear(pool, isa, DIRECT, store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory)
+                    .unwrap();
                 out
             });
             let (x, w) = (rounded_rows(&x, inputs), rounded_rows(&w, inputs));
@@ -301,7 +321,7 @@ fn layers_in_8_bits() {
 }
 
 /// The first half of the columns times the GELU of the second.
-fn gated(product: &[Exact], columns: usize) -> Vec<Exact> {
+pub(super) fn gated(product: &[Exact], columns: usize) -> Vec<Exact> {
     let rows = product.chunks(columns).flat_map(|row| {
         let (values, gates) = row.split_at(columns / 2);
         values.iter().zip(gates).map(|(value, gate)| {
@@ -344,11 +364,12 @@ fn gated_layers() {
                     (weight.unwrap(), linear_int8_scratch_bytes(m, inputs))
                 } else {
                     let weight = PackedMatrix::linear_gated(pool, isa, dtype, &w, [outputs, inputs]).unwrap();
-                    let bytes = linear_scratch_bytes(dtype, m, &weight);
+                    let bytes =
+                        linear_scratch_bytes(isa, dtype, [m, weight.inputs(), weight.outputs()], DIRECT);
                     (weight, bytes)
                 };
                 let (mut out, mut memory) = (Store::nan(dtype, m * outputs / 2), scratch(bytes));
-                linear(pool, isa, x_store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory)
+                linear(pool, isa, DIRECT, x_store.data(), m, &weight, &epilogue, out.data_mut(), &mut memory)
                     .unwrap();
                 out
             });
@@ -374,7 +395,16 @@ fn gates_are_refused_where_they_do_not_apply() {
     let weight = PackedMatrix::linear(&pool, isa, DType::F32, &[0.0; 8], [2, 4]).unwrap();
     let epilogue = Epilogue { gate: Some(Activation::Gelu), ..Epilogue::default() };
     let mut out = [0.0; 1];
-    let result =
-        linear(&pool, isa, Data::F32(&[0.0; 4]), 1, &weight, &epilogue, DataMut::F32(&mut out), &mut []);
+    let result = linear(
+        &pool,
+        isa,
+        DIRECT,
+        Data::F32(&[0.0; 4]),
+        1,
+        &weight,
+        &epilogue,
+        DataMut::F32(&mut out),
+        &mut [],
+    );
     assert!(matches!(result, Err(GemmError::Packing { .. })));
 }

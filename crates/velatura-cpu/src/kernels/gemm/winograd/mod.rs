@@ -119,7 +119,8 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Op
 fn chunk(tiling: Tiling, g: &ConvGeometry, number: usize) -> usize {
     let all = g.batch * Tiles::new(tiling, g).of_image();
     let most = CHUNK_BYTES / (tiling.points() * g.in_channels * number);
-    let most = (most / tiling.block()).max(1) * tiling.block();
+    // To the nearest number of whole blocks: where few fit, one more or less decides whether threads end together.
+    let most = ((most + tiling.block() / 2) / tiling.block()).max(1) * tiling.block();
     // Chunks of the same size leave no thread with less to do at the end.
     all.div_ceil(all.div_ceil(most).max(1)).next_multiple_of(ROWS)
 }

@@ -1,0 +1,56 @@
+//! The right operands: quadrants of the weight, and their sums.
+
+use super::super::tile::STEP;
+use super::terms::{QUADRANTS, RIGHT_SUMS, STEPS, Step};
+use super::{Plan, combine};
+use crate::ThreadPool;
+
+/// The weight: its panels, and room for the sums of its quadrants.
+#[derive(Clone, Copy)]
+pub(super) struct Right {
+    pub plan: Plan,
+    pub panels: *const u8,
+    pub sums: *mut u8,
+}
+
+// SAFETY: tasks write disjoint sums, and read them when all are made.
+unsafe impl Sync for Right {}
+
+impl Right {
+    /// Bytes of memory for the sums.
+    pub(super) fn bytes(plan: &Plan) -> usize {
+        plan.panels * RIGHT_SUMS * plan.panel_bytes()
+    }
+
+    fn quadrant(&self, pair: usize, quadrant: usize) -> *const u8 {
+        let panel = self.plan.layout.start(2 * pair + quadrant % 2) * STEP;
+        self.panels.wrapping_add(panel + quadrant / 2 * self.plan.panel_bytes())
+    }
+
+    fn sum(&self, pair: usize, index: usize) -> *mut u8 {
+        self.sums.wrapping_add((pair * RIGHT_SUMS + index) * self.plan.panel_bytes())
+    }
+
+    /// The right operand of a product for a pair of panels.
+    pub(super) fn operand(&self, pair: usize, step: &Step) -> *const u8 {
+        match step.right_sum {
+            Some(index) => self.sum(pair, index),
+            None => self.quadrant(pair, step.right.first),
+        }
+    }
+
+    /// Makes the sums.
+    ///
+    /// # Safety
+    /// The panels are there, and room for the sums, which nothing else uses meanwhile.
+    pub(super) unsafe fn add_up(&self, pool: &ThreadPool) {
+        pool.run(self.plan.panels * STEPS.len(), |index, _| {
+            let (pair, step) = (index / STEPS.len(), &STEPS[index % STEPS.len()]);
+            let Some(to) = step.right_sum else { return };
+            let quadrants: [_; QUADRANTS] = std::array::from_fn(|q| self.quadrant(pair, q));
+            let (to, bytes) = (self.sum(pair, to), self.plan.panel_bytes());
+            // SAFETY: the caller's promise; each task makes a sum of its own.
+            unsafe { combine(&self.plan, step.right, quadrants, to, bytes) };
+        });
+    }
+}
