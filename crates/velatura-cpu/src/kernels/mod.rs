@@ -7,10 +7,10 @@ pub mod elementwise;
 pub mod gemm;
 pub mod norm;
 pub mod optimizer;
-mod past;
+mod streaming;
 
 pub use bandwidth::read_bandwidth;
-pub(crate) use past::Past;
+pub(crate) use streaming::Streaming;
 
 /// Bytes of a line of the caches.
 pub(crate) const LINE: usize = 64;

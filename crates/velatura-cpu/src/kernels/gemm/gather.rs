@@ -5,7 +5,7 @@ use super::pack::{Block, Number, pair};
 use super::transpose::transpose;
 use crate::Isa;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
-use crate::kernels::{LINE, Past, fetch_far};
+use crate::kernels::{LINE, Streaming, fetch_far};
 
 /// How many runs ahead memory is asked for one: each lies far from the last, where the processor does not look for it by itself.
 const AHEAD: usize = 2;
@@ -17,14 +17,14 @@ pub(super) fn gather<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
-    past: &Past,
+    streaming: &Streaming,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
     let last_tap = taps.iter().copied().max().unwrap_or(0);
     // Runs go along the axis whose elements are nearer.
     match b.depth_stride <= b.column_stride {
-        true => along_depth(isa, pairs, data, b, taps, past, last_tap, cells),
-        false => along_columns(isa, pairs, data, b, taps, past, last_tap, cells),
+        true => along_depth(isa, pairs, data, b, taps, streaming, last_tap, cells),
+        false => along_columns(isa, pairs, data, b, taps, streaming, last_tap, cells),
     }
 }
 
@@ -35,7 +35,7 @@ fn along_depth<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
-    past: &Past,
+    streaming: &Streaming,
     last_tap: usize,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
@@ -59,7 +59,7 @@ fn along_depth<'c, T: Number>(
         }
         transpose(isa, runs, row, [b.columns, row], turned, b.width);
         if b.depth_stride == 1 {
-            return past.copy(turned, cells(0));
+            return streaming.copy(turned, cells(0));
         }
         for (segment, &tap) in taps.iter().enumerate() {
             for (k, to) in cells(segment).chunks_exact_mut(b.width).enumerate() {
@@ -67,9 +67,9 @@ fn along_depth<'c, T: Number>(
                 match pairs {
                     true => {
                         pair_halves(isa, turned, at, b.depth_stride, step);
-                        past.copy(step, to);
+                        streaming.copy(step, to);
                     }
-                    false => past.copy(&turned[at * b.width..][..b.width], to),
+                    false => streaming.copy(&turned[at * b.width..][..b.width], to),
                 }
             }
         }
@@ -83,7 +83,7 @@ fn along_columns<'c, T: Number>(
     data: &[T],
     b: Block,
     taps: &[usize],
-    past: &Past,
+    streaming: &Streaming,
     last_tap: usize,
     cells: impl Fn(usize) -> &'c mut [u32],
 ) {
@@ -105,7 +105,7 @@ fn along_columns<'c, T: Number>(
             transpose(isa, row, b.column_stride, [b.columns, window], turned, b.width);
             for (segment, &tap) in taps.iter().enumerate() {
                 let to = &mut cells(segment)[k * b.width..][..b.width];
-                past.copy(&turned[tap * b.width..][..b.width], to);
+                streaming.copy(&turned[tap * b.width..][..b.width], to);
             }
         }
     });

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 
 use super::gather::gather;
 use super::tile::{Kernels, ROWS, STEP};
-use crate::kernels::Past;
+use crate::kernels::Streaming;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
 use crate::{Isa, ThreadPool};
 
@@ -174,7 +174,7 @@ pub(super) unsafe fn pack<T: Number>(
         let (at, index) = (index % chunks, index / chunks);
         let (first, item) = (index % groups * group, index / groups);
         let first_step = at * chunk;
-        let past = Past::new(isa, bytes);
+        let streaming = Streaming::new(isa, bytes);
         let count = chunk.min(steps - first_step);
         for p in first..layout.panels().min(first + group) {
             let width = layout.width(p);
@@ -194,7 +194,7 @@ pub(super) unsafe fn pack<T: Number>(
                 width,
             };
             if gathered {
-                gather(isa, pairs, &source.data[base..], block, source.taps, &past, cells);
+                gather(isa, pairs, &source.data[base..], block, source.taps, &streaming, cells);
                 continue;
             }
             for (segment, tap) in source.taps.iter().enumerate() {
@@ -204,7 +204,7 @@ pub(super) unsafe fn pack<T: Number>(
                         true => pack_pairs(isa, data, block, packed),
                         false => pack_singles(isa, data, block, packed),
                     }
-                    past.copy(packed, cells(segment));
+                    streaming.copy(packed, cells(segment));
                 });
             }
         }

@@ -22,7 +22,7 @@ use super::super::transpose::transpose;
 use super::tiles::{Pixels, Reader, Tiles};
 use super::transform::{PanelTiles, TapSums};
 use super::{Tiling, apart, image, slides};
-use crate::kernels::Past;
+use crate::kernels::Streaming;
 use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
 use crate::{Data, ThreadPool};
 use std::ops::Range;
@@ -239,7 +239,7 @@ unsafe fn products(
     let left_start = operands.left.at(plan.left.start(left)).cast::<u8>().cast_const();
     let right_start = operands.right.at(plan.right.start(right)).cast::<u8>().cast_const();
     let (left_group, right_group) = (group_bytes(&plan.left), group_bytes(&plan.right));
-    let past = Past::new(kernels.isa, plan.parts * plan.weight() * size_of::<f32>());
+    let streaming = Streaming::new(kernels.isa, plan.parts * plan.weight() * size_of::<f32>());
     with_scratch(POINTS * point + 2 * TAPS * width, |memory: &mut [f32]| {
         let (sums, taps) = memory.split_at_mut(POINTS * point);
         let (taps, turned) = taps.split_at_mut(TAPS * width);
@@ -280,7 +280,7 @@ unsafe fn products(
                 (kernels.winograd.taps)(&sums);
                 let turned = bytemuck::cast_slice_mut(&mut turned[..columns * TAPS]);
                 transpose(kernels.isa, bytemuck::cast_slice(taps), width, [TAPS, columns], turned, TAPS);
-                past.copy(turned, bytemuck::cast_slice_mut(to.slice(from, columns * TAPS)));
+                streaming.copy(turned, bytemuck::cast_slice_mut(to.slice(from, columns * TAPS)));
             }
         }
     });

@@ -1,4 +1,4 @@
-//! Copies that go past the caches: the lines that are written are not read first, and drive nothing else out.
+//! Copies that go past the caches, by non-temporal stores: the lines that are written are not read first, and drive nothing else out.
 
 use super::LINE;
 use crate::Isa;
@@ -7,14 +7,14 @@ use crate::Isa;
 const LARGE: usize = 4 << 20;
 
 /// A task's copies to a part of a result. Dropped, it holds back what follows until all of them can be seen.
-pub(crate) struct Past {
+pub(crate) struct Streaming {
     used: bool,
 }
 
-impl Past {
+impl Streaming {
     /// Of a result of so many bytes.
     pub(crate) fn new(isa: Isa, bytes: usize) -> Self {
-        Past { used: isa == Isa::Avx512 && bytes >= LARGE }
+        Streaming { used: isa == Isa::Avx512 && bytes >= LARGE }
     }
 
     /// Copies cells of the same number.
@@ -28,7 +28,7 @@ impl Past {
     }
 }
 
-impl Drop for Past {
+impl Drop for Streaming {
     fn drop(&mut self) {
         #[cfg(target_arch = "x86_64")]
         if self.used {
@@ -63,7 +63,7 @@ mod tests {
                 for (start, len) in [(0, 64), (16, 32), (16, 17), (3, 16), (0, 0)] {
                     let mut memory = AlignedBytes::zeroed(64 * size_of::<u32>());
                     let to: &mut [u32] = memory.typed_mut();
-                    Past::new(isa, bytes).copy(&from[..len], &mut to[start..start + len]);
+                    Streaming::new(isa, bytes).copy(&from[..len], &mut to[start..start + len]);
                     let written = start..start + len;
                     for (i, &x) in to.iter().enumerate() {
                         let expected = if written.contains(&i) { (i - start + 1) as u32 } else { 0 };
