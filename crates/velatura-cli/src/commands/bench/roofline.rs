@@ -9,7 +9,6 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
-use velatura_cpu::Method;
 use velatura_graph::op::{Attention, AttentionGradient};
 use velatura_graph::{Node, Op};
 use velatura_train::chart::{self, FONT, Paper};
