@@ -180,6 +180,7 @@ fn main() {
         let peak = fma_peak(&bench.pool, bench.isa, dtype);
         println!("peak {dtype} on {}: {:.1} GFLOP/s", bench.isa.name(), peak / 1e9);
         bench.linear(dtype, peak, [4096, 320, 1280]);
+        bench.linear(dtype, peak, [2048, 1280, 10240]);
         bench.linear(dtype, peak, [2048, 192, 192]);
         bench.linear(dtype, peak, [64, 768, 768]);
         bench.linear(dtype, peak, [2, 1280, 1280]);

@@ -298,6 +298,36 @@ fn checkpointed_segments_give_the_same_bits() {
     assert_eq!(plain, segmented);
 }
 
+/// Large enough for Strassen's algorithm, whose pairs of rows must not know of other images.
+#[test]
+fn large_linear_layers_do_not_depend_on_the_batch() {
+    let [tokens, inputs, outputs] = [1024, 1024, 640];
+    let layer = |batch: usize, precision: Precision| {
+        let b = Builder::new();
+        let x = b.input("x", &[batch, tokens, inputs], DType::F32);
+        b.output("y", x.linear(b.parameter("weight", &[outputs, inputs], Init::Zeros), None));
+        for_inference(b.finish().unwrap(), precision)
+    };
+    let (x, weight) = (numbers(1, 2 * tokens * inputs), numbers(2, outputs * inputs));
+    let run = |graph: Graph, x: &[f32], isa: Isa| {
+        let floats =
+            [("x", x), ("weight", weight.as_slice())].map(|(name, x)| (name.to_string(), x.to_vec()));
+        execute(graph, &Tensors(HashMap::from(floats), HashMap::new()), isa, 2).remove("y").unwrap()
+    };
+    for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 1e-2)] {
+        for isa in Isa::supported() {
+            let both = run(layer(2, precision), &x, isa);
+            let direct = run(layer(2, precision).in_single_precision(), &x, isa);
+            let direct =
+                Array { shape: vec![both.len()], data: direct.iter().map(|&x| f64::from(x)).collect() };
+            let error = relative_error(&both, &direct);
+            assert!(error > 0.0 && error <= tolerance, "{precision:?} {isa:?}: {error:.2e}");
+            let alone = x.chunks(tokens * inputs).flat_map(|x| run(layer(1, precision), x, isa));
+            assert!(alone.eq(both), "{precision:?} {isa:?}: the batch changes bits");
+        }
+    }
+}
+
 #[test]
 fn bad_inputs_are_named() {
     let graph = || {

@@ -61,10 +61,13 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
 /// its batch. Those in 8 bits have one way.
 pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAlgorithm {
     let ty = graph.ty(node.inputs[0]);
-    let inner = &ty.shape[1.min(ty.shape.len())..ty.shape.len() - 1];
+    let tokens = match ty.shape.as_slice() {
+        [_, inner @ .., _] => inner.iter().product(),
+        _ => 1,
+    };
     let [_, inputs, outputs] = layer_sizes(graph, node);
     let computed = gemm::compute_dtype(isa, ty.dtype);
-    match gemm::strassen_pays(inner.iter().product(), inputs, outputs, computed) && !graph.is_direct() {
+    match gemm::strassen_pays(tokens, inputs, outputs, computed) && !graph.is_direct() {
         true => LinearAlgorithm::Strassen,
         false => LinearAlgorithm::Direct,
     }

@@ -1,12 +1,13 @@
 //! Copies that go past the caches, by non-temporal stores: the lines that are written are not read first, and drive nothing else out.
 
 use super::LINE;
+use super::elementwise::dispatch::with_scratch;
 use crate::Isa;
 
 /// Bytes of a result from which on the caches will have forgotten it when it is read.
 const LARGE: usize = 4 << 20;
 
-/// A task's copies to a part of a result. Dropped, it holds back what follows until all of them can be seen.
+/// What a task writes to a part of a result. Dropped, it holds back what follows until all of them can be seen.
 pub(crate) struct Streaming {
     used: bool,
 }
@@ -15,6 +16,17 @@ impl Streaming {
     /// Of a result of so many bytes.
     pub(crate) fn new(isa: Isa, bytes: usize) -> Self {
         Streaming { used: isa == Isa::Avx512 && bytes >= LARGE }
+    }
+
+    /// Has cells made: where they belong, or elsewhere when they are to be copied past the caches.
+    pub(crate) fn write(&self, to: &mut [u32], make: impl FnOnce(&mut [u32])) {
+        if !self.used {
+            return make(to);
+        }
+        with_scratch(to.len(), |made: &mut [u32]| {
+            make(made);
+            self.copy(made, to);
+        });
     }
 
     /// Copies cells of the same number.

@@ -8,11 +8,10 @@
 use super::block::apply_mask;
 #[cfg(target_arch = "x86_64")]
 use super::dot::Dot;
-use super::finish::{Accumulate, Scale, Scores};
+use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
 use super::forward::{MAX_LANES, Parts, head_rows};
 use super::pack::{self, Head};
 use super::product::{Left, Product, Right, Single, for_runs, multiply};
-use super::slopes::{Probabilities, ProbabilityPowers, Slopes};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -246,17 +245,14 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     });
 }
 
-/// A logarithm below which nothing comes out, in the range of whole numbers.
-const NOTHING: f32 = -3e4;
-
-/// The logarithms in units of log2, [`NOTHING`] where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
+/// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
 /// they are subtracted.
 #[inline(always)]
 fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     let shape = job.shape;
     let out = head_rows(shape, &job.out, shape.q_tokens, head);
     let dout = head_rows(shape, &job.dout, shape.q_tokens, head);
-    lse.fill(NOTHING);
+    lse.fill(f32::NEG_INFINITY);
     delta.fill(0.0);
     let given = &job.lse[head * shape.q_tokens..][..shape.q_tokens];
     for (token, &value) in given.iter().enumerate() {
@@ -348,28 +344,31 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
     let width = N * lanes;
     // SAFETY: the contract of this function.
     unsafe {
-        let scale = P::V::splat(shape.scale * std::f32::consts::LOG2_E);
-        let offset = loaded::<P, N>(t.lse);
+        let mut probabilities = Probabilities {
+            to: t.scores.as_mut_ptr(),
+            rows: t.p_rows,
+            row_units,
+            scale: P::V::splat(shape.scale * std::f32::consts::LOG2_E),
+            offset: loaded::<P, N>(t.lse),
+        };
         let left = Left { start: t.k_rows, row: units, step: 1 };
         let right = Right { start: t.q_lanes, step: width };
-        let mut probabilities =
-            Probabilities { units: t.scores.as_mut_ptr().cast(), rows: t.p_rows, row_units, scale, offset };
         if job.mask.is_some() || (shape.causal && t.first_k + keys > t.first_q + 1) {
-            let to = t.scores.as_mut_ptr();
+            let (to, scale) = (probabilities.to, probabilities.scale);
             let mut scores =
                 Scores { to, scale: Scale([scale; N]), greatest: [P::V::splat(f32::NEG_INFINITY); N] };
             multiply::<P, N>(left, right, keys, units, &mut scores);
             apply_mask(shape, job.mask, t.head, [t.first_q, t.queries, width], [t.first_k, keys], t.scores);
             let mut key = 0;
             while key < keys {
-                probabilities.of_scores::<P>(key, keys);
-                key += P::PAIR;
+                probabilities.of_scores::<P>(key);
+                key += 1;
             }
-        } else if !P::WHOLE || !powers::<P, N>(left, right, keys, units, probabilities) {
+        } else {
             multiply::<P, N>(left, right, keys, units, &mut probabilities);
         }
         let mut slopes = Slopes {
-            probabilities: t.scores.as_ptr().cast(),
+            probabilities: t.scores.as_ptr(),
             rows: t.ds_rows,
             row_units,
             units: t.ds_units,
@@ -383,27 +382,6 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
         let right = Right { start: t.ds_units, step: width };
         let mut sum = Accumulate { to: t.dq, stride: width };
         accumulate::<P, N>(left, right, d, keys.div_ceil(P::PAIR), &mut sum);
-    }
-}
-
-/// [`Probabilities`] of products, of whole numbers; whether all were in range: else they are wrong.
-///
-/// # Safety
-/// As for [`multiply`].
-#[inline(always)]
-unsafe fn powers<P: Product, const N: usize>(
-    left: Left,
-    right: Right,
-    keys: usize,
-    units: usize,
-    to: Probabilities<P::V, N>,
-) -> bool {
-    // SAFETY: the contract of this function.
-    unsafe {
-        let mut powers = ProbabilityPowers::new::<P>(to);
-        multiply::<P, N>(left, right, keys, units, &mut powers);
-        powers.rest::<P>();
-        P::in_range(powers.seen)
     }
 }
 

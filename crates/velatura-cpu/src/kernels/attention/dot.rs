@@ -21,17 +21,6 @@ const PAIRED: [u16; 32] = {
     order
 };
 
-/// Takes every other number, then those between: undoes [`PAIRED`].
-const APART: [u16; 32] = {
-    let mut order = [0; 32];
-    let mut i = 0;
-    while i < 32 {
-        order[i] = (i % 16 * 2 + i / 16) as u16;
-        i += 1;
-    }
-    order
-};
-
 /// The exponent 0 of numbers of 16 bits that count 256ths from -127 on, as bits of a float between 2^15 and 2^16 whose last
 /// bit is a 256th: numbers too great change the exponent of the float. Less one, which with `CURVE` leaves no bias.
 const BASE: f32 = 65_280.0 + 127.0 - 1.0 / 256.0;
@@ -128,30 +117,8 @@ impl<const BYTES: bool> Product for Dot<BYTES> {
         }
     }
     #[inline(always)]
-    unsafe fn store_both(first: __m512, second: __m512, rows: [*mut u32; 2], units: *mut u32) {
-        unsafe {
-            let both = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, first));
-            _mm256_storeu_si256(rows[0].cast(), _mm512_castsi512_si256(both));
-            _mm256_storeu_si256(rows[1].cast(), _mm512_extracti64x4_epi64::<1>(both));
-            let order = transmute::<[u16; 32], __m512i>(PAIRED);
-            _mm512_storeu_si512(units.cast(), _mm512_permutexvar_epi16(order, both));
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_rows(units: __m512i, rows: [*mut u32; 2]) {
-        unsafe {
-            let order = transmute::<[u16; 32], __m512i>(APART);
-            let both = _mm512_permutexvar_epi16(order, units);
-            _mm256_storeu_si256(rows[0].cast(), _mm512_castsi512_si256(both));
-            _mm256_storeu_si256(rows[1].cast(), _mm512_extracti64x4_epi64::<1>(both));
-        }
-    }
-    #[inline(always)]
-    unsafe fn parted(units: __m512i) -> [__m512; 2] {
-        unsafe {
-            let second = _mm512_and_si512(units, _mm512_set1_epi32(0xffff_0000u32 as i32));
-            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(units)), _mm512_castsi512_ps(second)]
-        }
+    unsafe fn store_row(x: __m512, to: *mut u32) {
+        unsafe { _mm256_storeu_si256(to.cast(), transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x))) }
     }
     #[inline(always)]
     fn unit(first: f32, second: f32) -> u32 {

@@ -153,6 +153,98 @@ impl<P: Product, const N: usize> Finish<P, N> for Powers<P::V, N> {
     }
 }
 
+/// For the backward pass: stores `2^(scale * product + offset)` in rows of `N` vectors, and as rows of elements.
+pub(super) struct Probabilities<V, const N: usize> {
+    pub(super) to: *mut f32,
+    pub(super) rows: *mut u32,
+    /// Units from row to row.
+    pub(super) row_units: usize,
+    pub(super) scale: V,
+    pub(super) offset: [V; N],
+}
+
+impl<V: Vector, const N: usize> Probabilities<V, N> {
+    #[inline(always)]
+    unsafe fn store<P: Product<V = V>>(&self, row: usize, j: usize, exponent: V) {
+        // SAFETY: the contract of this module.
+        unsafe {
+            let p = weight::<P>(exponent);
+            p.store(self.to.add((row * N + j) * V::LANES));
+            P::store_row(p, self.rows.add(row * self.row_units + j * V::LANES / P::PAIR));
+        }
+    }
+
+    /// The same for a row whose scaled products are there, masked.
+    #[inline(always)]
+    pub(super) unsafe fn of_scores<P: Product<V = V>>(&self, row: usize) {
+        let mut j = 0;
+        while j < N {
+            // SAFETY: the contract of this module.
+            unsafe {
+                let score = V::load(self.to.add((row * N + j) * V::LANES));
+                self.store::<P>(row, j, score.add(self.offset[j]));
+            }
+            j += 1;
+        }
+    }
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Probabilities<P::V, N> {
+    #[inline(always)]
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        for_values!(M, N, i, j => {
+            // SAFETY: the contract of this module.
+            unsafe { self.store::<P>(first + i, j, values[i][j].fma(self.scale, self.offset[j])) };
+        });
+    }
+}
+
+/// For the backward pass: stores `probability * (scale * product + offset)` as rows of elements, and as units along the rows.
+pub(super) struct Slopes<V, const N: usize> {
+    pub(super) probabilities: *const f32,
+    pub(super) rows: *mut u32,
+    /// Units from row to row.
+    pub(super) row_units: usize,
+    pub(super) units: *mut u32,
+    pub(super) scale: V,
+    pub(super) offset: [V; N],
+}
+
+impl<P: Product, const N: usize> Finish<P, N> for Slopes<P::V, N> {
+    #[inline(always)]
+    unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
+        let mut i = 0;
+        while i < M {
+            let mut j = 0;
+            while j < N {
+                // SAFETY: the contract of this module.
+                let mut slopes = [unsafe { P::V::splat(0.0) }; 2];
+                let mut k = 0;
+                while k < P::PAIR && i + k < M {
+                    let row = first + i + k;
+                    // SAFETY: the contract of this module.
+                    unsafe {
+                        let p = P::V::load(self.probabilities.add((row * N + j) * P::V::LANES));
+                        slopes[k] = values[i + k][j].fma(self.scale, self.offset[j]).mul(p);
+                        P::store_row(
+                            slopes[k],
+                            self.rows.add(row * self.row_units + j * P::V::LANES / P::PAIR),
+                        );
+                    }
+                    k += 1;
+                }
+                // SAFETY: the contract of this module.
+                unsafe {
+                    let to = self.units.add(((first + i) / P::PAIR * N + j) * P::V::LANES);
+                    P::store_units(slopes[0], slopes[1], to);
+                }
+                j += 1;
+            }
+            i += P::PAIR;
+        }
+    }
+}
+
 /// `2^x`, as exact as the product needs its operands.
 #[inline(always)]
 pub(super) unsafe fn weight<P: Product>(x: P::V) -> P::V {

@@ -21,7 +21,6 @@ mod finish;
 mod forward;
 mod pack;
 mod product;
-mod slopes;
 #[cfg(test)]
 mod tests;
 mod vector;

@@ -64,16 +64,8 @@ pub(super) trait Product: Copy {
     unsafe fn store(units: Self::Operand, to: *mut u32);
     /// Stores one vector of units made of lanes of `first` and (for pairs) `second`.
     unsafe fn store_units(first: Self::V, second: Self::V, to: *mut u32);
-    /// Stores what [`Product::store_units`] does, and lanes one after another in the element type to a row of `LANES / PAIR`
-    /// units: those of `first`, and (for pairs) those of `second`.
-    unsafe fn store_both(first: Self::V, second: Self::V, rows: [*mut u32; 2], units: *mut u32);
-    /// The rows of [`Product::store_both`] from a vector of units.
-    #[inline(always)]
-    unsafe fn store_rows(_units: Self::Operand, _rows: [*mut u32; 2]) {
-        unreachable!("the weights of this product are made in one part")
-    }
-    /// The lanes of which a vector of units was made; the second count for pairs only.
-    unsafe fn parted(units: Self::Operand) -> [Self::V; 2];
+    /// Stores lanes one after another in the element type: `LANES / PAIR` units.
+    unsafe fn store_row(x: Self::V, to: *mut u32);
     /// A unit of two elements in single precision (the second counts for pairs only).
     fn unit(first: f32, second: f32) -> u32;
 }
@@ -114,16 +106,9 @@ impl<V: Vector, const WIDE: bool> Product for Single<V, WIDE> {
         unsafe { first.store(to.cast()) }
     }
     #[inline(always)]
-    unsafe fn store_both(first: V, _second: V, rows: [*mut u32; 2], units: *mut u32) {
+    unsafe fn store_row(x: V, to: *mut u32) {
         // SAFETY: the contract of this module.
-        unsafe {
-            first.store(rows[0].cast());
-            first.store(units.cast());
-        }
-    }
-    #[inline(always)]
-    unsafe fn parted(units: V) -> [V; 2] {
-        [units; 2]
+        unsafe { x.store(to.cast()) }
     }
     #[inline(always)]
     fn unit(first: f32, _second: f32) -> u32 {

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use super::gather::gather;
 use super::tile::{Kernels, ROWS, STEP};
 use crate::kernels::Streaming;
-use crate::kernels::elementwise::dispatch::{simd, with_scratch};
+use crate::kernels::elementwise::dispatch::simd;
 use crate::{Isa, ThreadPool};
 
 /// The bits of the nearest brain floating-point number, ties to even.
@@ -199,12 +199,9 @@ pub(super) unsafe fn pack<T: Number>(
             }
             for (segment, tap) in source.taps.iter().enumerate() {
                 let data = &source.data[base + tap..];
-                with_scratch(count * width, |packed: &mut [u32]| {
-                    match pairs {
-                        true => pack_pairs(isa, data, block, packed),
-                        false => pack_singles(isa, data, block, packed),
-                    }
-                    streaming.copy(packed, cells(segment));
+                streaming.write(cells(segment), |to| match pairs {
+                    true => pack_pairs(isa, data, block, to),
+                    false => pack_singles(isa, data, block, to),
                 });
             }
         }

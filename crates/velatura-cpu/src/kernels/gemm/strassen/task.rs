@@ -29,7 +29,7 @@ struct Task<'a> {
     sums: *mut f32,
 }
 
-/// Makes them.
+/// Makes those pairs of panels for those pairs of rows: first the left operands of all products, then group by group of panels.
 ///
 /// # Safety
 /// As for [`product`](super::product); the sums of these panels are made.
