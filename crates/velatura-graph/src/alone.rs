@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::graph::{Graph, ParameterInfo, ValueId};
 use crate::op::{Cast, Input, Op};
+use crate::shortcuts::Shortcuts;
 use crate::types::{DType, TensorType};
 
 /// The output of [`Graph::alone`].
@@ -18,7 +19,7 @@ impl Graph {
     /// Where there is no such node.
     pub fn alone(&self, node: usize) -> Graph {
         let node = &self.nodes[node];
-        let mut graph = Graph { direct: self.direct, ..Graph::default() };
+        let mut graph = Graph { shortcuts: self.shortcuts, ..Graph::default() };
         let mut now: HashMap<ValueId, ValueId> = HashMap::new();
         for (place, &value) in node.inputs.iter().enumerate() {
             now.entry(value).or_insert_with(|| graph.push_source(self, value, place));
@@ -57,10 +58,10 @@ impl Graph {
     }
 
     /// The same graph computed as exactly as an executor does: everything stored in f32, nothing in 8 bits, and
-    /// [direct](Graph::is_direct). Inputs become f32, too.
+    /// without [shortcuts](Shortcuts). Inputs become f32, too.
     pub fn in_single_precision(&self) -> Graph {
         let mut graph = self.clone();
-        graph.set_direct();
+        graph.set_shortcuts(Shortcuts::None);
         let widen = |dtype: &mut DType| {
             if *dtype == DType::Bf16 {
                 *dtype = DType::F32;
@@ -77,17 +78,6 @@ impl Graph {
             }
         }
         graph
-    }
-
-    /// Whether an executor is to multiply what is written and nothing else, without algorithms that save multiplications and
-    /// round more for it, as Winograd's does for convolutions.
-    pub fn is_direct(&self) -> bool {
-        self.direct
-    }
-
-    /// Makes it so.
-    pub fn set_direct(&mut self) {
-        self.direct = true;
     }
 }
 
@@ -142,7 +132,7 @@ mod tests {
         let linear = graph.alone(node(&graph, "linear"));
         let exact = linear.in_single_precision();
         assert_eq!(validate(&exact), Ok(()));
-        assert!(!linear.is_direct() && exact.is_direct());
+        assert!(linear.shortcuts() > exact.shortcuts() && exact.shortcuts() == Shortcuts::None);
         assert!(exact.values().iter().all(|value| value.ty.dtype == DType::F32));
         let int8 = |graph: &Graph| {
             let marked = |op: &Op| match op {
@@ -156,6 +146,6 @@ mod tests {
         let attention = graph.alone(node(&graph, "attention"));
         assert!(int8(&attention) && !int8(&attention.in_single_precision()));
         // Passes keep what was asked for.
-        assert!(for_inference(exact, Precision::Bf16).is_direct());
+        assert!(for_inference(exact, Precision::Bf16).shortcuts() == Shortcuts::None);
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use crate::error::GraphError;
 use crate::op::Op;
+use crate::shortcuts::Shortcuts;
 use crate::types::TensorType;
 
 /// Identifies a value of one graph.
@@ -85,8 +86,7 @@ pub struct Graph {
     pub(crate) parameters: Vec<ParameterInfo>,
     pub(crate) parameter_index: HashMap<String, usize>,
     pub(crate) outputs: Vec<(String, ValueId)>,
-    /// See [`Graph::is_direct`].
-    pub(crate) direct: bool,
+    pub(crate) shortcuts: Shortcuts,
 }
 
 impl Graph {

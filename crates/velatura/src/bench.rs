@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use velatura_cpu::{CancelToken, Data, Profile, Runtime, Values, WeightStore};
-use velatura_graph::{Builder, DType, Graph, GraphError, ParameterInfo, passes};
+use velatura_graph::{Builder, DType, Graph, GraphError, ParameterInfo};
 use velatura_models::{AutoencoderConfig, TextConfig, TextInputs, UNetConfig, UNetInputs};
 use velatura_samplers::noise::CounterRng;
 
-use crate::networks::{Changes, Network, names};
+use crate::networks::{Changes, Network, lowered, names};
 use crate::prelude::{Plan, Planned};
 use crate::{Error, ModelManifest, Precision, shipped};
 pub use error::layer_error;
@@ -127,8 +127,7 @@ pub fn network(options: &NetworkOptions, cancel: &CancelToken) -> Result<Network
     let inputs = random_inputs(&graph);
     let given: Vec<(&str, Data<'_>)> =
         inputs.iter().map(|(name, data)| (name.as_str(), data.data())).collect();
-    let fixed: &[&str] = if options.part == Part::Unet { &names::FIXED } else { &[] };
-    let prepare = |precision| prepare(&graph, fixed, precision, &runtime);
+    let prepare = |precision| prepare(&graph, options.part, precision, &runtime);
     let Prepared { mut plan, flops: [flops, prelude_flops], weight_bytes, arena_bytes } =
         prepare(options.precision)?;
     plan.run(&given, cancel)?;
@@ -187,14 +186,15 @@ struct Prepared {
 /// Lowers and plans a network, and packs random weights.
 fn prepare(
     graph: &Graph,
-    fixed: &[&str],
+    part: Part,
     precision: Precision,
     runtime: &Arc<Runtime>,
 ) -> Result<Prepared, Error> {
     let parameters: HashMap<&str, (&ParameterInfo, usize)> =
         graph.parameters().iter().map(|p| (p.name.as_str(), (p, graph.ty(p.value).elements()))).collect();
-    let lowered = passes::for_inference(graph.clone(), precision.of_graph());
-    let planned = Planned::new(runtime, lowered, fixed);
+    let denoiser = part == Part::Unet;
+    let fixed: &[&str] = if denoiser { &names::FIXED } else { &[] };
+    let planned = Planned::new(runtime, lowered(graph.clone(), precision, denoiser), fixed);
     let (flops, arena_bytes) = (planned.flops(), planned.activation_bytes());
     let store = WeightStore::new(runtime);
     let plan = Plan::new(runtime, planned, &store)?;

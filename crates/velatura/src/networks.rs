@@ -1,7 +1,7 @@
 //! The graphs of a model's networks, and what goes in and out of them.
 
 use velatura_cpu::{CancelToken, Data};
-use velatura_graph::{Builder, DType, Graph, GraphError};
+use velatura_graph::{Builder, DType, Graph, GraphError, Shortcuts, passes};
 use velatura_models::unet::{ClassEmbedding, FreeU, UNetChanges};
 use velatura_models::{Replaced, UNetConfig, UNetInputs};
 
@@ -142,6 +142,16 @@ pub(crate) fn self_attentions_in(unet: &UNetConfig, layer: &str) -> u128 {
     names.filter(|(_, name)| within(name)).fold(0, |mask, (i, _)| mask | 1 << i)
 }
 
+/// A network's graph, made ready to run in a precision.
+pub(crate) fn lowered(mut graph: Graph, precision: Precision, denoiser: bool) -> Graph {
+    // Held against PyTorch's own rounding in bf16 (docs/performance.md) a denoiser has room; an autoencoder has not, nor has a
+    // denoiser of products of bytes.
+    if denoiser && precision == Precision::Bf16 {
+        graph.set_shortcuts(Shortcuts::Rough);
+    }
+    passes::for_inference(graph, precision.of_graph())
+}
+
 impl Network {
     /// The precision that it is run in where the denoiser is run in `asked`: 8 bits are for the denoiser alone.
     pub fn precision(self, asked: Precision) -> Precision {
@@ -150,6 +160,11 @@ impl Network {
             (_, Precision::Int8) => Precision::Bf16,
             _ => asked,
         }
+    }
+
+    /// The graph, made ready to run where the denoiser is run in `asked`.
+    pub fn lowered(self, graph: Graph, asked: Precision) -> Graph {
+        lowered(graph, self.precision(asked), matches!(self, Network::Denoise { .. }))
     }
 
     /// Inputs that stay the same over many runs.
@@ -319,5 +334,21 @@ impl Encoded {
         self.tokens += next.tokens;
         self.context.extend(&next.context);
         self.mask.extend(&next.mask);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rough_shortcuts_are_for_denoisers_in_bf16() {
+        let denoise = Network::Denoise { tokens: 77, texts: 2, changes: Changes::default() };
+        let shortcuts = |network: Network, asked| network.lowered(Graph::default(), asked).shortcuts();
+        assert_eq!(shortcuts(denoise, Precision::Bf16), Shortcuts::Rough);
+        assert_eq!(shortcuts(denoise, Precision::Int8), Shortcuts::Usual);
+        assert_eq!(shortcuts(Network::Decode, Precision::Bf16), Shortcuts::Usual);
+        // Runs in bf16 beside a denoiser in 8 bits.
+        assert_eq!(shortcuts(Network::Encode, Precision::Int8), Shortcuts::Usual);
     }
 }

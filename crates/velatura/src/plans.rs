@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use velatura_cpu::{CpuError, Form, Runtime, StoredWeights, Values, WeightStore};
-use velatura_graph::{Graph, passes};
+use velatura_graph::Graph;
 
 use crate::networks::Network;
 use crate::prelude::{Plan, Planned};
@@ -111,7 +111,7 @@ impl Plans {
 
     fn draft(&self, key: PlanKey, manifest: &ModelManifest) -> Result<Planned, Error> {
         let graph = key.network.graph(manifest, key.batch, key.height, key.width)?;
-        let graph = passes::for_inference(graph, key.network.precision(key.precision).of_graph());
+        let graph = key.network.lowered(graph, key.precision);
         Ok(Planned::new(&self.runtime, graph, key.network.fixed()))
     }
 

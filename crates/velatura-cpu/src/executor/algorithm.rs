@@ -193,7 +193,7 @@ pub fn traffic(graph: &Graph, node: usize, isa: Isa) -> f64 {
 mod tests {
     use velatura_graph::op::Window;
     use velatura_graph::passes::{Precision, for_inference, for_training};
-    use velatura_graph::{Builder, Init, gradients};
+    use velatura_graph::{Builder, Init, Shortcuts, gradients};
 
     use super::*;
 
@@ -236,6 +236,12 @@ mod tests {
         expected(Isa::Avx512, 32, F32, "Winograd F(4x4), f32", "f32", "f32");
         // Stored as bf16, and multiplied in single precision.
         expected(Isa::Avx2, 32, Bf16, "Winograd F(4x4), f32", "f32", "f32");
+        let rough = |side| {
+            let mut graph = network(side, Bf16);
+            graph.set_shortcuts(Shortcuts::Rough);
+            names(&graph, Isa::Avx512).swap_remove(0)
+        };
+        assert_eq!([32, 16].map(rough), ["Winograd F(4x4), bf16", "Winograd F(2x2), bf16"]);
         let direct = network(32, F32).in_single_precision();
         assert_eq!(names(&direct, Isa::Avx512)[0], "direct, f32");
     }

@@ -1,7 +1,7 @@
 //! Nodes that are matrix products at heart: linear layers, convolutions, attention.
 
 use velatura_graph::op::{Attention, Epilogue, MatMul, Window};
-use velatura_graph::{DType, Graph, Node, Op, ValueId};
+use velatura_graph::{DType, Graph, Node, Op, Shortcuts, ValueId};
 
 use super::dispatch::Frame;
 use crate::Data;
@@ -49,12 +49,15 @@ pub(super) fn packed_weight(graph: &Graph, node: usize, isa: Isa) -> Option<(usi
 pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgorithm {
     let trained = || graph.nodes().iter().any(|node| matches!(node.op, Op::Conv2dWeightGradient(_)));
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
+    let rough = graph.shortcuts() == Shortcuts::Rough;
     let tiling = geometry(graph, node).and_then(|g| match node.op {
         Op::Conv2dWeightGradient(_) => gemm::winograd_pays_for_weight_gradient(&g),
-        Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained()),
-        _ => gemm::winograd_pays(&g, computed, !trained()),
+        Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained(), rough),
+        _ => gemm::winograd_pays(&g, computed, !trained(), rough),
     });
-    tiling.filter(|_| !graph.is_direct()).map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
+    tiling
+        .filter(|_| graph.shortcuts() > Shortcuts::None)
+        .map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
 /// How a linear layer, or the gradient of its input, is computed: by the rows of one image, so that a picture does not depend on
@@ -67,7 +70,7 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     };
     let [_, inputs, outputs] = layer_sizes(graph, node);
     let computed = gemm::compute_dtype(isa, ty.dtype);
-    match gemm::strassen_pays(tokens, inputs, outputs, computed) && !graph.is_direct() {
+    match gemm::strassen_pays(tokens, inputs, outputs, computed) && graph.shortcuts() > Shortcuts::None {
         true => LinearAlgorithm::Strassen,
         false => LinearAlgorithm::Direct,
     }

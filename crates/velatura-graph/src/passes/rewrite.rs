@@ -13,7 +13,7 @@ pub(super) struct Rewriter<'a> {
 
 impl<'a> Rewriter<'a> {
     pub(super) fn new(old: &'a Graph) -> Self {
-        let new = Graph { direct: old.direct, ..Graph::default() };
+        let new = Graph { shortcuts: old.shortcuts, ..Graph::default() };
         Rewriter { old, new, map: vec![None; old.values().len()] }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use half::bf16;
 use velatura_cpu::{CancelToken, Data, Executor, Line, Runtime, Values, WeightStore, algorithm};
-use velatura_graph::{ALONE, DType, Graph, Op};
+use velatura_graph::{ALONE, DType, Graph, Op, Shortcuts};
 
 use super::random::{Draws, Spread};
 use crate::Error;
@@ -50,7 +50,7 @@ fn measured(runtime: &Runtime, line: &Line) -> Option<Graph> {
     );
     // What a layer is computed by may follow from the graph that it was in.
     if algorithm(&graph, node, runtime.isa) != line.algorithm {
-        graph.set_direct();
+        graph.set_shortcuts(Shortcuts::None);
     }
     let exact = graph.in_single_precision();
     let rounds = graph.values() != exact.values() || algorithm(&exact, node, runtime.isa) != line.algorithm;
@@ -150,7 +150,7 @@ mod tests {
         b.output("y", y.permute(&[0, 2, 1]));
         let mut graph = for_inference(b.finish().unwrap(), precision);
         if direct {
-            graph.set_direct();
+            graph.set_shortcuts(Shortcuts::None);
         }
         let mut profile = Profile::new(isa);
         (0..graph.nodes().len()).for_each(|node| profile.add(&graph, node, Duration::ZERO));

@@ -17,9 +17,11 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Stores brain floating-point numbers, rounded to nearest even.
     unsafe fn store_bf16(self, to: *mut u16);
-    /// Stores the lanes of `self` and `high` as pairs of brain floating-point numbers, rounded to nearest even. Only where the
+    /// The lanes of `self` and `high` as pairs of brain floating-point numbers, rounded to nearest even. Only where the
     /// instruction set multiplies them: AVX-512.
-    unsafe fn store_pairs(self, high: Self, to: *mut u32);
+    unsafe fn pairs(self, high: Self) -> Self;
+    /// The first numbers of pairs, and the second ones. Only where [`Lanes::pairs`] is.
+    unsafe fn numbers(self) -> [Self; 2];
     unsafe fn add(self, b: Self) -> Self;
     unsafe fn sub(self, b: Self) -> Self;
     /// `self + a * b`
@@ -110,7 +112,11 @@ impl Lanes for Plain {
         unsafe { to.cast::<[u16; 8]>().write_unaligned(bits) }
     }
     #[inline(always)]
-    unsafe fn store_pairs(self, _: Self, _: *mut u32) {
+    unsafe fn pairs(self, _: Self) -> Self {
+        unreachable!("the portable kernels compute in single precision")
+    }
+    #[inline(always)]
+    unsafe fn numbers(self) -> [Self; 2] {
         unreachable!("the portable kernels compute in single precision")
     }
     #[inline(always)]

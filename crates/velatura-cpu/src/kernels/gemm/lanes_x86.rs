@@ -47,7 +47,11 @@ impl Lanes for __m256 {
         }
     }
     #[inline(always)]
-    unsafe fn store_pairs(self, _: Self, _: *mut u32) {
+    unsafe fn pairs(self, _: Self) -> Self {
+        unreachable!("the AVX2 kernels compute in single precision")
+    }
+    #[inline(always)]
+    unsafe fn numbers(self) -> [Self; 2] {
         unreachable!("the AVX2 kernels compute in single precision")
     }
     #[inline(always)]
@@ -122,7 +126,7 @@ impl Lanes for __m512 {
         }
     }
     #[inline(always)]
-    unsafe fn store_pairs(self, high: Self, to: *mut u32) {
+    unsafe fn pairs(self, high: Self) -> Self {
         unsafe {
             // The low lanes' numbers and the high ones' behind them, then one of either in turn.
             let both: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, self));
@@ -130,7 +134,15 @@ impl Lanes for __m512 {
                 31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19,
                 3, 18, 2, 17, 1, 16, 0,
             );
-            _mm512_storeu_si512(to.cast(), _mm512_permutexvar_epi16(turns, both));
+            _mm512_castsi512_ps(_mm512_permutexvar_epi16(turns, both))
+        }
+    }
+    #[inline(always)]
+    unsafe fn numbers(self) -> [Self; 2] {
+        unsafe {
+            let bits = _mm512_castps_si512(self);
+            let high = _mm512_and_si512(bits, _mm512_set1_epi32(0xffff_0000u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)), _mm512_castsi512_ps(high)]
         }
     }
     #[inline(always)]

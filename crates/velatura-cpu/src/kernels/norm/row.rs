@@ -1,6 +1,10 @@
 //! Layer norm and RMS norm over the last axis.
 
-use crate::kernels::elementwise::dispatch::{Out, Shared, buffer_len, for_chunks, read, simd, with_scratch};
+use half::bf16;
+
+use crate::kernels::elementwise::dispatch::{
+    Out, Shared, buffer_len, for_chunks, read, round_bf16, simd, with_scratch,
+};
 use crate::kernels::elementwise::math::madd;
 use crate::kernels::elementwise::reduce::{add_into, sum_of};
 use crate::{Data, DataMut, Isa, ThreadPool};
@@ -74,17 +78,27 @@ pub fn row_norm(
                     // SAFETY: rows are disjoint.
                     unsafe { stats.slice(row * 2, 2) }.copy_from_slice(&[mean, rstd]);
                 }
-                // SAFETY: rows are disjoint.
-                unsafe {
-                    out.write(isa, row * c, c, |out| {
-                        normalise(isa, x, mean, rstd, out);
-                        if let Some(gamma) = gamma {
-                            scale_by(isa, gamma, out);
-                        }
-                        if let Some(beta) = beta {
-                            add_into(isa, beta, out);
-                        }
-                    });
+                match (gamma, beta, &out) {
+                    (Some(gamma), Some(beta), Out::F32(out)) => {
+                        // SAFETY: rows are disjoint.
+                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(row * c, c) });
+                    }
+                    (Some(gamma), Some(beta), Out::Bf16(out)) => {
+                        // SAFETY: as above.
+                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(row * c, c) });
+                    }
+                    // SAFETY: as above.
+                    _ => unsafe {
+                        out.write(isa, row * c, c, |out| {
+                            normalise(isa, x, mean, rstd, out);
+                            if let Some(gamma) = gamma {
+                                scale_by(isa, gamma, out);
+                            }
+                            if let Some(beta) = beta {
+                                add_into(isa, beta, out);
+                            }
+                        });
+                    },
                 }
             }
         });
@@ -221,6 +235,34 @@ simd! {
     fn normalise(x: &[f32], mean: f32, rstd: f32, out: &mut [f32]) {
         for (o, &x) in out.iter_mut().zip(x) {
             *o = (x - mean) * rstd;
+        }
+    }
+}
+
+/// How a result is stored.
+trait Stored {
+    fn of(x: f32) -> Self;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> f32 {
+        x
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn of(x: f32) -> bf16 {
+        round_bf16(x)
+    }
+}
+
+simd! {
+    /// [`normalise`], [`scale_by`] and [`add_into`] at once.
+    fn affine<T: Stored>(x: &[f32], mean: f32, rstd: f32, gamma: &[f32], beta: &[f32], out: &mut [T]) {
+        for (((o, &x), &gamma), &beta) in out.iter_mut().zip(x).zip(gamma).zip(beta) {
+            *o = T::of((x - mean) * rstd * gamma + beta);
         }
     }
 }

@@ -27,7 +27,6 @@ use right::Right;
 #[cfg(target_arch = "x86_64")]
 pub(super) use sums::x86;
 pub(super) use sums::{Operations, PORTABLE};
-use terms::{Operand, QUADRANTS};
 use velatura_graph::DType;
 
 /// Tiles of pairs of rows of a task.
@@ -125,30 +124,6 @@ pub(super) unsafe fn product(
                 ..linear::whole(weight, m, None, finish)
             };
             driver::run(pool, &product, 0, |block| linear::fill(x, 0, block));
-        }
-    }
-}
-
-/// Writes an operand of `bytes` bytes from quadrants.
-///
-/// # Safety
-/// The quadrants and `to` have as many bytes; nothing else writes there.
-unsafe fn combine(
-    plan: &Plan,
-    operand: Operand,
-    quadrants: [*const u8; QUADRANTS],
-    to: *mut u8,
-    bytes: usize,
-) {
-    let first = quadrants[operand.first];
-    // SAFETY: the caller's promise.
-    unsafe {
-        match operand.second {
-            Some((second, sign)) => {
-                let (first, second) = (first.cast(), quadrants[second].cast());
-                (plan.kernels.strassen.add)(first, second, sign, to.cast(), bytes / STEP);
-            }
-            None => std::ptr::copy_nonoverlapping(first, to, bytes),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The right operands: quadrants of the weight, and their sums.
 
 use super::super::tile::STEP;
-use super::terms::{QUADRANTS, RIGHT_SUMS, STEPS, Step};
-use super::{Plan, combine};
+use super::Plan;
+use super::terms::{RIGHT_SUMS, Step};
 use crate::ThreadPool;
 
 /// The weight: its panels, and room for the sums of its quadrants.
@@ -44,13 +44,11 @@ impl Right {
     /// # Safety
     /// The panels are there, and room for the sums, which nothing else uses meanwhile.
     pub(super) unsafe fn add_up(&self, pool: &ThreadPool) {
-        pool.run(self.plan.panels * STEPS.len(), |index, _| {
-            let (pair, step) = (index / STEPS.len(), &STEPS[index % STEPS.len()]);
-            let Some(to) = step.right_sum else { return };
-            let quadrants: [_; QUADRANTS] = std::array::from_fn(|q| self.quadrant(pair, q));
-            let (to, bytes) = (self.sum(pair, to), self.plan.panel_bytes());
-            // SAFETY: the caller's promise; each task makes a sum of its own.
-            unsafe { combine(&self.plan, step.right, quadrants, to, bytes) };
+        pool.run(self.plan.panels, |pair, _| {
+            let quadrants = std::array::from_fn(|q| self.quadrant(pair, q).cast());
+            let cells = self.plan.panel_bytes() / STEP;
+            // SAFETY: the caller's promise; each task makes the sums of a pair.
+            unsafe { (self.plan.kernels.strassen.right)(quadrants, self.sum(pair, 0).cast(), cells, cells) };
         });
     }
 }

@@ -1,49 +1,70 @@
 //! Sums of operands and of products, for each instruction set.
 
 use super::super::lanes::{Lanes, Plain};
+use super::terms::{Operand, QUADRANTS, STEPS};
 
 /// What is added up, compiled for an instruction set.
 pub(in super::super) struct Operations {
-    /// Writes `a + sign * b` for a number of cells of 32 bits, rounded to what they hold. The operands and the result have as
-    /// many cells.
-    pub add: unsafe fn(a: *const u32, b: *const u32, sign: f32, to: *mut u32, cells: usize),
+    /// Writes the left operands of all products, rounded to what the cells hold.
+    pub left: OperandsFn,
+    /// Writes the right operands that are sums.
+    pub right: OperandsFn,
     /// Adds `sign` times a product to the sums of a quadrant: `count` of either, whole vectors.
     pub accumulate: unsafe fn(sums: *mut f32, product: *const f32, sign: f32, count: usize),
 }
 
-/// Cells of a single-precision number, or of two brain floating-point numbers.
+/// Makes operands of `cells` cells of 32 bits, one every `stride` cells, from the four quadrants.
+pub(in super::super) type OperandsFn =
+    unsafe fn(quadrants: [*const u32; QUADRANTS], to: *mut u32, stride: usize, cells: usize);
+
+/// All operands of a side in one pass, which reads the quadrants once. A cell holds a single-precision number, or two brain
+/// floating-point numbers.
 #[inline(always)]
-unsafe fn add<L: Lanes, const PAIRS: bool>(
-    a: *const u32,
-    b: *const u32,
-    sign: f32,
+unsafe fn make<L: Lanes, const PAIRS: bool, const LEFT: bool>(
+    quadrants: [*const u32; QUADRANTS],
     to: *mut u32,
+    stride: usize,
     cells: usize,
 ) {
-    // SAFETY: the contract of `Operations`: numbers from `at` on, `n` of them, are inside.
+    // SAFETY: the contract of `Operations`: `n` cells from `at` on are inside.
     unsafe {
-        let sign = L::splat_bits((&raw const sign).cast());
-        let numbers = if PAIRS { 2 * cells } else { cells };
-        for at in (0..numbers).step_by(L::WIDTH) {
-            let n = L::WIDTH.min(numbers - at);
-            if PAIRS {
-                let (a, b, to) = (a.cast::<u16>().add(at), b.cast::<u16>().add(at), to.cast::<u16>().add(at));
+        for at in (0..cells).step_by(L::WIDTH) {
+            let n = L::WIDTH.min(cells - at);
+            let (mut stored, mut numbers) = ([L::zero(); QUADRANTS], [[L::zero(); 2]; QUADRANTS]);
+            for q in 0..QUADRANTS {
+                let from = quadrants[q].add(at).cast();
+                stored[q] = if n == L::WIDTH { L::load(from) } else { L::load_first(from, n) };
+                numbers[q] = if PAIRS { stored[q].numbers() } else { [stored[q]; 2] };
+            }
+            let mut place = 0;
+            for step in &STEPS {
+                let Operand { first, second } = if LEFT { step.left } else { step.right };
+                let operand = match second {
+                    Some((second, sign)) if PAIRS => {
+                        let low = combined(numbers[first][0], numbers[second][0], sign);
+                        low.pairs(combined(numbers[first][1], numbers[second][1], sign))
+                    }
+                    Some((second, sign)) => combined(stored[first], stored[second], sign),
+                    None if LEFT => stored[first],
+                    // A quadrant of the weight is used where it is.
+                    None => continue,
+                };
+                let to = to.add(place * stride + at).cast();
                 if n == L::WIDTH {
-                    L::load_bf16(a).multiply_add(sign, L::load_bf16(b)).store_bf16(to);
+                    operand.store(to)
                 } else {
-                    let sum = L::load_bf16_first(a, n).multiply_add(sign, L::load_bf16_first(b, n));
-                    sum.store_bf16_first(to, n);
+                    operand.store_first(to, n)
                 }
-            } else {
-                let (a, b, to) = (a.cast::<f32>().add(at), b.cast::<f32>().add(at), to.cast::<f32>().add(at));
-                if n == L::WIDTH {
-                    L::load(a).multiply_add(sign, L::load(b)).store(to);
-                } else {
-                    L::load_first(a, n).multiply_add(sign, L::load_first(b, n)).store_first(to, n);
-                }
+                place += 1;
             }
         }
     }
+}
+
+#[inline(always)]
+unsafe fn combined<L: Lanes>(a: L, b: L, sign: f32) -> L {
+    // SAFETY: the contract of `Lanes`.
+    unsafe { if sign > 0.0 { a.add(b) } else { a.sub(b) } }
 }
 
 #[inline(always)]
@@ -58,9 +79,14 @@ unsafe fn accumulate<L: Lanes>(sums: *mut f32, product: *const f32, sign: f32, c
     }
 }
 
-unsafe fn add_portable(a: *const u32, b: *const u32, sign: f32, to: *mut u32, cells: usize) {
+unsafe fn portable<const LEFT: bool>(
+    quadrants: [*const u32; QUADRANTS],
+    to: *mut u32,
+    stride: usize,
+    cells: usize,
+) {
     // SAFETY: the contract of `Operations`.
-    unsafe { add::<Plain, false>(a, b, sign, to, cells) }
+    unsafe { make::<Plain, false, LEFT>(quadrants, to, stride, cells) }
 }
 
 unsafe fn accumulate_portable(sums: *mut f32, product: *const f32, sign: f32, count: usize) {
@@ -69,18 +95,23 @@ unsafe fn accumulate_portable(sums: *mut f32, product: *const f32, sign: f32, co
 }
 
 pub(in super::super) const PORTABLE: Operations =
-    Operations { add: add_portable, accumulate: accumulate_portable };
+    Operations { left: portable::<true>, right: portable::<false>, accumulate: accumulate_portable };
 
 #[cfg(target_arch = "x86_64")]
 pub(in super::super) mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{Operations, accumulate, add};
+    use super::{Operations, QUADRANTS, accumulate, make};
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn add_avx2(a: *const u32, b: *const u32, sign: f32, to: *mut u32, cells: usize) {
+    unsafe fn avx2<const LEFT: bool>(
+        quadrants: [*const u32; QUADRANTS],
+        to: *mut u32,
+        stride: usize,
+        cells: usize,
+    ) {
         // SAFETY: the contract of `Operations`.
-        unsafe { add::<__m256, false>(a, b, sign, to, cells) }
+        unsafe { make::<__m256, false, LEFT>(quadrants, to, stride, cells) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -90,15 +121,25 @@ pub(in super::super) mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    unsafe fn add_avx512(a: *const u32, b: *const u32, sign: f32, to: *mut u32, cells: usize) {
+    unsafe fn avx512<const LEFT: bool>(
+        quadrants: [*const u32; QUADRANTS],
+        to: *mut u32,
+        stride: usize,
+        cells: usize,
+    ) {
         // SAFETY: the contract of `Operations`.
-        unsafe { add::<__m512, false>(a, b, sign, to, cells) }
+        unsafe { make::<__m512, false, LEFT>(quadrants, to, stride, cells) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
-    unsafe fn add_avx512_bf16(a: *const u32, b: *const u32, sign: f32, to: *mut u32, cells: usize) {
+    unsafe fn avx512_bf16<const LEFT: bool>(
+        quadrants: [*const u32; QUADRANTS],
+        to: *mut u32,
+        stride: usize,
+        cells: usize,
+    ) {
         // SAFETY: the contract of `Operations`.
-        unsafe { add::<__m512, true>(a, b, sign, to, cells) }
+        unsafe { make::<__m512, true, LEFT>(quadrants, to, stride, cells) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
@@ -108,9 +149,9 @@ pub(in super::super) mod x86 {
     }
 
     pub(in super::super::super) const AVX2: Operations =
-        Operations { add: add_avx2, accumulate: accumulate_avx2 };
+        Operations { left: avx2::<true>, right: avx2::<false>, accumulate: accumulate_avx2 };
     pub(in super::super::super) const AVX512: Operations =
-        Operations { add: add_avx512, accumulate: accumulate_avx512 };
+        Operations { left: avx512::<true>, right: avx512::<false>, accumulate: accumulate_avx512 };
     pub(in super::super::super) const AVX512_BF16: Operations =
-        Operations { add: add_avx512_bf16, accumulate: accumulate_avx512 };
+        Operations { left: avx512_bf16::<true>, right: avx512_bf16::<false>, accumulate: accumulate_avx512 };
 }

@@ -6,9 +6,9 @@ use super::super::driver::PANEL_BLOCK;
 use super::super::finish::{Finish, Sums};
 use super::super::prepare::Rows;
 use super::super::tile::{Lines, ROWS, STEP, Tile};
+use super::Plan;
 use super::right::Right;
 use super::terms::{QUADRANTS, STEPS};
-use super::{Plan, combine};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 
@@ -56,11 +56,12 @@ pub(super) unsafe fn task(
         for (i, row) in rows.enumerate() {
             (even[i], odd[i]) = (2 * row, 2 * row + 1);
             let from = x.data.wrapping_add(2 * row * x.stride);
-            let quadrants = std::array::from_fn(|q| from.wrapping_add(q / 2 * x.stride + q % 2 * half));
-            for (place, step) in STEPS.iter().enumerate() {
-                let to = left.wrapping_add(place * left_bytes + i * half);
-                // SAFETY: the caller's promise; the memory has all rows of all operands.
-                unsafe { combine(plan, step.left, quadrants, to, half) };
+            let quadrants =
+                std::array::from_fn(|q| from.wrapping_add(q / 2 * x.stride + q % 2 * half).cast());
+            let to = left.wrapping_add(i * half);
+            // SAFETY: the caller's promise; the memory has all rows of all operands.
+            unsafe {
+                (plan.kernels.strassen.left)(quadrants, to.cast(), left_bytes / STEP, half / STEP);
             }
         }
         let sums = sums.as_mut_ptr().cast();

@@ -97,9 +97,9 @@ const TRANSFORMED: usize = 8;
 /// enough that products and not transforms take the time. `computed` is the type of the products
 /// ([`compute_dtype`](super::compute_dtype)).
 ///
-/// Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
+/// `rough` allows brain floating-point numbers the tiling that rounds them half as much again. Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
 /// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to.
-pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Option<Tiling> {
+pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool, rough: bool) -> Option<Tiling> {
     let g = geometry;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
     let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
@@ -109,6 +109,7 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool) -> Op
         _ if !slides(g) || !wide || !repaid => None,
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
+        (1024.., _) if rough => Some(Tiling::Large),
         (1024.., _) | (256.., DType::F32) => Some(Tiling::Wide),
         (64.., _) => Some(Tiling::Small),
         _ => None,

@@ -286,7 +286,7 @@ unsafe fn panels<L: Lanes, const PAIRS: bool, const NARROW: bool, const GRADIENT
                         for j in 0..4 {
                             let to = to.wrapping_add((i * 4 + j) * t.point + at);
                             if PAIRS {
-                                points[0][i][j].store_pairs(points[1][i][j], to);
+                                points[0][i][j].pairs(points[1][i][j]).store(to.cast());
                             } else {
                                 points[0][i][j].store(to.cast());
                             }
