@@ -135,17 +135,22 @@ pub(super) unsafe fn product(
 unsafe fn run(pool: &ThreadPool, right: &Right, x: Rows, finish: &Finish) {
     let plan = &right.plan;
     let tiles = plan.rows.div_ceil(ROWS);
-    // Blocks of about the same size.
-    let block = tiles.div_ceil(tiles.div_ceil(TASK_TILES));
-    let blocks = tiles.div_ceil(block);
+    let threads = pool.threads();
+    // Of few blocks every thread gets as many.
+    let blocks = tiles.div_ceil(TASK_TILES);
+    let blocks = if blocks < ENOUGH_TASKS * threads { blocks.next_multiple_of(threads) } else { blocks };
     let together = (GROUP_COLUMNS / plan.kernels.panel).max(1);
     let most_parts = (plan.panels / (LEAST_PAIRS * together)).max(1);
-    let part = plan.panels.div_ceil((ENOUGH_TASKS * pool.threads()).div_ceil(blocks).min(most_parts));
+    let part = plan.panels.div_ceil((ENOUGH_TASKS * threads).div_ceil(blocks).min(most_parts));
     let parts = plan.panels.div_ceil(part);
     pool.run(blocks * parts, |index, _| {
-        let (row, panel) = (index / parts * block * ROWS, index % parts * part);
-        let rows = row..plan.rows.min(row + block * ROWS);
-        let panels = panel..plan.panels.min(panel + part);
+        let (block, panel) = (index / parts, index % parts * part);
+        // Of the same size, but for a tile.
+        let [first, end] = [block, block + 1].map(|block| plan.rows.min(tiles * block / blocks * ROWS));
+        let (rows, panels) = (first..end, panel..plan.panels.min(panel + part));
+        if rows.is_empty() {
+            return;
+        }
         // SAFETY: the caller's promise; tasks have rows or columns of their own.
         unsafe { task::task(right, x, finish, rows, panels, together) };
     });
