@@ -97,8 +97,9 @@ const TRANSFORMED: usize = 8;
 /// enough that products and not transforms take the time. `computed` is the type of the products
 /// ([`compute_dtype`](super::compute_dtype)).
 ///
-/// `rough` allows brain floating-point numbers the tiling that rounds them half as much again. Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
-/// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to.
+/// Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
+/// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to. `rough`
+/// allows brain floating-point numbers the largest tiling, which rounds them half as much again.
 pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool, rough: bool) -> Option<Tiling> {
     let g = geometry;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
