@@ -46,6 +46,12 @@ impl Finish {
         self.out.bf16 && self.residual.data.is_null()
     }
 
+    /// Whether nothing but a bias and a residual is added, and all is stored as brain floating-point numbers: most layers.
+    fn is_plain(&self) -> bool {
+        let halves = self.out.bf16 && (self.residual.data.is_null() || self.residual.bf16);
+        halves && self.activation.is_none() && self.gate.is_none() && self.per_image.data.is_null()
+    }
+
     /// Brings the lines of the output and the residual that the end of a tile will touch into the first-level cache.
     pub(super) fn fetch(&self, rows: &[usize], column: usize, columns: usize) {
         let halves = if self.gate.is_some() { 2 } else { 1 };
@@ -83,7 +89,14 @@ pub(super) type FinishFn = unsafe fn(&Finish, &Sums<'_>);
 unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
-        if let Some(gate) = f.gate {
+        if f.is_plain() && sums.columns.is_multiple_of(L::WIDTH) {
+            match (f.bias.is_null(), f.residual.data.is_null()) {
+                (false, false) => plain::<L, true, true>(f, sums),
+                (false, true) => plain::<L, true, false>(f, sums),
+                (true, false) => plain::<L, false, true>(f, sums),
+                (true, true) => plain::<L, false, false>(f, sums),
+            }
+        } else if let Some(gate) = f.gate {
             gated::<L>(isa, f, sums, gate);
         } else if let Some(activation) = f.activation {
             each::<L>(sums, |x, row, column, n| {
@@ -96,6 +109,31 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
             each::<L>(sums, |x, row, column, n| {
                 write(f, add_inputs(f, L::load(x), row, column, n), row, column, n);
             });
+        }
+    }
+}
+
+/// As [`finish`], where it [is plain](Finish::is_plain) and all vectors are whole: no question is asked for each.
+#[inline(always)]
+unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        let (out, residual) = (f.out.data.cast::<u16>(), f.residual.data.cast::<u16>().cast_const());
+        let bias = f.bias.wrapping_add(sums.column);
+        for (r, &row) in sums.rows.iter().enumerate() {
+            let x = sums.data.wrapping_add(r * sums.width);
+            let out = out.wrapping_add(row * f.out.stride + sums.column);
+            let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
+            for at in (0..sums.columns).step_by(L::WIDTH) {
+                let mut x = L::load(x.wrapping_add(at));
+                if BIAS {
+                    x = x.add(L::load(bias.wrapping_add(at)));
+                }
+                if RESIDUAL {
+                    x = x.add(L::load_bf16(residual.wrapping_add(at)));
+                }
+                x.store_bf16(out.wrapping_add(at));
+            }
         }
     }
 }

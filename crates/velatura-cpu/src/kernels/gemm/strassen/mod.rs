@@ -23,6 +23,7 @@ use super::packed::PackedMatrix;
 use super::prepare::Rows;
 use super::tile::{Kernels, ROWS, STEP};
 use crate::ThreadPool;
+use crate::kernels::LINE;
 use right::Right;
 #[cfg(target_arch = "x86_64")]
 pub(super) use sums::x86;
@@ -49,6 +50,12 @@ pub fn strassen_pays(tokens: usize, inputs: usize, outputs: usize, computed: DTy
         _ => (256 * 1024, inputs.max(outputs) >= 640),
     };
     pairs && wide && inputs >= 320 && tokens * inputs >= least
+}
+
+/// From one operand to the next, for operands of `bytes` bytes that are written and read side by side: not a multiple of 4096,
+/// where all of them would meet in the same lines of the first-level cache.
+fn apart(bytes: usize) -> usize {
+    bytes.next_multiple_of(8 * LINE) + LINE
 }
 
 /// How a product is divided.

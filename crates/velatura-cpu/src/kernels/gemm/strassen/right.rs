@@ -1,8 +1,8 @@
 //! The right operands: quadrants of the weight, and their sums.
 
 use super::super::tile::STEP;
-use super::Plan;
 use super::terms::{RIGHT_SUMS, Step};
+use super::{Plan, apart};
 use crate::ThreadPool;
 
 /// The weight: its panels, and room for the sums of its quadrants.
@@ -19,7 +19,7 @@ unsafe impl Sync for Right {}
 impl Right {
     /// Bytes of memory for the sums.
     pub(super) fn bytes(plan: &Plan) -> usize {
-        plan.panels * RIGHT_SUMS * plan.panel_bytes()
+        plan.panels * RIGHT_SUMS * apart(plan.panel_bytes())
     }
 
     fn quadrant(&self, pair: usize, quadrant: usize) -> *const u8 {
@@ -28,7 +28,7 @@ impl Right {
     }
 
     fn sum(&self, pair: usize, index: usize) -> *mut u8 {
-        self.sums.wrapping_add((pair * RIGHT_SUMS + index) * self.plan.panel_bytes())
+        self.sums.wrapping_add((pair * RIGHT_SUMS + index) * apart(self.plan.panel_bytes()))
     }
 
     /// The right operand of a product for a pair of panels.
@@ -46,9 +46,10 @@ impl Right {
     pub(super) unsafe fn add_up(&self, pool: &ThreadPool) {
         pool.run(self.plan.panels, |pair, _| {
             let quadrants = std::array::from_fn(|q| self.quadrant(pair, q).cast());
-            let cells = self.plan.panel_bytes() / STEP;
+            let [stride, cells] =
+                [apart(self.plan.panel_bytes()), self.plan.panel_bytes()].map(|bytes| bytes / STEP);
             // SAFETY: the caller's promise; each task makes the sums of a pair.
-            unsafe { (self.plan.kernels.strassen.right)(quadrants, self.sum(pair, 0).cast(), cells, cells) };
+            unsafe { (self.plan.kernels.strassen.right)(quadrants, self.sum(pair, 0).cast(), stride, cells) };
         });
     }
 }

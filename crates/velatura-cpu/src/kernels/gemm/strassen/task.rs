@@ -6,9 +6,9 @@ use super::super::driver::PANEL_BLOCK;
 use super::super::finish::{Finish, Sums};
 use super::super::prepare::Rows;
 use super::super::tile::{Lines, ROWS, STEP, Tile};
-use super::Plan;
 use super::right::Right;
 use super::terms::{QUADRANTS, STEPS};
+use super::{Plan, apart};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 
@@ -43,7 +43,7 @@ pub(super) unsafe fn task(
 ) {
     let plan = &right.plan;
     let half = plan.row_bytes();
-    let left_bytes = (rows.len() * half).next_multiple_of(LINE);
+    let left_bytes = apart(rows.len() * half);
     let all_left = STEPS.len() * left_bytes;
     let sums = (together * QUADRANTS + 1) * rows.len().next_multiple_of(ROWS) * plan.kernels.panel;
     let outputs = (2 * rows.len() * size_of::<usize>()).next_multiple_of(LINE);
@@ -59,9 +59,16 @@ pub(super) unsafe fn task(
             let quadrants =
                 std::array::from_fn(|q| from.wrapping_add(q / 2 * x.stride + q % 2 * half).cast());
             let to = left.wrapping_add(i * half);
+            // Those of the next pair are fetched meanwhile: they come from far away.
             // SAFETY: the caller's promise; the memory has all rows of all operands.
             unsafe {
-                (plan.kernels.strassen.left)(quadrants, to.cast(), left_bytes / STEP, half / STEP);
+                (plan.kernels.strassen.left)(
+                    quadrants,
+                    to.cast(),
+                    left_bytes / STEP,
+                    half / STEP,
+                    2 * x.stride,
+                );
             }
         }
         let sums = sums.as_mut_ptr().cast();
@@ -132,11 +139,26 @@ impl Task<'_> {
         let last = complete && product + 1 == STEPS.len();
         let sums = |quadrant: usize| self.sums.wrapping_add(quadrant * tiles * ROWS * width);
         let made = sums(step.begins.map_or(self.together * QUADRANTS, |q| place * QUADRANTS + q));
+        let left = self.left.wrapping_add(product * self.left_bytes + steps.start * STEP);
+        let pointers: [*const u8; ROWS] = std::array::from_fn(|r| left.wrapping_add(r * half));
+        let mut whole = Tile {
+            rows: &pointers,
+            segments: 1,
+            steps: steps.len(),
+            offset: 0,
+            row_step: STEP,
+            panel: panel.wrapping_add(steps.start * width * STEP),
+            panel_step: width * STEP,
+            panel_segment: 0,
+            panel_offsets: std::ptr::null(),
+            carry: steps.start > 0,
+            sums: made,
+            sums_stride: width,
+            next: [Lines::NONE; 2],
+        };
         for tile in 0..tiles {
             let (first, count) = (tile * ROWS, ROWS.min(rows - tile * ROWS));
             let at = first * width;
-            let left = self.left.wrapping_add(product * self.left_bytes + first * half + steps.start * STEP);
-            let pointers: [*const u8; ROWS] = std::array::from_fn(|r| left.wrapping_add(r * half));
             let finished = |q: usize| Sums {
                 data: sums(place * QUADRANTS + q).wrapping_add(at),
                 width,
@@ -149,25 +171,16 @@ impl Task<'_> {
                     .map(finished)
                     .for_each(|sums| self.finish.fetch(sums.rows, sums.column, width));
             }
-            let whole = Tile {
-                rows: &pointers,
-                segments: 1,
-                steps: steps.len(),
-                offset: 0,
-                row_step: STEP,
-                panel: panel.wrapping_add(steps.start * width * STEP),
-                panel_step: width * STEP,
-                panel_segment: 0,
-                panel_offsets: std::ptr::null(),
-                carry: steps.start > 0,
-                sums: made.wrapping_add(at),
-                sums_stride: width,
-                next: [
-                    // The rows of the next tile follow, or those of the next product.
-                    Lines { from: left.wrapping_add(ROWS * half), count: (count * half).div_ceil(LINE) },
-                    Lines::part(next_panel, next_bytes, tile, tiles),
-                ],
-            };
+            whole.offset = first * half;
+            whole.sums = made.wrapping_add(at);
+            whole.next = [
+                // The rows of the next tile follow, or those of the next product.
+                Lines {
+                    from: left.wrapping_add((first + ROWS) * half),
+                    count: (count * half).div_ceil(LINE),
+                },
+                Lines::part(next_panel, next_bytes, tile, tiles),
+            ];
             // SAFETY: the caller's promise; rows and sums of the tile are inside the task's.
             unsafe {
                 kernels.run(count, width, &whole);

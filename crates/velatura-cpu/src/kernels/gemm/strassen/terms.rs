@@ -78,6 +78,30 @@ pub(super) const STEPS: [Step; TERMS.len()] = {
     steps
 };
 
+/// The left operands of all products.
+pub(super) const LEFT_OPERANDS: [Operand; TERMS.len()] = {
+    let mut operands = [STEPS[0].left; TERMS.len()];
+    let mut i = 0;
+    while i < TERMS.len() {
+        operands[i] = STEPS[i].left;
+        i += 1;
+    }
+    operands
+};
+
+/// The right operands that are sums; a quadrant of the weight is used where it is.
+pub(super) const RIGHT_OPERANDS: [Operand; RIGHT_SUMS] = {
+    let mut operands = [STEPS[0].right; RIGHT_SUMS];
+    let mut i = 0;
+    while i < TERMS.len() {
+        if let Some(sum) = STEPS[i].right_sum {
+            operands[sum] = STEPS[i].right;
+        }
+        i += 1;
+    }
+    operands
+};
+
 const fn operand(coefficients: [i8; QUADRANTS]) -> Operand {
     let (mut first, mut second) = (QUADRANTS, None);
     let mut q = 0;
