@@ -84,7 +84,8 @@ impl Bench {
             let epilogue = Epilogue { bias: Some(&w[..n]), ..Epilogue::default() };
             for (name, algorithm) in [
                 (name.clone(), LinearAlgorithm::Direct),
-                (format!("{name} Strassen"), LinearAlgorithm::Strassen),
+                (format!("{name} Strassen"), LinearAlgorithm::Strassen(Levels::One)),
+                (format!("{name} Strassen twice"), LinearAlgorithm::Strassen(Levels::Two)),
             ] {
                 let mut memory = vec![0; linear_scratch_bytes(isa, dtype, [m, k, n], algorithm)];
                 self.report(&name, dtype, peak, flops, || {

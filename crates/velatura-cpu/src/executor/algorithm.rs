@@ -8,7 +8,7 @@ use velatura_graph::{DType, Graph, Op};
 use super::{parameter, products};
 use crate::Isa;
 use crate::kernels::attention;
-use crate::kernels::gemm::{self, ConvAlgorithm, LinearAlgorithm, Tiling};
+use crate::kernels::gemm::{self, ConvAlgorithm, Levels, LinearAlgorithm, Tiling};
 use crate::weights::{Form, bytes_of};
 
 /// In which numbers products are computed; sums are f32, or i32 of bytes.
@@ -27,8 +27,8 @@ pub enum Arithmetic {
 pub enum Method {
     /// A product of matrices, as it is written.
     Product,
-    /// The same by one level of Strassen's algorithm.
-    Strassen,
+    /// The same by Strassen's algorithm.
+    Strassen(Levels),
     /// A convolution as it is written.
     Direct,
     /// A convolution, or the gradient of its input, by Winograd's algorithm.
@@ -44,7 +44,7 @@ pub enum Method {
 impl Method {
     /// Whether it multiplies less than is written.
     pub fn multiplies_less(self) -> bool {
-        matches!(self, Method::Strassen | Method::Winograd(_) | Method::WinogradWeightGradient(_))
+        matches!(self, Method::Strassen(_) | Method::Winograd(_) | Method::WinogradWeightGradient(_))
     }
 }
 
@@ -87,7 +87,8 @@ impl fmt::Display for Algorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let method = match self.method {
             Method::Product => return self.arithmetic.fmt(f),
-            Method::Strassen => "Strassen",
+            Method::Strassen(Levels::One) => "Strassen",
+            Method::Strassen(Levels::Two) => "Strassen twice",
             Method::Direct => "direct",
             Method::Winograd(tiling) => &format!("Winograd F({})", pixels(tiling)),
             Method::WinogradWeightGradient(tiling) => &format!("Winograd F(3x3, {})", pixels(tiling)),
@@ -119,7 +120,7 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 | Form::LinearInt8Gated
                 | Form::LinearGradient(_) => match products::linear_algorithm(graph, at, isa) {
                     LinearAlgorithm::Direct => (Method::Product, computed()?),
-                    LinearAlgorithm::Strassen => (Method::Strassen, computed()?),
+                    LinearAlgorithm::Strassen(levels) => (Method::Strassen(levels), computed()?),
                 },
                 Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, computed()?),
                 Form::Winograd(_, tiling) | Form::WinogradGradient(_, tiling) if stored => {

@@ -70,10 +70,11 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     };
     let [_, inputs, outputs] = layer_sizes(graph, node);
     let computed = gemm::compute_dtype(isa, ty.dtype);
-    match gemm::strassen_pays(tokens, inputs, outputs, computed) && graph.shortcuts() > Shortcuts::None {
-        true => LinearAlgorithm::Strassen,
-        false => LinearAlgorithm::Direct,
-    }
+    let rough = graph.shortcuts() == Shortcuts::Rough;
+    let levels = gemm::strassen_pays(tokens, inputs, outputs, computed, rough);
+    levels
+        .filter(|_| graph.shortcuts() > Shortcuts::None)
+        .map_or(LinearAlgorithm::Direct, LinearAlgorithm::Strassen)
 }
 
 /// Rows, inputs and outputs of the product of a linear layer, or of the gradient of its input.

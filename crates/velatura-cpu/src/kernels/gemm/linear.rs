@@ -8,7 +8,7 @@ use super::int8;
 use super::packed::PackedMatrix;
 use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
-use super::strassen;
+use super::strassen::{self, Levels};
 use super::tile::{Kernels, ROWS, STEP};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
@@ -18,8 +18,8 @@ use velatura_graph::DType;
 pub enum LinearAlgorithm {
     /// As it is written.
     Direct,
-    /// One level of Strassen's algorithm where rows and depth can be halved; see [`strassen_pays`](super::strassen_pays).
-    Strassen,
+    /// Strassen's algorithm where rows and depth can be divided so often; see [`strassen_pays`](super::strassen_pays).
+    Strassen(Levels),
 }
 
 /// Bytes of scratch memory that [`linear`] needs for `[m, in]` stored as `storage` to `[m, out]`; often zero.
@@ -40,7 +40,7 @@ fn parts(
 ) -> [usize; 2] {
     let sums = match algorithm {
         LinearAlgorithm::Direct => 0,
-        LinearAlgorithm::Strassen => strassen::scratch_bytes(kernels, [m, inputs, outputs]),
+        LinearAlgorithm::Strassen(levels) => strassen::scratch_bytes(kernels, [m, inputs, outputs], levels),
     };
     [rows_bytes(kernels, storage, m, 1, inputs), sums]
 }
@@ -97,7 +97,9 @@ pub fn linear(
         let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory[0])?;
         match algorithm {
             LinearAlgorithm::Direct => product(pool, weight, x, m, None, &finish),
-            LinearAlgorithm::Strassen => strassen::product(pool, weight, x, m, &finish, memory[1]),
+            LinearAlgorithm::Strassen(levels) => {
+                strassen::product(pool, weight, x, m, &finish, levels, memory[1]);
+            }
         }
     }
     Ok(())

@@ -53,7 +53,7 @@ pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;
 pub use packed::{PackedMatrix, compute_dtype};
 pub use peak::{byte_peak, fma_peak};
-pub use strassen::strassen_pays;
+pub use strassen::{Levels, strassen_pays};
 pub use sums::{column_sums, column_sums_scratch_bytes};
 pub use weight_gradient::{conv2d_weight_gradient, conv2d_weight_gradient_scratch_bytes};
 pub use winograd::{Tiling, winograd_pays, winograd_pays_for_weight_gradient};

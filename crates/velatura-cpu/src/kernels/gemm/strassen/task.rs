@@ -1,4 +1,4 @@
-//! A task: some pairs of rows by some pairs of panels.
+//! A task: some groups of rows by some groups of panels.
 
 use std::ops::Range;
 
@@ -6,30 +6,28 @@ use super::super::driver::PANEL_BLOCK;
 use super::super::finish::{Finish, Sums};
 use super::super::prepare::Rows;
 use super::super::tile::{Lines, ROWS, STEP, Tile};
+use super::Plan;
+use super::left::Left;
 use super::right::Right;
 use super::terms::{QUADRANTS, STEPS};
-use super::{Plan, apart};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 
-/// Some pairs of rows.
+/// Some groups of rows.
 struct Task<'a> {
     plan: &'a Plan,
     right: &'a Right,
     finish: &'a Finish,
-    /// Rows of the output, even ones and odd ones.
-    outputs: [&'a [usize]; 2],
-    /// The left operands one after another, each with its rows of half the depth.
-    left: *const u8,
-    /// Bytes of a left operand.
-    left_bytes: usize,
-    /// Pairs of panels whose products are made at a time.
+    /// Rows of the output: of each group its first one, then of each its second, and so on.
+    outputs: &'a [usize],
+    left: Left,
+    /// Groups of panels whose products are made at a time.
     together: usize,
-    /// For each of those its quadrants, then a product that belongs to several: whole tiles.
+    /// For each of those its blocks, then a product that belongs to several: whole tiles.
     sums: *mut f32,
 }
 
-/// Makes those pairs of panels for those pairs of rows: first the left operands of all products, then group by group of panels.
+/// Makes those groups of panels for those groups of rows: first the left operands of all products, then panels by panels.
 ///
 /// # Safety
 /// As for [`product`](super::product); the sums of these panels are made.
@@ -41,106 +39,128 @@ pub(super) unsafe fn task(
     panels: Range<usize>,
     together: usize,
 ) {
-    let plan = &right.plan;
-    let half = plan.row_bytes();
-    let left_bytes = apart(rows.len() * half);
-    let all_left = STEPS.len() * left_bytes;
-    let sums = (together * QUADRANTS + 1) * rows.len().next_multiple_of(ROWS) * plan.kernels.panel;
-    let outputs = (2 * rows.len() * size_of::<usize>()).next_multiple_of(LINE);
-    with_scratch(outputs + all_left + sums * size_of::<f32>(), |memory: &mut [u8]| {
+    let (plan, count) = (&right.plan, rows.len());
+    let left_bytes = Left::bytes(plan, count);
+    let sums = (together * plan.blocks() + 1) * count.next_multiple_of(ROWS) * plan.kernels.panel;
+    let outputs = (plan.group_rows() * count * size_of::<usize>()).next_multiple_of(LINE);
+    with_scratch(outputs + left_bytes + sums * size_of::<f32>(), |memory: &mut [u8]| {
         let (outputs, memory) = memory.split_at_mut(outputs);
-        let (left, sums) = memory.split_at_mut(all_left);
+        let (left, sums) = memory.split_at_mut(left_bytes);
         let outputs: &mut [usize] = bytemuck::cast_slice_mut(outputs);
-        let (even, odd) = outputs[..2 * rows.len()].split_at_mut(rows.len());
-        let left = left.as_mut_ptr();
-        for (i, row) in rows.enumerate() {
-            (even[i], odd[i]) = (2 * row, 2 * row + 1);
-            let from = x.data.wrapping_add(2 * row * x.stride);
-            let quadrants =
-                std::array::from_fn(|q| from.wrapping_add(q / 2 * x.stride + q % 2 * half).cast());
-            let to = left.wrapping_add(i * half);
-            // Those of the next pair are fetched meanwhile: they come from far away.
-            // SAFETY: the caller's promise; the memory has all rows of all operands.
-            unsafe {
-                (plan.kernels.strassen.left)(
-                    quadrants,
-                    to.cast(),
-                    left_bytes / STEP,
-                    half / STEP,
-                    2 * x.stride,
-                );
-            }
+        let outputs = &mut outputs[..plan.group_rows() * count];
+        for (i, to) in outputs.iter_mut().enumerate() {
+            *to = (rows.start + i % count) * plan.group_rows() + i / count;
         }
+        // SAFETY: the caller's promise; the memory was sized for it.
+        let left = unsafe { Left::make(plan, x, rows, left.as_mut_ptr()) };
         let sums = sums.as_mut_ptr().cast();
-        let task = Task { plan, right, finish, outputs: [even, odd], left, left_bytes, together, sums };
+        let task = Task { plan, right, finish, outputs, left, together, sums };
         let mut first = panels.start;
         while first < panels.end {
             let group = first..panels.end.min(first + together);
             first = group.end;
             // SAFETY: the caller's promise.
-            unsafe { task.group(group, (first < panels.end).then_some(first)) };
+            unsafe { task.panels(group, (first < panels.end).then_some(first)) };
         }
     });
 }
 
+/// Of a product of the first level one of the last, and the first products there are.
+type Place = [usize; 2];
+const FIRST: Place = [0, 0];
+
 impl Task<'_> {
-    /// Makes some pairs of panels; `following` comes after them.
+    /// The product after this one.
+    fn after(&self, [outer, inner]: Place) -> Option<Place> {
+        match inner + 1 < STEPS.len() {
+            true => Some([outer, inner + 1]),
+            false => (outer + 1 < self.plan.outer_steps().len()).then_some([outer + 1, 0]),
+        }
+    }
+
+    /// Makes some groups of panels; `following` comes after them.
     ///
     /// # Safety
-    /// All pointers are valid, and the sums have room for the group.
-    unsafe fn group(&self, group: Range<usize>, following: Option<usize>) {
+    /// All pointers are valid, and the sums have room for the groups.
+    unsafe fn panels(&self, groups: Range<usize>, following: Option<usize>) {
         let bytes = self.plan.panel_bytes();
         let blocks = bytes.div_ceil(PANEL_BLOCK);
         let most = self.plan.steps.div_ceil(blocks);
         let width = self.plan.kernels.panel * STEP;
-        for (place, pair) in (0..STEPS.len()).flat_map(|place| group.clone().map(move |pair| (place, pair))) {
-            let next = if pair + 1 < group.end {
-                Some((place, pair + 1))
-            } else if place + 1 < STEPS.len() {
-                Some((place + 1, group.start))
-            } else {
-                following.map(|pair| (0, pair))
-            };
-            let next = next.map(|(place, pair)| self.right.operand(pair, &STEPS[place]));
-            let panel = self.right.operand(pair, &STEPS[place]);
-            for first in (0..self.plan.steps).step_by(most) {
-                let steps = first..self.plan.steps.min(first + most);
-                let next = match next {
-                    _ if steps.end < self.plan.steps => {
-                        (panel.wrapping_add(steps.end * width), steps.len() * width)
-                    }
-                    Some(next) => (next, most * width),
-                    None => (panel, 0),
+        let mut at = Some(FIRST);
+        while let Some(place) = at {
+            at = self.after(place);
+            for group in groups.clone() {
+                let next = match at {
+                    _ if group + 1 < groups.end => Some((group + 1, place)),
+                    Some(after) => Some((groups.start, after)),
+                    None => following.map(|group| (group, FIRST)),
                 };
-                // SAFETY: the caller's promise.
-                unsafe { self.block(place, pair, pair - group.start, panel, steps, next) };
+                let next = next.map(|(group, place)| self.right.operand(group, place));
+                let panel = self.right.operand(group, place);
+                for first in (0..self.plan.steps).step_by(most) {
+                    let steps = first..self.plan.steps.min(first + most);
+                    let next = match next {
+                        _ if steps.end < self.plan.steps => {
+                            (panel.wrapping_add(steps.end * width), steps.len() * width)
+                        }
+                        Some(next) => (next, most * width),
+                        None => (panel, 0),
+                    };
+                    // SAFETY: the caller's promise.
+                    unsafe { self.block(place, group, group - groups.start, panel, steps, next) };
+                }
             }
         }
     }
 
-    /// Some steps of product number `product` of a pair of panels, which is number `place` of its group.
+    /// Some steps of a product of a group of panels, which is number `together` of those made at a time.
     ///
     /// # Safety
-    /// As for [`Task::group`].
+    /// As for [`Task::panels`].
     unsafe fn block(
         &self,
-        product: usize,
-        pair: usize,
-        place: usize,
+        [outer, inner]: Place,
+        group: usize,
+        together: usize,
         panel: *const u8,
         steps: Range<usize>,
         (next_panel, next_bytes): (*const u8, usize),
     ) {
-        let step = &STEPS[product];
-        let (kernels, width, half) = (self.plan.kernels, self.plan.kernels.panel, self.plan.row_bytes());
-        let rows = self.outputs[0].len();
+        let plan = self.plan;
+        let (outside, inside) = (&plan.outer_steps()[outer], &STEPS[inner]);
+        let (kernels, width, row_bytes) = (plan.kernels, plan.kernels.panel, plan.row_bytes());
+        let rows = self.outputs.len() / plan.group_rows();
         let tiles = rows.div_ceil(ROWS);
-        let complete = steps.end == self.plan.steps;
-        let last = complete && product + 1 == STEPS.len();
-        let sums = |quadrant: usize| self.sums.wrapping_add(quadrant * tiles * ROWS * width);
-        let made = sums(step.begins.map_or(self.together * QUADRANTS, |q| place * QUADRANTS + q));
-        let left = self.left.wrapping_add(product * self.left_bytes + steps.start * STEP);
-        let pointers: [*const u8; ROWS] = std::array::from_fn(|r| left.wrapping_add(r * half));
+        let complete = steps.end == plan.steps;
+        let joined = complete && inner + 1 == STEPS.len();
+        let last = joined && outer + 1 == plan.outer_steps().len();
+        let block = |number: usize| self.sums.wrapping_add(number * tiles * ROWS * width);
+        // A quadrant of a quadrant of the result; behind those room for a product that begins none.
+        let sums =
+            |quadrant: usize, inside: usize| block(together * plan.blocks() + quadrant * QUADRANTS + inside);
+        let quadrant = outside.begins.unwrap_or(plan.sides() * plan.sides());
+        let made = match inside.begins {
+            Some(inside) => sums(quadrant, inside),
+            None => block(self.together * plan.blocks()),
+        };
+        let results = plan.sides() * plan.sides() * QUADRANTS;
+        // The lines of the output that the end of a tile touches are fetched with the last products, those of one result with each.
+        let left_over = plan.outer_steps().len() * STEPS.len() - (outer * STEPS.len() + inner);
+        let fetched = results.checked_sub(left_over).filter(|_| complete);
+        let finished = |first: usize, count: usize, result: usize| {
+            let (q, inside) = (result / QUADRANTS, result % QUADRANTS);
+            let row = inside / 2 * plan.sides() + q / plan.sides();
+            Sums {
+                data: sums(q, inside).wrapping_add(first * width),
+                width,
+                rows: &self.outputs[row * rows + first..][..count],
+                column: ((2 * group + inside % 2) * plan.sides() + q % plan.sides()) * width,
+                columns: width,
+            }
+        };
+        let left = self.left.operand([outer, inner]).wrapping_add(steps.start * STEP);
+        let pointers: [*const u8; ROWS] = std::array::from_fn(|r| left.wrapping_add(r * row_bytes));
         let mut whole = Tile {
             rows: &pointers,
             segments: 1,
@@ -158,40 +178,41 @@ impl Task<'_> {
         };
         for tile in 0..tiles {
             let (first, count) = (tile * ROWS, ROWS.min(rows - tile * ROWS));
-            let at = first * width;
-            let finished = |q: usize| Sums {
-                data: sums(place * QUADRANTS + q).wrapping_add(at),
-                width,
-                rows: &self.outputs[q / 2][first..first + count],
-                column: (2 * pair + q % 2) * width,
-                columns: width,
-            };
-            if last {
-                (0..QUADRANTS)
-                    .map(finished)
-                    .for_each(|sums| self.finish.fetch(sums.rows, sums.column, width));
+            if let Some(result) = fetched {
+                let sums = finished(first, count, result);
+                self.finish.fetch(sums.rows, sums.column, width);
             }
-            whole.offset = first * half;
-            whole.sums = made.wrapping_add(at);
+            whole.offset = first * row_bytes;
+            whole.sums = made.wrapping_add(first * width);
             whole.next = [
                 // The rows of the next tile follow, or those of the next product.
                 Lines {
-                    from: left.wrapping_add((first + ROWS) * half),
-                    count: (count * half).div_ceil(LINE),
+                    from: left.wrapping_add((first + ROWS) * row_bytes),
+                    count: (count * row_bytes).div_ceil(LINE),
                 },
                 Lines::part(next_panel, next_bytes, tile, tiles),
             ];
+            let add = |to: *mut f32, from: *mut f32, sign| {
+                let (to, from) = (to.wrapping_add(first * width), from.wrapping_add(first * width));
+                // SAFETY: the caller's promise; the tile's sums are inside both.
+                unsafe { (kernels.strassen.accumulate)(to, from, sign, count * width) };
+            };
             // SAFETY: the caller's promise; rows and sums of the tile are inside the task's.
-            unsafe {
-                kernels.run(count, width, &whole);
-                if complete {
-                    for (q, sign) in step.adds.into_iter().flatten() {
-                        let to = sums(place * QUADRANTS + q).wrapping_add(at);
-                        (kernels.strassen.accumulate)(to, made.wrapping_add(at), sign, count * width);
-                    }
+            unsafe { kernels.run(count, width, &whole) };
+            if complete {
+                for (inside, sign) in inside.adds.into_iter().flatten() {
+                    add(sums(quadrant, inside), made, sign);
                 }
-                if last {
-                    (0..QUADRANTS).map(finished).for_each(|sums| (kernels.finish)(self.finish, &sums));
+            }
+            if joined {
+                for (q, sign) in outside.adds.into_iter().flatten() {
+                    (0..QUADRANTS).for_each(|inside| add(sums(q, inside), sums(quadrant, inside), sign));
+                }
+            }
+            if last {
+                for result in 0..results {
+                    // SAFETY: as above.
+                    unsafe { (kernels.finish)(self.finish, &finished(first, count, result)) };
                 }
             }
         }

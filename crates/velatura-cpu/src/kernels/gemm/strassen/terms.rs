@@ -47,6 +47,12 @@ pub(super) struct Step {
     pub adds: [Option<(usize, f32)>; 2],
 }
 
+/// The matrices themselves as the only product: of two levels the first, where there is none.
+pub(super) const WHOLE: [Step; 1] = {
+    let whole = Operand { first: 0, second: None };
+    [Step { left: whole, right: whole, right_sum: None, begins: Some(0), adds: [None; 2] }]
+};
+
 /// Right operands that are sums.
 pub(super) const RIGHT_SUMS: usize = 5;
 
