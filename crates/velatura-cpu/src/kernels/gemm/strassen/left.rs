@@ -35,11 +35,12 @@ impl Left {
         let bytes = operand_bytes(plan, groups.len());
         let (make, row, group_bytes) =
             (plan.kernels.strassen.left, plan.row_bytes(), plan.group_rows() * x.stride);
+        let between_rows = if plan.twice() { 2 } else { 0 };
         // The next group's rows are fetched while they are read: they come from far away.
         let ahead = if plan.twice() { [group_bytes, 0] } else { [0, group_bytes] };
         for (i, group) in groups.enumerate() {
             let first = x.data.wrapping_add(group * group_bytes);
-            for line in 0..if plan.twice() { 2 } else { 0 } {
+            for line in 0..between_rows {
                 let quadrants: [_; QUADRANTS] = std::array::from_fn(|q| {
                     first.wrapping_add((2 * line + q / 2) * x.stride + q % 2 * 2 * row).cast()
                 });

@@ -189,7 +189,7 @@ pub(super) unsafe fn product(
     }
 }
 
-/// Makes all pairs of panels.
+/// Makes all groups of panels.
 ///
 /// # Safety
 /// As for [`product`]; the sums of the weight are made.
