@@ -140,6 +140,36 @@ fn a_denoiser_has_the_same_gradients() {
     assert_same(&run(&checkpointed), &run(&plain), 0.0);
 }
 
+#[test]
+fn what_much_arithmetic_made_small_is_kept() {
+    // 4 times the keys, and 2 times 9 times the channels, for each element of the result; the linear layers in
+    // between have too little of it.
+    let graph = |on: bool, keys: usize, channels: usize| {
+        trained(Precision::F32, |b| {
+            let p = b.params();
+            let x = b.input("x", &[1, 1, keys, channels], DType::F32);
+            let inner = || {
+                let weight = |name: &str, shape: &[usize]| p.get(name, shape, Init::Ones);
+                let h = x.linear(weight("in", &[channels, channels]), None).silu();
+                let h = h.conv2d(weight("conv", &[8, channels, 3, 3]), None, Window::new(1, 1)).silu();
+                let q = h.reshape(&[1, keys, 8]);
+                q.attention(q, q, None, 1, None, false).square()
+            };
+            let y = if on { b.checkpoint(inner) } else { inner() };
+            y.mean_all()
+        })
+    };
+    let again = |graph: &Graph, name: &str| {
+        graph.nodes().iter().filter(|n| n.recomputed && n.op.name() == name).count()
+    };
+    let (few, many) = (graph(true, 1023, 227), graph(true, 1024, 228));
+    for (name, of_few, of_many) in [("linear", 1, 1), ("conv2d", 1, 0), ("attention", 1, 0)] {
+        assert_eq!((again(&few, name), again(&many, name)), (of_few, of_many), "{name}");
+    }
+    let more = graph(true, 1024, 4);
+    assert_same(&run(&more), &run(&graph(false, 1024, 4)), 0.0);
+}
+
 /// A chain of residual blocks on images `[4, 32, 32, 16]`.
 fn chain(blocks: usize, checkpoint: bool, precision: Precision) -> Graph {
     trained(precision, |b| {

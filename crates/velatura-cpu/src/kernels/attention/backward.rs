@@ -11,7 +11,7 @@ use super::dot::Dot;
 use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
 use super::forward::{MAX_LANES, Parts, head_rows};
 use super::pack::{self, Head};
-use super::product::{Left, Product, Right, Single, for_runs, multiply};
+use super::product::{Left, Product, Right, Single, for_runs, multiply, multiply_but_half};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -222,8 +222,15 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
                     let left = Left { start: rows.as_ptr(), row: row_units, step: 1 };
                     let right = Right { start: tokens[at..].as_ptr(), step: columns };
                     let mut sum = Accumulate { to: sums[at..].as_mut_ptr(), stride: columns };
+                    // What fills up the last vector of columns is zeros.
+                    let half = P::HALVES && first + M == columns / lanes && columns - d >= lanes / 2;
                     // SAFETY: as above.
-                    unsafe { accumulate::<P, M>(left, right, keys, row_units, &mut sum) };
+                    unsafe {
+                        match half {
+                            true => multiply_but_half::<P, M>(left, right, keys, row_units, &mut sum),
+                            false => accumulate::<P, M>(left, right, keys, row_units, &mut sum),
+                        }
+                    }
                 });
             }
         }

@@ -64,6 +64,14 @@ impl<const BYTES: bool> Product for Dot<BYTES> {
             _mm512_dpbf16_ps(total, transmute::<__m512i, __m512bh>(a), transmute::<__m512i, __m512bh>(b))
         }
     }
+    const HALVES: bool = true;
+    #[inline(always)]
+    unsafe fn step_half(total: __m512, a: __m512i, b: __m512i) -> __m512 {
+        unsafe {
+            let [a, b] = [a, b].map(|x| transmute::<__m256i, __m256bh>(_mm512_castsi512_si256(x)));
+            _mm512_castps256_ps512(_mm256_dpbf16_ps(_mm512_castps512_ps256(total), a, b))
+        }
+    }
     const WHOLE: bool = true;
     const BASE: f32 = BASE;
     /// Exponents are whole 256ths.

@@ -35,6 +35,13 @@ pub(super) trait Product: Copy {
     unsafe fn whole(_total: Self::V) -> Self::V {
         unreachable!("the scores of this product are not of bytes")
     }
+    /// Whether the upper lanes of a vector can be left out at half the price.
+    const HALVES: bool = false;
+    /// As [`Product::step`], of the lower half of the lanes; the others may become anything.
+    #[inline(always)]
+    unsafe fn step_half(_total: Self::V, _a: Self::Operand, _b: Self::Operand) -> Self::V {
+        unreachable!("the vectors of this product have no halves")
+    }
     /// Whether weights are made in two parts, of whole numbers: see [`Product::exponents`].
     const WHOLE: bool = false;
     /// What the exponents of weights are counted from.
@@ -160,6 +167,12 @@ pub(super) struct Right {
     pub(super) step: usize,
 }
 
+/// What is special about a product: nothing, that it is of bytes, or that it takes the lower half of the last vector of lanes
+/// only. Constants of the code, which cannot be of an enum's type.
+const PLAIN: u8 = 0;
+const OF_BYTES: u8 = 1;
+const HALF: u8 = 2;
+
 /// All rows of a product over `N` vectors of lanes.
 #[inline(always)]
 pub(super) unsafe fn multiply<P: Product, const N: usize>(
@@ -171,7 +184,22 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
 ) {
     // SAFETY: the contract of this module.
     unsafe {
-        tiles::<P, N, false>(a, b, rows, steps, std::ptr::null(), finish);
+        tiles::<P, N, PLAIN>(a, b, rows, steps, std::ptr::null(), finish);
+    }
+}
+
+/// [`multiply`] where nobody reads the upper half of the last vector of lanes.
+#[inline(always)]
+pub(super) unsafe fn multiply_but_half<P: Product, const N: usize>(
+    a: Left,
+    b: Right,
+    rows: usize,
+    steps: usize,
+    finish: &mut impl Finish<P, N>,
+) {
+    // SAFETY: the contract of this module.
+    unsafe {
+        tiles::<P, N, HALF>(a, b, rows, steps, std::ptr::null(), finish);
     }
 }
 
@@ -188,14 +216,14 @@ pub(super) unsafe fn multiply_scores<P: Product, const N: usize>(
     // SAFETY: the contract of this module.
     unsafe {
         match P::BYTES {
-            true => tiles::<P, N, true>(a, b, rows, steps, start, finish),
-            false => tiles::<P, N, false>(a, b, rows, steps, start, finish),
+            true => tiles::<P, N, OF_BYTES>(a, b, rows, steps, start, finish),
+            false => tiles::<P, N, PLAIN>(a, b, rows, steps, start, finish),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tiles<P: Product, const N: usize, const BYTES: bool>(
+unsafe fn tiles<P: Product, const N: usize, const KIND: u8>(
     a: Left,
     b: Right,
     rows: usize,
@@ -208,31 +236,31 @@ unsafe fn tiles<P: Product, const N: usize, const BYTES: bool>(
     unsafe {
         if P::WIDE {
             while row + 8 <= rows {
-                tile::<P, 8, N, BYTES>(a, b, row, steps, start, finish);
+                tile::<P, 8, N, KIND>(a, b, row, steps, start, finish);
                 row += 8;
             }
         } else {
             while row + 6 <= rows {
-                tile::<P, 6, N, BYTES>(a, b, row, steps, start, finish);
+                tile::<P, 6, N, KIND>(a, b, row, steps, start, finish);
                 row += 6;
             }
         }
         if row + 4 <= rows {
-            tile::<P, 4, N, BYTES>(a, b, row, steps, start, finish);
+            tile::<P, 4, N, KIND>(a, b, row, steps, start, finish);
             row += 4;
         }
         if row + 2 <= rows {
-            tile::<P, 2, N, BYTES>(a, b, row, steps, start, finish);
+            tile::<P, 2, N, KIND>(a, b, row, steps, start, finish);
             row += 2;
         }
         if row < rows {
-            tile::<P, 1, N, BYTES>(a, b, row, steps, start, finish);
+            tile::<P, 1, N, KIND>(a, b, row, steps, start, finish);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
+unsafe fn tile<P: Product, const M: usize, const N: usize, const KIND: u8>(
     a: Left,
     b: Right,
     first: usize,
@@ -243,7 +271,7 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
     // SAFETY: the contract of this module.
     unsafe {
         let mut total = [[P::V::splat(0.0); N]; M];
-        if BYTES {
+        if KIND == OF_BYTES {
             for_values!(M, N, i, j => {
                 total[i][j] = P::V::load(start.add(j * P::V::LANES));
             });
@@ -253,17 +281,17 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
         // Two loops: with a branch in it values would not stay in registers.
         let beside = finish.waiting().min(steps);
         for _ in 0..beside {
-            step::<P, M, N, BYTES>(&mut total, left, a.row, right);
+            step::<P, M, N, KIND>(&mut total, left, a.row, right);
             finish.beside();
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
         for _ in beside..steps {
-            step::<P, M, N, BYTES>(&mut total, left, a.row, right);
+            step::<P, M, N, KIND>(&mut total, left, a.row, right);
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
-        if BYTES {
+        if KIND == OF_BYTES {
             for_values!(M, N, i, j => {
                 total[i][j] = P::whole(total[i][j]);
             });
@@ -273,7 +301,7 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const BYTES: bool>(
 }
 
 #[inline(always)]
-unsafe fn step<P: Product, const M: usize, const N: usize, const BYTES: bool>(
+unsafe fn step<P: Product, const M: usize, const N: usize, const KIND: u8>(
     total: &mut [[P::V; N]; M],
     left: *const u32,
     row: usize,
@@ -292,9 +320,10 @@ unsafe fn step<P: Product, const M: usize, const N: usize, const BYTES: bool>(
             let x = P::broadcast(left.add(i * row));
             let mut j = 0;
             while j < N {
-                total[i][j] = match BYTES {
-                    true => P::step_bytes(total[i][j], x, lanes[j]),
-                    false => P::step(total[i][j], x, lanes[j]),
+                total[i][j] = match KIND {
+                    OF_BYTES => P::step_bytes(total[i][j], x, lanes[j]),
+                    HALF if j == N - 1 => P::step_half(total[i][j], x, lanes[j]),
+                    _ => P::step(total[i][j], x, lanes[j]),
                 };
                 j += 1;
             }
