@@ -4,6 +4,7 @@ use half::bf16;
 
 use super::product::Product;
 use crate::Data;
+use crate::kernels::{LINE, fetch};
 
 /// One head's rows of a `[B, T, heads * D]` tensor: element `start + token * stride + d`.
 #[derive(Clone, Copy)]
@@ -21,7 +22,24 @@ impl Head<'_> {
         debug_assert!(start + self.width <= x.len());
         start..start + self.width
     }
+
+    /// Asks for the row that will be copied after some others. A head's rows lie far apart, where the processor does not look
+    /// for the next by itself.
+    #[inline(always)]
+    fn fetch_ahead(&self, token: usize) {
+        let (from, size) = match self.data {
+            Data::F32(x) => (x.as_ptr().cast::<u8>(), size_of::<f32>()),
+            Data::Bf16(x) => (x.as_ptr().cast::<u8>(), size_of::<bf16>()),
+            Data::I32(_) => unreachable!("checked on entry"),
+        };
+        let row = from.wrapping_add((self.start + (token + AHEAD) * self.stride) * size);
+        let before = row as usize % LINE;
+        fetch(row.wrapping_sub(before), before + self.width * size);
+    }
 }
+
+/// Rows between that which is copied and that which is fetched.
+const AHEAD: usize = 8;
 
 #[inline(always)]
 pub(super) fn wide(x: bf16) -> f32 {
@@ -38,6 +56,7 @@ fn bits_pair(a: bf16, b: bf16) -> u32 {
 pub(super) fn rows<P: Product>(head: Head<'_>, first: usize, count: usize, to: &mut [u32]) {
     let units = head.width.div_ceil(P::PAIR);
     for (token, to) in to.chunks_exact_mut(units).take(count).enumerate() {
+        head.fetch_ahead(first + token);
         match head.data {
             Data::F32(x) => {
                 let x = &x[head.row(x, first + token)];
@@ -75,6 +94,8 @@ pub(super) fn tokens<P: Product>(head: Head<'_>, first: usize, count: usize, wid
     for (unit, to) in to.chunks_exact_mut(width).take(units).enumerate() {
         let token = first + unit * P::PAIR;
         let second = P::PAIR == 2 && unit * 2 + 1 < count;
+        head.fetch_ahead(token);
+        head.fetch_ahead(token + 1);
         let (to, padding) = to.split_at_mut(head.width);
         padding.fill(0);
         match head.data {

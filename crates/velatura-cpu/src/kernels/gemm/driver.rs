@@ -7,7 +7,7 @@
 use super::finish::{Finish, Sums};
 use super::int8;
 use super::pack::Layout;
-use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use crate::ThreadPool;
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
@@ -284,6 +284,8 @@ unsafe fn run_panel(
                 carry: b > 0,
                 sums,
                 sums_stride: width,
+                adds: [Add::NONE; 2],
+                kept: true,
                 next,
             };
             let finished = Sums {

@@ -8,7 +8,7 @@ use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::pack::{Block, Layout, Number, pack_pairs, pack_singles};
 use super::scratch;
-use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::elementwise::dispatch::{Shared, for_chunks, simd, with_scratch};
 use crate::kernels::{LINE, fetch, fetch_far};
 use crate::{Data, Isa, ThreadPool};
@@ -271,6 +271,8 @@ impl<T: Number> Task<'_, T> {
                     carry,
                     sums: sums(first, p),
                     sums_stride: plan.stride(),
+                    adds: [Add::NONE; 2],
+                    kept: true,
                     next: [Lines::NONE; 2],
                 };
                 // SAFETY: both panels have these steps, the sums have whole vectors, and this task alone writes these.

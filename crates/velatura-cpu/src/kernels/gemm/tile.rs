@@ -50,8 +50,23 @@ pub(super) struct Tile {
     /// Where the accumulators go: rows of `sums_stride` elements, whole vectors.
     pub sums: *mut f32,
     pub sums_stride: usize,
+    /// Sums that the accumulators are added to while they are in registers, laid out as `sums`.
+    pub adds: [Add; 2],
+    /// Whether the accumulators are stored in `sums`, or wanted for `adds` alone.
+    pub kept: bool,
     /// What the next tiles will read, brought into the second-level cache meanwhile: a line for each step.
     pub next: [Lines; 2],
+}
+
+/// Sums that a tile is added to, with its sign; nowhere where `to` is null.
+#[derive(Clone, Copy)]
+pub(super) struct Add {
+    pub to: *mut f32,
+    pub sign: f32,
+}
+
+impl Add {
+    pub(super) const NONE: Add = Add { to: std::ptr::null_mut(), sign: 0.0 };
 }
 
 /// Successive lines of the caches, that may not be there: fetching is no reading.
@@ -212,9 +227,23 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
                 }
             }
         }
-        for r in 0..R {
-            for v in 0..V {
-                acc[r][v].store(t.sums.add(r * t.sums_stride + v * L::WIDTH));
+        if t.kept {
+            for r in 0..R {
+                for v in 0..V {
+                    acc[r][v].store(t.sums.add(r * t.sums_stride + v * L::WIDTH));
+                }
+            }
+        }
+        for add in &t.adds {
+            if add.to.is_null() {
+                break;
+            }
+            let sign = L::splat_bits((&raw const add.sign).cast());
+            for r in 0..R {
+                for v in 0..V {
+                    let to = add.to.add(r * t.sums_stride + v * L::WIDTH);
+                    L::load(to).multiply_add(sign, acc[r][v]).store(to);
+                }
             }
         }
     }

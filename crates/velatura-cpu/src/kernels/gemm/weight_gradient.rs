@@ -13,7 +13,7 @@ use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::linear_gradient::{LEFT, PANELS, linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 use super::pack::{Block, Layout, Number, pack_halves, pack_singles};
-use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use super::{scratch, winograd};
 use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
 use crate::{Data, Isa, ThreadPool};
@@ -447,6 +447,8 @@ impl<T: Number> Task<'_, T> {
                                 carry,
                                 sums: self.sums.wrapping_add(sums),
                                 sums_stride: plan.sums_stride(),
+                                adds: [Add::NONE; 2],
+                                kept: true,
                                 next: [Lines::NONE; 2],
                             };
                             let rows = ROWS.min(self.left_layout.columns - first);

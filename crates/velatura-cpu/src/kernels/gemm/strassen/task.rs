@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::super::driver::PANEL_BLOCK;
 use super::super::finish::{Finish, Sums};
 use super::super::prepare::Rows;
-use super::super::tile::{Lines, ROWS, STEP, Tile};
+use super::super::tile::{Add, Lines, ROWS, STEP, Tile};
 use super::Plan;
 use super::left::Left;
 use super::right::Right;
@@ -174,6 +174,9 @@ impl Task<'_> {
             carry: steps.start > 0,
             sums: made,
             sums_stride: width,
+            adds: [Add::NONE; 2],
+            // A product that begins no quadrant is kept only to be carried on.
+            kept: inside.begins.is_some() || !complete,
             next: [Lines::NONE; 2],
         };
         for tile in 0..tiles {
@@ -183,7 +186,8 @@ impl Task<'_> {
                 self.finish.fetch(sums.rows, sums.column, width);
             }
             whole.offset = first * row_bytes;
-            whole.sums = made.wrapping_add(first * width);
+            let at_tile = |sums: *mut f32| sums.wrapping_add(first * width);
+            whole.sums = at_tile(made);
             whole.next = [
                 // The rows of the next tile follow, or those of the next product.
                 Lines {
@@ -192,21 +196,21 @@ impl Task<'_> {
                 },
                 Lines::part(next_panel, next_bytes, tile, tiles),
             ];
-            let add = |to: *mut f32, from: *mut f32, sign| {
-                let (to, from) = (to.wrapping_add(first * width), from.wrapping_add(first * width));
-                // SAFETY: the caller's promise; the tile's sums are inside both.
-                unsafe { (kernels.strassen.accumulate)(to, from, sign, count * width) };
-            };
+            if complete {
+                whole.adds = inside.adds.map(|add| match add {
+                    Some((inside, sign)) => Add { to: at_tile(sums(quadrant, inside)), sign },
+                    None => Add::NONE,
+                });
+            }
             // SAFETY: the caller's promise; rows and sums of the tile are inside the task's.
             unsafe { kernels.run(count, width, &whole) };
-            if complete {
-                for (inside, sign) in inside.adds.into_iter().flatten() {
-                    add(sums(quadrant, inside), made, sign);
-                }
-            }
             if joined {
                 for (q, sign) in outside.adds.into_iter().flatten() {
-                    (0..QUADRANTS).for_each(|inside| add(sums(q, inside), sums(quadrant, inside), sign));
+                    for inside in 0..QUADRANTS {
+                        let (to, from) = (at_tile(sums(q, inside)), at_tile(sums(quadrant, inside)));
+                        // SAFETY: the caller's promise; the tile's sums are inside both.
+                        unsafe { (kernels.strassen.accumulate)(to, from, sign, count * width) };
+                    }
                 }
             }
             if last {

@@ -31,7 +31,7 @@ use super::conv::ConvGeometry;
 use super::error::GemmError;
 use super::finish::{Finish, Sums};
 use super::packed::PackedMatrix;
-use super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::{Data, ThreadPool};
@@ -298,6 +298,8 @@ unsafe fn products(
                     carry: false,
                     sums: sums[p * point + at * width..].as_mut_ptr(),
                     sums_stride: width,
+                    adds: [Add::NONE; 2],
+                    kept: true,
                     next: [
                         Lines::part(
                             rows.wrapping_add(transformed.point(block) + at * transformed.row),

@@ -17,7 +17,7 @@ use super::super::error::GemmError;
 use super::super::linear_gradient::add_parts;
 use super::super::pack::{Cells, Layout};
 use super::super::scratch;
-use super::super::tile::{Kernels, Lines, ROWS, STEP, Tile};
+use super::super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use super::super::transpose::transpose;
 use super::tiles::{Pixels, Reader, Tiles};
 use super::transform::{PanelTiles, TapSums};
@@ -263,6 +263,8 @@ unsafe fn products(
                         carry: first_group > groups.start,
                         sums: sums[p * point + first * width..].as_mut_ptr(),
                         sums_stride: width,
+                        adds: [Add::NONE; 2],
+                        kept: true,
                         next: [Lines::NONE; 2],
                     };
                     // SAFETY: the caller's promise; the sums have a row for every channel.
