@@ -1,12 +1,13 @@
 //! The gradient of a linear layer's weight: a reduction over rows.
 //!
-//! `dW[o][i] = sum over rows of dy[row][o] * x[row][i]`. A task takes some rows, and some columns of either operand;
-//! it copies them, a few rows at a time, into panels that stay in its caches, and adds up their products. What tasks
-//! found over different rows is added up last, in order. All of this depends on the shapes alone.
+//! `dW[o][i] = sum over rows of dy[row][o] * x[row][i]`. The operand with fewer columns is copied into panels first, once for
+//! all. A task then takes some rows and some columns of the other; it copies them, a few rows at a time, into panels that stay
+//! in its caches, and adds up their products with all of the first. What tasks found over different rows is added up last, in
+//! order. All of this depends on the shapes alone.
 
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
-use super::pack::{Block, Layout, Number, pack_pairs, pack_singles};
+use super::pack::{Block, Cells, Layout, Number, pack_pairs, pack_singles};
 use super::scratch;
 use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::elementwise::dispatch::{Shared, for_chunks, simd, with_scratch};
@@ -20,9 +21,10 @@ use velatura_graph::DType;
 pub(super) const PANELS: usize = if cfg!(test) { 2 << 10 } else { 192 << 10 };
 /// Steps that are worth a task of their own.
 const PART: usize = if cfg!(test) { 4 } else { 128 };
-/// The most outputs and inputs of a task, whole panels of either.
-const OUTPUTS: usize = 5 * LEFT;
-const INPUTS: usize = 256;
+/// Sums of a task that stay in the second-level cache while more is added to them.
+const SUMS: usize = 96 << 10;
+/// Panels of a task, where that many sums allow it.
+const OWN_PANELS: std::ops::RangeInclusive<usize> = 2..=5;
 /// Columns of a panel of the left operand: whole tiles, and whole vectors of every instruction set.
 pub(super) const LEFT: usize = 8 * ROWS;
 /// Tasks that keep a few threads evenly busy.
@@ -32,11 +34,11 @@ const ENOUGH_TASKS: usize = 16;
 struct Plan {
     kernels: &'static Kernels,
     rows: usize,
-    inputs: usize,
+    /// Columns of the left operand, `dy`, and of the right one, `x`.
     outputs: usize,
-    /// Outputs and inputs of a task.
-    outputs_of_task: usize,
-    inputs_of_task: usize,
+    inputs: usize,
+    /// Columns of a task, of the operand that has more.
+    own: usize,
     /// Steps of all rows, of one part of them, and of the panels made at a time.
     steps: usize,
     part: usize,
@@ -47,19 +49,49 @@ struct Plan {
 impl Plan {
     fn new(kernels: &'static Kernels, [rows, inputs, outputs]: [usize; 3]) -> Self {
         let steps = rows.div_ceil(kernels.depth());
-        // Whole panels, in blocks of about the same size.
-        let even = |columns: usize, most: usize, panel: usize| {
-            columns.div_ceil(panel).div_ceil(columns.div_ceil(most).max(1)).max(1) * panel
-        };
-        let outputs_of_task = even(outputs, OUTPUTS, LEFT);
-        let inputs_of_task = even(inputs, INPUTS, kernels.panel);
-        let blocks = outputs.div_ceil(outputs_of_task) * inputs.div_ceil(inputs_of_task);
-        let parts = ENOUGH_TASKS.div_ceil(blocks.max(1)).min(steps.div_ceil(PART)).max(1);
+        let (columns, panel) = if outputs >= inputs { (outputs, LEFT) } else { (inputs, kernels.panel) };
+        let shared = outputs.min(inputs);
+        // Whole panels, as many for each task.
+        let most = (SUMS / shared.max(1) / panel).clamp(*OWN_PANELS.start(), *OWN_PANELS.end());
+        let panels = columns.div_ceil(panel);
+        let own = panels.div_ceil(panels.div_ceil(most).max(1)).max(1) * panel;
+        let tasks = columns.div_ceil(own);
+        let parts = ENOUGH_TASKS.div_ceil(tasks.max(1)).min(steps.div_ceil(PART)).max(1);
         let part = steps.div_ceil(parts).max(1);
-        let width = outputs.min(outputs_of_task) + inputs.min(inputs_of_task);
-        let block = (PANELS / STEP / width.max(1)).clamp(8, part.max(8));
         let parts = steps.div_ceil(part).max(1);
-        Plan { kernels, rows, inputs, outputs, outputs_of_task, inputs_of_task, steps, part, block, parts }
+        let block = (PANELS / STEP / (own + LEFT)).clamp(8, part.max(8));
+        Plan { kernels, rows, inputs, outputs, own, steps, part, block, parts }
+    }
+
+    /// Whether tasks divide the left operand, and share the right one.
+    fn divides_left(&self) -> bool {
+        self.outputs >= self.inputs
+    }
+
+    /// The panels of some steps of the left operand.
+    fn left(&self, columns: usize, steps: usize) -> Layout {
+        Layout { columns, panel: LEFT, granule: self.kernels.lanes, steps }
+    }
+
+    /// Those of the operand that tasks share.
+    fn shared(&self, steps: usize) -> Layout {
+        match self.divides_left() {
+            true => Layout::right(self.kernels, self.inputs, steps),
+            false => self.left(self.outputs, steps),
+        }
+    }
+
+    /// Those of `columns` columns of the other.
+    fn own(&self, columns: usize, steps: usize) -> Layout {
+        match self.divides_left() {
+            true => self.left(columns, steps),
+            false => Layout::right(self.kernels, columns, steps),
+        }
+    }
+
+    /// Columns of the operand that tasks divide.
+    fn divided(&self) -> usize {
+        self.outputs.max(self.inputs)
     }
 
     /// Columns of the sums: whole vectors.
@@ -72,8 +104,11 @@ impl Plan {
         self.parts == 1 && self.stride() == self.inputs
     }
 
-    fn bytes(&self) -> usize {
-        if self.is_direct() { 0 } else { self.parts * self.outputs * self.stride() * size_of::<f32>() }
+    /// Bytes of the sums, where they are not the result, and of the panels that tasks share.
+    fn bytes(&self) -> [usize; 2] {
+        let sums =
+            if self.is_direct() { 0 } else { self.parts * self.outputs * self.stride() * size_of::<f32>() };
+        [sums, self.shared(self.steps).bytes()]
     }
 }
 
@@ -85,7 +120,7 @@ pub fn linear_weight_gradient_scratch_bytes(
     inputs: usize,
     outputs: usize,
 ) -> usize {
-    scratch::total(&[Plan::new(kernels_for(isa, storage), [m, inputs, outputs]).bytes()])
+    scratch::total(&Plan::new(kernels_for(isa, storage), [m, inputs, outputs]).bytes())
 }
 
 /// The gradient of a linear layer's weight: x `[m, in]` and dy `[m, out]`, stored alike, to `[out, in]`.
@@ -106,18 +141,19 @@ pub fn linear_weight_gradient(
     check_len(operation, "the gradient", m * outputs, dy.len())?;
     check_len(operation, "the output", outputs * inputs, out.len())?;
     let plan = Plan::new(kernels_for(isa, x.dtype()), [m, inputs, outputs]);
-    let [memory] = scratch::cut(operation, scratch, [plan.bytes()])?;
+    let [memory, shared] = scratch::cut(operation, scratch, plan.bytes())?;
     if m == 0 || out.is_empty() {
         out.fill(0.0);
         return Ok(());
     }
     // SAFETY: the memory was cut for it, aligned to 64, and is exclusively ours.
     let partial =
-        unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), plan.bytes() / size_of::<f32>()) };
+        unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), plan.bytes()[0] / size_of::<f32>()) };
+    let shared = Cells(shared.cast());
     let sums = Sums(if plan.is_direct() { out.as_mut_ptr() } else { partial.as_mut_ptr() });
     match (x, dy) {
-        (Data::F32(x), Data::F32(dy)) => multiply(pool, &plan, x, dy, sums),
-        (Data::Bf16(x), Data::Bf16(dy)) => multiply(pool, &plan, x, dy, sums),
+        (Data::F32(x), Data::F32(dy)) => multiply(pool, &plan, x, dy, shared, sums),
+        (Data::Bf16(x), Data::Bf16(dy)) => multiply(pool, &plan, x, dy, shared, sums),
         (x, dy) => return Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
     }
     if !plan.is_direct() {
@@ -132,78 +168,91 @@ struct Sums(*mut f32);
 // SAFETY: tasks write disjoint elements.
 unsafe impl Sync for Sums {}
 
-fn multiply<T: Number>(pool: &ThreadPool, plan: &Plan, x: &[T], dy: &[T], sums: Sums) {
-    let sums = &sums;
-    let (outputs, inputs) = (plan.outputs_of_task, plan.inputs_of_task);
-    let columns = plan.inputs.div_ceil(inputs);
-    let blocks = plan.outputs.div_ceil(outputs) * columns;
-    pool.run(blocks * plan.parts, |index, _| {
-        let (block, part) = (index % blocks, index / blocks);
-        let (output, input) = (block / columns * outputs, block % columns * inputs);
+fn multiply<T: Number>(pool: &ThreadPool, plan: &Plan, x: &[T], dy: &[T], shared: Cells, sums: Sums) {
+    let (sums, shared) = (&sums, &shared);
+    let [(divided, of_divided), (other, of_other)] = match plan.divides_left() {
+        true => [(dy, plan.outputs), (x, plan.inputs)],
+        false => [(x, plan.inputs), (dy, plan.outputs)],
+    };
+    let other = Side { data: other, first: 0, all: of_other };
+    let panels = plan.shared(1).panels();
+    // Blocks as tasks will take them.
+    let blocks_of_part = plan.part.div_ceil(plan.block);
+    pool.run(plan.parts * blocks_of_part * panels, |index, _| {
+        let (p, block) = (index % panels, index / panels);
+        let (part, block) = (block / blocks_of_part, block % blocks_of_part);
+        let end = plan.steps.min((part + 1) * plan.part);
+        let first = part * plan.part + block * plan.block;
+        if first < end {
+            let steps = first..end.min(first + plan.block);
+            let layout = plan.shared(steps.len());
+            let at = plan.shared(first).cells() + layout.start(p);
+            let count = steps.len() * layout.width(p);
+            // SAFETY: the memory was cut for all steps; panels of a block are disjoint.
+            let cells = unsafe { std::slice::from_raw_parts_mut(shared.at(at), count) };
+            other.pack_panel(plan, &layout, p, &steps, cells);
+        }
+    });
+    let tasks = plan.divided().div_ceil(plan.own);
+    pool.run(tasks * plan.parts, |index, _| {
+        let (first, part) = (index % tasks * plan.own, index / tasks);
+        let place = if plan.divides_left() { first * plan.stride() } else { first };
         let task = Task {
             plan,
-            left: Side {
-                data: dy,
-                first: output,
-                count: outputs.min(plan.outputs - output),
-                all: plan.outputs,
-            },
-            right: Side { data: x, first: input, count: inputs.min(plan.inputs - input), all: plan.inputs },
+            own: Side { data: divided, first, all: of_divided },
+            columns: plan.own.min(plan.divided() - first),
+            shared: shared.0,
             steps: part * plan.part..plan.steps.min((part + 1) * plan.part),
-            sums: sums.0.wrapping_add((part * plan.outputs + output) * plan.stride() + input),
+            sums: sums.0.wrapping_add(part * plan.outputs * plan.stride() + place),
         };
         task.run();
     });
 }
 
-/// Some columns of an operand `[rows, all]`.
+/// Columns of an operand `[rows, all]` from one on.
 struct Side<'a, T> {
     data: &'a [T],
     first: usize,
-    count: usize,
     all: usize,
 }
 
 impl<T: Number> Side<'_, T> {
-    /// Brings some steps into the second-level cache: each of their rows lies far from the last, where the processor does not
-    /// look for it by itself.
-    fn fetch(&self, plan: &Plan, steps: &Range<usize>) {
+    /// Brings `columns` columns of some steps into the second-level cache: each of their rows lies far from the last, where the
+    /// processor does not look for it by itself.
+    fn fetch(&self, plan: &Plan, columns: usize, steps: &Range<usize>) {
         let depth = plan.kernels.depth();
         for row in steps.start * depth..(steps.end * depth).min(plan.rows) {
             let from = self.data.as_ptr().wrapping_add(row * self.all + self.first).cast::<u8>();
-            for at in (0..self.count * size_of::<T>()).step_by(LINE) {
+            for at in (0..columns * size_of::<T>()).step_by(LINE) {
                 fetch_far(from.wrapping_add(at));
             }
         }
     }
 
-    /// Copies some steps into panels.
-    fn pack(&self, plan: &Plan, layout: &Layout, steps: &Range<usize>, cells: &mut [u32]) {
+    /// Copies some steps into a panel.
+    fn pack_panel(&self, plan: &Plan, layout: &Layout, p: usize, steps: &Range<usize>, cells: &mut [u32]) {
         let depth = plan.kernels.depth();
         let (first, end) = (steps.start * depth, (steps.end * depth).min(plan.rows));
-        for p in 0..layout.panels() {
-            let width = layout.width(p);
-            let cells = &mut cells[layout.start(p)..][..steps.len() * width];
-            let block = Block {
-                depth: end - first,
-                depth_stride: self.all,
-                columns: layout.valid(p),
-                column_stride: 1,
-                width,
-            };
-            let data = &self.data[first * self.all + self.first + p * layout.panel..];
-            match plan.kernels.pairs() {
-                true => pack_pairs(plan.kernels.isa, data, block, cells),
-                false => pack_singles(plan.kernels.isa, data, block, cells),
-            }
+        let block = Block {
+            depth: end - first,
+            depth_stride: self.all,
+            columns: layout.valid(p),
+            column_stride: 1,
+            width: layout.width(p),
+        };
+        let data = &self.data[first * self.all + self.first + p * layout.panel..];
+        match plan.kernels.pairs() {
+            true => pack_pairs(plan.kernels.isa, data, block, cells),
+            false => pack_singles(plan.kernels.isa, data, block, cells),
         }
     }
 }
 
 struct Task<'a, T> {
     plan: &'a Plan,
-    left: Side<'a, T>,
-    right: Side<'a, T>,
+    own: Side<'a, T>,
+    columns: usize,
+    shared: *const u32,
     steps: Range<usize>,
     sums: *mut f32,
 }
@@ -211,20 +260,19 @@ struct Task<'a, T> {
 impl<T: Number> Task<'_, T> {
     fn run(&self) {
         let plan = self.plan;
-        let layouts = |steps| {
-            let left = Layout { columns: self.left.count, panel: LEFT, granule: plan.kernels.lanes, steps };
-            (left, Layout::right(plan.kernels, self.right.count, steps))
-        };
-        let (left, right) = layouts(plan.block);
-        with_scratch(left.cells() + right.cells(), |cells: &mut [u32]| {
-            let (left_cells, right_cells) = cells.split_at_mut(left.cells());
+        with_scratch(plan.own(self.columns, plan.block).cells(), |cells: &mut [u32]| {
             for first in self.steps.clone().step_by(plan.block) {
                 let steps = first..self.steps.end.min(first + plan.block);
-                let (left, right) = layouts(steps.len());
-                self.left.pack(plan, &left, &steps, left_cells);
-                self.right.pack(plan, &right, &steps, right_cells);
+                let layout = plan.own(self.columns, steps.len());
+                for p in 0..layout.panels() {
+                    let cells = &mut cells[layout.start(p)..][..steps.len() * layout.width(p)];
+                    self.own.pack_panel(plan, &layout, p, &steps, cells);
+                }
+                let shared = self.shared.wrapping_add(plan.shared(first).cells());
+                let (own, shared) = ((layout, cells.as_ptr()), (plan.shared(steps.len()), shared));
+                let [left, right] = if plan.divides_left() { [own, shared] } else { [shared, own] };
                 let next = steps.end..self.steps.end.min(steps.end + plan.block);
-                self.add([&left, &right], [left_cells, right_cells], first > self.steps.start, next);
+                self.add(left, right, first > self.steps.start, next);
             }
         });
     }
@@ -232,39 +280,49 @@ impl<T: Number> Task<'_, T> {
     /// Adds the products of what was packed; `carry` on from what is there. Meanwhile the `next` steps are fetched.
     fn add(
         &self,
-        [left, right]: [&Layout; 2],
-        [left_cells, right_cells]: [&[u32]; 2],
+        (left, left_cells): (Layout, *const u32),
+        (right, right_cells): (Layout, *const u32),
         carry: bool,
         next: Range<usize>,
     ) {
         let plan = self.plan;
-        let tiles = right.panels() * left.columns.div_ceil(ROWS);
-        let share = next.len().div_ceil(tiles);
+        let tiles = left.columns.div_ceil(ROWS);
+        let share = next.len().div_ceil(right.panels() * tiles);
         let sums = |row: usize, p: usize| self.sums.wrapping_add(row * plan.stride() + p * right.panel);
+        let panel_of = |layout: &Layout, cells: *const u32, p: usize| {
+            let bytes = if p < layout.panels() { layout.steps * layout.width(p) * STEP } else { 0 };
+            (cells.wrapping_add(layout.start(p)).cast::<u8>(), bytes)
+        };
         for p in 0..right.panels() {
             let width = right.width(p);
-            for first in (0..left.columns).step_by(ROWS) {
+            let next_panel = panel_of(&right, right_cells, p + 1);
+            for (tile, first) in (0..left.columns).step_by(ROWS).enumerate() {
                 let panel = first / LEFT;
-                let start = left_cells[left.start(panel) + first % LEFT..].as_ptr();
+                let start = left_cells.wrapping_add(left.start(panel) + first % LEFT);
                 let rows: [*const u8; ROWS] = std::array::from_fn(|r| start.wrapping_add(r).cast());
-                let tile = p * left.columns.div_ceil(ROWS) + first / ROWS;
-                let fetched = (next.start + tile * share).min(next.end);
-                let fetched = fetched..next.end.min(fetched + share);
-                self.left.fetch(plan, &fetched);
-                self.right.fetch(plan, &fetched);
+                let fetched = (next.start + (p * tiles + tile) * share).min(next.end);
+                self.own.fetch(plan, self.columns, &(fetched..next.end.min(fetched + share)));
                 if !carry {
                     // Where the next tile's sums go, which nothing has touched yet.
                     for row in first + ROWS..left.columns.min(first + 2 * ROWS) {
                         fetch(sums(row, p).cast(), width * STEP);
                     }
                 }
+                // The next panel of the operand that is shared, and comes from further away.
+                let lines = match plan.divides_left() {
+                    true => Lines::part(next_panel.0, next_panel.1, tile, tiles),
+                    false => {
+                        let (from, bytes) = panel_of(&left, left_cells, panel + 1);
+                        Lines::part(from, bytes, first % LEFT / ROWS, LEFT / ROWS)
+                    }
+                };
                 let tile = Tile {
                     rows: &rows,
                     segments: 1,
                     steps: left.steps,
                     offset: 0,
                     row_step: left.width(panel) * STEP,
-                    panel: right_cells[right.start(p)..].as_ptr().cast(),
+                    panel: right_cells.wrapping_add(right.start(p)).cast(),
                     panel_step: width * STEP,
                     panel_segment: 0,
                     panel_offsets: std::ptr::null(),
@@ -273,7 +331,7 @@ impl<T: Number> Task<'_, T> {
                     sums_stride: plan.stride(),
                     adds: [Add::NONE; 2],
                     kept: true,
-                    next: [Lines::NONE; 2],
+                    next: [lines, Lines::NONE],
                 };
                 // SAFETY: both panels have these steps, the sums have whole vectors, and this task alone writes these.
                 unsafe { plan.kernels.run(ROWS.min(left.columns - first), width, &tile) };
