@@ -11,7 +11,7 @@ use super::dot::Dot;
 use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
 use super::forward::{MAX_LANES, Parts, head_rows};
 use super::pack::{self, Head};
-use super::product::{Left, Product, Right, Single, for_runs, multiply, multiply_but_half};
+use super::product::{Left, Product, Right, Single, for_runs, multiply, multiply_columns};
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -222,15 +222,10 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
                     let left = Left { start: rows.as_ptr(), row: row_units, step: 1 };
                     let right = Right { start: tokens[at..].as_ptr(), step: columns };
                     let mut sum = Accumulate { to: sums[at..].as_mut_ptr(), stride: columns };
-                    // What fills up the last vector of columns is zeros.
-                    let half = P::HALVES && first + M == columns / lanes && columns - d >= lanes / 2;
+                    // Columns that fill up the last vector are not read.
+                    let half = first + M == columns / lanes && columns - d >= lanes / 2;
                     // SAFETY: as above.
-                    unsafe {
-                        match half {
-                            true => multiply_but_half::<P, M>(left, right, keys, row_units, &mut sum),
-                            false => accumulate::<P, M>(left, right, keys, row_units, &mut sum),
-                        }
-                    }
+                    unsafe { multiply_columns::<P, M>(left, right, keys, row_units, half, &mut sum) };
                 });
             }
         }
@@ -388,7 +383,7 @@ unsafe fn tile<P: Product, const N: usize>(t: Tile<'_>) {
         let left = Left { start: t.k_tokens, row: 1, step: d };
         let right = Right { start: t.ds_units, step: width };
         let mut sum = Accumulate { to: t.dq, stride: width };
-        accumulate::<P, N>(left, right, d, keys.div_ceil(P::PAIR), &mut sum);
+        multiply::<P, N>(left, right, d, keys.div_ceil(P::PAIR), &mut sum);
     }
 }
 
@@ -408,20 +403,4 @@ unsafe fn loaded<P: Product, const N: usize>(from: *const f32) -> [P::V; N] {
         }
         vectors
     }
-}
-
-/// [`multiply`] with its finishing step named, for inference.
-///
-/// # Safety
-/// As for [`multiply`].
-#[inline(always)]
-unsafe fn accumulate<P: Product, const N: usize>(
-    left: Left,
-    right: Right,
-    rows: usize,
-    steps: usize,
-    sum: &mut Accumulate,
-) {
-    // SAFETY: the contract of this function.
-    unsafe { multiply::<P, N>(left, right, rows, steps, sum) }
 }

@@ -94,8 +94,9 @@ pub(super) fn tokens<P: Product>(head: Head<'_>, first: usize, count: usize, wid
     for (unit, to) in to.chunks_exact_mut(width).take(units).enumerate() {
         let token = first + unit * P::PAIR;
         let second = P::PAIR == 2 && unit * 2 + 1 < count;
-        head.fetch_ahead(token);
-        head.fetch_ahead(token + 1);
+        for token in token..token + P::PAIR {
+            head.fetch_ahead(token);
+        }
         let (to, padding) = to.split_at_mut(head.width);
         padding.fill(0);
         match head.data {

@@ -188,18 +188,22 @@ pub(super) unsafe fn multiply<P: Product, const N: usize>(
     }
 }
 
-/// [`multiply`] where nobody reads the upper half of the last vector of lanes.
+/// [`multiply`]; nobody reads the upper `half` of the last vector of lanes, if so said.
 #[inline(always)]
-pub(super) unsafe fn multiply_but_half<P: Product, const N: usize>(
+pub(super) unsafe fn multiply_columns<P: Product, const N: usize>(
     a: Left,
     b: Right,
     rows: usize,
     steps: usize,
+    half: bool,
     finish: &mut impl Finish<P, N>,
 ) {
     // SAFETY: the contract of this module.
     unsafe {
-        tiles::<P, N, HALF>(a, b, rows, steps, std::ptr::null(), finish);
+        match P::HALVES && half {
+            true => tiles::<P, N, HALF>(a, b, rows, steps, std::ptr::null(), finish),
+            false => tiles::<P, N, PLAIN>(a, b, rows, steps, std::ptr::null(), finish),
+        }
     }
 }
 

@@ -22,9 +22,9 @@ pub(super) const PANELS: usize = if cfg!(test) { 2 << 10 } else { 192 << 10 };
 /// Steps that are worth a task of their own.
 const PART: usize = if cfg!(test) { 4 } else { 128 };
 /// Sums of a task that stay in the second-level cache while more is added to them.
-const SUMS: usize = 96 << 10;
-/// Panels of a task, where that many sums allow it.
-const OWN_PANELS: std::ops::RangeInclusive<usize> = 2..=5;
+const SUMS: usize = if cfg!(test) { 1 << 10 } else { 96 << 10 };
+/// The fewest and the most columns of a task; in between as many as those sums allow.
+const OWN: [usize; 2] = if cfg!(test) { [LEFT, 64] } else { [128, 256] };
 /// Columns of a panel of the left operand: whole tiles, and whole vectors of every instruction set.
 pub(super) const LEFT: usize = 8 * ROWS;
 /// Tasks that keep a few threads evenly busy.
@@ -52,7 +52,7 @@ impl Plan {
         let (columns, panel) = if outputs >= inputs { (outputs, LEFT) } else { (inputs, kernels.panel) };
         let shared = outputs.min(inputs);
         // Whole panels, as many for each task.
-        let most = (SUMS / shared.max(1) / panel).clamp(*OWN_PANELS.start(), *OWN_PANELS.end());
+        let most = ((SUMS / shared.max(1)).clamp(OWN[0], OWN[1]) / panel).max(1);
         let panels = columns.div_ceil(panel);
         let own = panels.div_ceil(panels.div_ceil(most).max(1)).max(1) * panel;
         let tasks = columns.div_ceil(own);

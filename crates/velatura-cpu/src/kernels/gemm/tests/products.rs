@@ -106,7 +106,8 @@ fn a_deep_product_is_one_chain_whatever_the_blocks() {
 #[test]
 fn gradients_of_linear_layers() {
     everywhere(|isa, dtype| {
-        for [m, n, k] in [[1, 1, 1], [7, 65, 33], [50, 20, 130], [301, 9, 6]] {
+        for [m, n, k] in [[1, 1, 1], [7, 65, 33], [50, 20, 130], [301, 9, 6], [301, 70, 150], [301, 150, 70]]
+        {
             let what = format!("gradients {m} {n} {k} {dtype:?} {isa:?}");
             let mut noise = Noise(9);
             let (x, w, dy) = (noise.numbers(m * k), noise.numbers(n * k), noise.numbers(m * n));
