@@ -90,8 +90,8 @@ fn measure_peak(pool: &ThreadPool, isa: Isa, short: bool) -> f64 {
     let (lanes, run): (usize, unsafe fn(usize) -> f32) = match isa {
         Isa::Portable => return f64::NAN,
         Isa::Avx2 => (8, peak::fma256),
-        Isa::Avx512 if short => (32, peak::dot),
-        Isa::Avx512 => (16, peak::fma),
+        Isa::Avx512 | Isa::Amx if short => (32, peak::dot),
+        Isa::Avx512 | Isa::Amx => (16, peak::fma),
     };
     let seconds = best(|| {
         pool.run(pool.threads(), |_, _| {

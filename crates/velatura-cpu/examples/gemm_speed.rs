@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use half::bf16;
 use velatura_cpu::kernels::gemm::*;
-use velatura_cpu::{Data, DataMut, Isa, ThreadPool};
+use velatura_cpu::{AlignedBytes, Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
-/// Numbers in either type.
+/// Numbers in either type, that begin on a line of the caches as those of a plan do.
 struct Tensor {
     singles: Vec<f32>,
-    halves: Vec<bf16>,
+    memory: AlignedBytes,
     dtype: DType,
 }
 
@@ -25,19 +25,30 @@ impl Tensor {
             (state >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
         let singles: Vec<f32> = (0..count).map(|_| next()).collect();
-        let halves = singles.iter().map(|&x| bf16::from_f32(x)).collect();
-        Tensor { singles, halves, dtype }
+        let mut memory = AlignedBytes::zeroed(count * dtype.size());
+        match dtype {
+            DType::Bf16 => {
+                let to = memory.typed_mut::<bf16>().iter_mut();
+                to.zip(&singles).for_each(|(to, &x)| *to = bf16::from_f32(x));
+            }
+            _ => memory.typed_mut::<f32>()[..count].copy_from_slice(&singles),
+        }
+        Tensor { singles, memory, dtype }
     }
 
     fn data(&self) -> Data<'_> {
-        if self.dtype == DType::Bf16 { Data::Bf16(&self.halves) } else { Data::F32(&self.singles) }
+        let count = self.singles.len();
+        match self.dtype {
+            DType::Bf16 => Data::Bf16(&self.memory.typed()[..count]),
+            _ => Data::F32(&self.memory.typed()[..count]),
+        }
     }
 
     fn data_mut(&mut self) -> DataMut<'_> {
-        if self.dtype == DType::Bf16 {
-            DataMut::Bf16(&mut self.halves)
-        } else {
-            DataMut::F32(&mut self.singles)
+        let count = self.singles.len();
+        match self.dtype {
+            DType::Bf16 => DataMut::Bf16(&mut self.memory.typed_mut()[..count]),
+            _ => DataMut::F32(&mut self.memory.typed_mut()[..count]),
         }
     }
 }

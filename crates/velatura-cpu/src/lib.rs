@@ -1,4 +1,4 @@
-//! The CPU executor of Velatura: kernels for three instruction sets, a thread pool, an arena, and the
+//! The CPU executor of Velatura: kernels for four instruction sets, a thread pool, an arena, and the
 //! interpreter that runs a planned graph with them. It knows graphs and plans; it does not know what a
 //! model, a sampler or a file is. All unsafe code of the project lives here.
 

@@ -143,7 +143,7 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
             Op::Attention(op) => {
                 let computed = attention::compute_dtype(isa, (0..3).filter_map(dtype));
                 let keys = graph.ty(at.inputs[1]).shape[1];
-                let bytes = op.int8 && attention::scores_are_of_bytes(computed, keys);
+                let bytes = op.int8 && attention::scores_are_of_bytes(isa, computed, keys);
                 let method = if bytes { Method::OnlineSoftmaxOfBytes } else { Method::OnlineSoftmax };
                 (method, Arithmetic::of(computed))
             }

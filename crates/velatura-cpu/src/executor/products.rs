@@ -56,7 +56,7 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
         _ => gemm::winograd_pays(&g, computed, !trained(), rough),
     });
     tiling
-        .filter(|_| graph.shortcuts() > Shortcuts::None)
+        .filter(|_| graph.shortcuts() > Shortcuts::None && gemm::shortcuts_pay(isa, computed))
         .map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 
@@ -73,7 +73,7 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     let rough = graph.shortcuts() == Shortcuts::Rough;
     let levels = gemm::strassen_pays(tokens, inputs, outputs, computed, rough);
     levels
-        .filter(|_| graph.shortcuts() > Shortcuts::None)
+        .filter(|_| graph.shortcuts() > Shortcuts::None && gemm::shortcuts_pay(isa, computed))
         .map_or(LinearAlgorithm::Direct, LinearAlgorithm::Strassen)
 }
 

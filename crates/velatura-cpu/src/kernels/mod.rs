@@ -1,6 +1,8 @@
-//! The kernels: each folder holds one family, with a portable, an AVX2 and an AVX-512 form chosen by
+//! The kernels: each folder holds one family, with a portable, an AVX2, an AVX-512 and (products alone) an AMX form chosen by
 //! [`Isa`](crate::Isa), held by the same tests.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 mod bandwidth;
 pub mod elementwise;

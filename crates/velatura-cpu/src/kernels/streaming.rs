@@ -15,7 +15,7 @@ pub(crate) struct Streaming {
 impl Streaming {
     /// Of a result of so many bytes.
     pub(crate) fn new(isa: Isa, bytes: usize) -> Self {
-        Streaming { used: isa == Isa::Avx512 && bytes >= LARGE }
+        Streaming { used: isa >= Isa::Avx512 && bytes >= LARGE }
     }
 
     /// Has cells made: where they belong, or elsewhere when they are to be copied past the caches.

@@ -12,6 +12,8 @@ use super::finish::{Accumulate, Probabilities, Scale, Scores, Slopes};
 use super::forward::{MAX_LANES, Parts, head_rows};
 use super::pack::{self, Head};
 use super::product::{Left, Product, Right, Single, for_runs, multiply, multiply_columns};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
@@ -90,22 +92,26 @@ pub fn backward(
         dk: Out::new(gradients.k),
         dv: Out::new(gradients.v),
     };
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && kernel == Kernel::Dot {
+        return tiles::backward(pool, &job);
+    }
     pool.run(shape.batch * shape.heads, |head, _| run(kernel, &job, head));
 }
 
-struct Job<'a> {
-    isa: Isa,
-    shape: &'a AttentionShape,
-    q: Rows<'a>,
-    k: Rows<'a>,
-    v: Rows<'a>,
-    mask: Option<Mask<'a>>,
-    out: Rows<'a>,
-    dout: Rows<'a>,
-    lse: &'a [f32],
-    dq: Out<'a>,
-    dk: Out<'a>,
-    dv: Out<'a>,
+pub(super) struct Job<'a> {
+    pub(super) isa: Isa,
+    pub(super) shape: &'a AttentionShape,
+    pub(super) q: Rows<'a>,
+    pub(super) k: Rows<'a>,
+    pub(super) v: Rows<'a>,
+    pub(super) mask: Option<Mask<'a>>,
+    pub(super) out: Rows<'a>,
+    pub(super) dout: Rows<'a>,
+    pub(super) lse: &'a [f32],
+    pub(super) dq: Out<'a>,
+    pub(super) dk: Out<'a>,
+    pub(super) dv: Out<'a>,
 }
 
 fn run(kernel: Kernel, job: &Job<'_>, head: usize) {
@@ -250,7 +256,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
 /// The logarithms in units of log2, infinite where nothing is to come out, and `D = sum(dO * O)`, scaled; both negative, since
 /// they are subtracted.
 #[inline(always)]
-fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
+pub(super) fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mut [f32]) {
     let shape = job.shape;
     let out = head_rows(shape, &job.out, shape.q_tokens, head);
     let dout = head_rows(shape, &job.dout, shape.q_tokens, head);
@@ -301,7 +307,14 @@ fn dot(a: &Head<'_>, b: &Head<'_>, token: usize) -> f32 {
 }
 
 #[inline(always)]
-fn write_row(job: &Job<'_>, out: &Out<'_>, tokens: usize, head: usize, token: usize, values: &[f32]) {
+pub(super) fn write_row(
+    job: &Job<'_>,
+    out: &Out<'_>,
+    tokens: usize,
+    head: usize,
+    token: usize,
+    values: &[f32],
+) {
     let shape = job.shape;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
     let row = (sequence * tokens + token) * shape.heads + in_sequence;

@@ -8,10 +8,10 @@ use super::{AttentionShape, Mask};
 use crate::kernels::fetch;
 
 /// The sum of a block's weights from which on they are made anew, relative to a greater score: far from what overflows.
-const GREATEST_SUM: f32 = (1u64 << 40) as f32;
+pub(super) const GREATEST_SUM: f32 = (1u64 << 40) as f32;
 
 /// The same for the first block, where a sum may be too little.
-const LEAST_SUM: f32 = 1.0 / GREATEST_SUM;
+pub(super) const LEAST_SUM: f32 = 1.0 / GREATEST_SUM;
 
 /// Sums of a run that are brought into the first-level cache beforehand; more would push out what is read meanwhile.
 const FETCHED: usize = 4096;

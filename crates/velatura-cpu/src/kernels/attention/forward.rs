@@ -8,6 +8,8 @@ use super::block::{Block, block};
 use super::dot::Dot;
 use super::pack::{self, Head};
 use super::product::{Product, Single, for_runs};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
@@ -60,9 +62,13 @@ pub fn forward(
     );
     let kernel = Kernel::choose(isa, &[q.data, k.data, v.data]);
     let computed = compute_dtype(isa, [q, k, v].map(|rows| rows.data.dtype()));
-    let bytes = int8 && scores_are_of_bytes(computed, shape.k_tokens);
+    let bytes = int8 && scores_are_of_bytes(isa, computed, shape.k_tokens);
     let kernel = if bytes { kernel.with_bytes() } else { kernel };
     let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Amx && kernel == Kernel::Dot {
+        return tiles::forward(pool, &job);
+    }
     let tasks = shape.q_tokens.div_ceil(TASK.max(SUMS / shape.head_dim.max(1))).max(1);
     let queries = shape.q_tokens.div_ceil(tasks).next_multiple_of(RUN);
     pool.run(shape.batch * shape.heads * tasks, |index, _| {
@@ -253,7 +259,7 @@ impl<'a> Parts<'a> {
 
 /// Divides by the sums and writes the rows of the output.
 #[inline(always)]
-fn finish(
+pub(super) fn finish(
     job: &Job<'_>,
     head: usize,
     first: usize,

@@ -23,6 +23,8 @@ mod pack;
 mod product;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod vector;
 
 pub use backward::{Gradients, backward};
@@ -146,13 +148,13 @@ enum Kernel {
 /// The type in which products of inputs that are stored so are computed: brain floating point only where the instruction
 /// set multiplies it and all inputs are stored in it.
 pub fn compute_dtype(isa: Isa, inputs: impl IntoIterator<Item = DType>) -> DType {
-    let pairs = isa == Isa::Avx512 && inputs.into_iter().all(|dtype| dtype == DType::Bf16);
+    let pairs = isa.multiplies_bf16() && inputs.into_iter().all(|dtype| dtype == DType::Bf16);
     if pairs { DType::Bf16 } else { DType::F32 }
 }
 
 /// Whether scores that may be products of bytes are: where products are of brain floating point, and there are many keys.
-pub fn scores_are_of_bytes(computed: DType, k_tokens: usize) -> bool {
-    computed == DType::Bf16 && k_tokens >= FEWEST_KEYS
+pub fn scores_are_of_bytes(isa: Isa, computed: DType, k_tokens: usize) -> bool {
+    isa != Isa::Amx && computed == DType::Bf16 && k_tokens >= FEWEST_KEYS
 }
 
 impl Kernel {
@@ -168,10 +170,10 @@ impl Kernel {
     fn choose(isa: Isa, inputs: &[Data<'_>]) -> Self {
         #[cfg(target_arch = "x86_64")]
         match isa {
-            Isa::Avx512 if compute_dtype(isa, inputs.iter().map(Data::dtype)) == DType::Bf16 => {
+            Isa::Avx512 | Isa::Amx if compute_dtype(isa, inputs.iter().map(Data::dtype)) == DType::Bf16 => {
                 return Kernel::Dot;
             }
-            Isa::Avx512 => return Kernel::Avx512,
+            Isa::Avx512 | Isa::Amx => return Kernel::Avx512,
             Isa::Avx2 => return Kernel::Avx2,
             Isa::Portable => {}
         }

@@ -38,6 +38,20 @@ impl Head<'_> {
     }
 }
 
+impl Head<'_> {
+    /// Some of a token's channels, as pairs of brain floating-point numbers, of which the last may be half a one.
+    #[inline(always)]
+    pub(super) fn pairs(&self, token: usize, first: usize, to: &mut [u32]) {
+        let Data::Bf16(x) = self.data else { unreachable!("chosen for brain floating-point numbers") };
+        let x = &x[self.row(x, token)][2 * first..];
+        let count = x.len().min(2 * to.len());
+        if let Some(last) = to.last_mut() {
+            *last = 0;
+        }
+        bytemuck::cast_slice_mut::<u32, bf16>(to)[..count].copy_from_slice(&x[..count]);
+    }
+}
+
 /// Rows between that which is copied and that which is fetched.
 const AHEAD: usize = 8;
 

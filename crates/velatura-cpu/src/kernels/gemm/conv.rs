@@ -1,6 +1,6 @@
 //! Convolution of channels-last images, and the gradient of its input, as products with row pointers.
 
-use super::driver::{Product, RowBlock, run};
+use super::driver::{Product, RowBlock, Slide, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
 use super::finish::Finish;
@@ -235,6 +235,12 @@ impl Gather {
         }
     }
 
+    fn slide(&self) -> Option<Slide> {
+        let x = &self.x;
+        let slides = x.step == 1 && x.taps > 1 && x.count.is_multiple_of(32);
+        slides.then_some(Slide { taps: x.taps, backward: x.tap_step < 0 })
+    }
+
     /// # Safety
     /// `source` has the pixels of `batch` images; `finish` was bound for the pixels written.
     unsafe fn run(
@@ -258,6 +264,7 @@ impl Gather {
             item_panels: weight.layout(part).bytes(),
             item_columns: weight.columns,
             first_column: 0,
+            slide: self.slide(),
             dequantize: None,
             finish,
         };

@@ -4,6 +4,8 @@
 //! blocks where a panel is too big for that; sums are then carried on in memory, which changes no bit of
 //! the result. Nor does any other choice made here, since an element is always one chain of additions.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx;
 use super::finish::{Finish, Sums};
 use super::int8;
 use super::pack::Layout;
@@ -45,9 +47,19 @@ pub(super) struct Product<'a> {
     pub item_columns: usize,
     /// The first column of the output.
     pub first_column: usize,
+    /// Whether successive segments read a row's neighbours: see [`Slide`].
+    pub slide: Option<Slide>,
     /// For products of bytes.
     pub dequantize: Option<Dequantize<'a>>,
     pub finish: &'a Finish,
+}
+
+/// What is known of a convolution whose window slides pixel by pixel along lines of a multiple of 32 pixels of the output: of
+/// each `taps` successive segments the second reads what the first does, one row later, and so on; or one row earlier.
+#[derive(Clone, Copy)]
+pub(super) struct Slide {
+    pub taps: usize,
+    pub backward: bool,
 }
 
 /// What takes whole numbers back to what they stand for.
@@ -114,6 +126,11 @@ pub(super) unsafe fn run(
     if product.items * product.rows * product.columns == 0 {
         return;
     }
+    #[cfg(target_arch = "x86_64")]
+    if amx::takes(product) {
+        // SAFETY: the caller's promise; the kernels were chosen for the processor.
+        return unsafe { amx::run(pool, product, zeros, fill) };
+    }
     let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
     let (block, group) = plan(product, layout.panels());
     let blocks = product.rows.div_ceil(ROWS).div_ceil(block);
@@ -179,7 +196,7 @@ unsafe fn task(
 
 /// # Safety
 /// The sums hold the rows and columns that they name.
-unsafe fn dequantize(product: &Product<'_>, sums: &Sums<'_>) {
+pub(super) unsafe fn dequantize(product: &Product<'_>, sums: &Sums<'_>) {
     let Some(Dequantize { columns, rows }) = product.dequantize else { return };
     let range = sums.column..sums.column + sums.columns;
     let (offsets, scales) = (&columns.offsets[range.clone()], &columns.scales[range]);
@@ -232,7 +249,8 @@ fn neighbours(rows: &[*const u8; ROWS], bytes: usize) -> Lines {
     Lines { from: rows[0], count: (ROWS * apart).div_ceil(LINE) }
 }
 
-fn panel_start(product: &Product<'_>, layout: &Layout, item: usize, panel: usize) -> *const u8 {
+/// Where a panel begins.
+pub(super) fn panel_start(product: &Product<'_>, layout: &Layout, item: usize, panel: usize) -> *const u8 {
     product.panels.wrapping_add(item * product.item_panels + layout.start(panel) * STEP)
 }
 

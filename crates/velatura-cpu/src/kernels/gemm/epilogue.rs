@@ -70,6 +70,7 @@ impl Epilogue<'_> {
             residual: Matrix::NONE,
             activation: self.activation,
             gate: self.gate,
+            turned: false,
         };
         if let Some(bias) = self.bias {
             check_len(operation, "the bias", columns, bias.len())?;

@@ -35,6 +35,8 @@ pub(super) struct Finish {
     pub residual: Matrix,
     pub activation: Option<Activation>,
     pub gate: Option<Activation>,
+    /// Whether the output's rows are the columns of the sums, in single precision and without anything added; on AMX tiles only.
+    pub turned: bool,
 }
 
 // SAFETY: the matrices outlive the operation; tasks write disjoint parts of the output and only read the others.
@@ -138,8 +140,9 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
     }
 }
 
-/// Gates of a tile: half of the columns of the widest panel.
-const MOST_GATES: usize = ROWS * 32;
+/// Gates of a tile: half of the columns of the widest panel, or of more rows of a narrower one (see `amx`).
+const MOST_GATES: usize = 32 * 16;
+const _: () = assert!(MOST_GATES >= ROWS * 32);
 
 /// As [`finish`], where the first half of the columns are values and the second half their gates.
 #[inline(always)]

@@ -141,6 +141,7 @@ pub(super) fn whole<'a>(
         item_panels: 0,
         item_columns: 0,
         first_column: 0,
+        slide: None,
         dequantize,
         finish,
     }

@@ -5,6 +5,8 @@
 //! in its caches, and adds up their products with all of the first. What tasks found over different rows is added up last, in
 //! order. All of this depends on the shapes alone.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::weight_gradient::LinearGradient;
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::pack::{Block, Cells, Layout, Number, pack_pairs, pack_singles};
@@ -120,7 +122,12 @@ pub fn linear_weight_gradient_scratch_bytes(
     inputs: usize,
     outputs: usize,
 ) -> usize {
-    scratch::total(&Plan::new(kernels_for(isa, storage), [m, inputs, outputs]).bytes())
+    let kernels = kernels_for(isa, storage);
+    #[cfg(target_arch = "x86_64")]
+    if kernels.amx {
+        return scratch::total(&LinearGradient::new(kernels, [m, inputs, outputs]).bytes());
+    }
+    scratch::total(&Plan::new(kernels, [m, inputs, outputs]).bytes())
 }
 
 /// The gradient of a linear layer's weight: x `[m, in]` and dy `[m, out]`, stored alike, to `[out, in]`.
@@ -140,7 +147,18 @@ pub fn linear_weight_gradient(
     check_len(operation, "the input", m * inputs, x.len())?;
     check_len(operation, "the gradient", m * outputs, dy.len())?;
     check_len(operation, "the output", outputs * inputs, out.len())?;
-    let plan = Plan::new(kernels_for(isa, x.dtype()), [m, inputs, outputs]);
+    let kernels = kernels_for(isa, x.dtype());
+    #[cfg(target_arch = "x86_64")]
+    if kernels.amx && m > 0 {
+        let gradient = LinearGradient::new(kernels, [m, inputs, outputs]);
+        let memory = scratch::cut(operation, scratch, gradient.bytes())?;
+        return match (x, dy) {
+            // SAFETY: lengths were checked, and the scratch memory was cut for it.
+            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, x, dy, out, memory) },
+            (x, dy) => Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
+        };
+    }
+    let plan = Plan::new(kernels, [m, inputs, outputs]);
     let [memory, shared] = scratch::cut(operation, scratch, plan.bytes())?;
     if m == 0 || out.is_empty() {
         out.fill(0.0);

@@ -122,6 +122,7 @@ pub fn matmul(
         row_step: STEP,
         panels: right,
         item_panels: if g.broadcast_b { 0 } else { sizes.right.bytes() },
+        slide: None,
         dequantize: None,
         item_columns: 0,
         first_column: 0,

@@ -12,7 +12,14 @@ use crate::{AlignedBytes, Isa, ThreadPool, Values};
 /// The type in which products of operands stored as `storage` are computed: brain floating point only where
 /// the instruction set multiplies it, single precision elsewhere.
 pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
-    if isa == Isa::Avx512 && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
+    if isa.multiplies_bf16() && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
+}
+
+/// Whether algorithms that multiply less than is written can gain anything: not where products of tiles are so much faster than
+/// all else that sums of the operands, and of the products, would take longer than what they save. `computed` is the type of the
+/// products ([`compute_dtype`]).
+pub fn shortcuts_pay(isa: Isa, computed: DType) -> bool {
+    (isa, computed) != (Isa::Amx, DType::Bf16)
 }
 
 /// What a packed weight is for.

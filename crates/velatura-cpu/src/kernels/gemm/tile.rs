@@ -109,6 +109,8 @@ pub(super) type TileFn = unsafe fn(&Tile);
 /// The tile kernels of one instruction set and arithmetic.
 pub(super) struct Kernels {
     pub isa: Isa,
+    /// Whether products run on AMX tiles where those of pairs or bytes fill them: see `amx`.
+    pub amx: bool,
     /// Columns of a vector.
     pub lanes: usize,
     /// Columns of a full panel.
@@ -129,7 +131,11 @@ impl Kernels {
     pub(super) fn of(isa: Isa, pairs: bool) -> &'static Kernels {
         match (isa, pairs) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512, true) => &x86::AVX512_BF16,
+            (Isa::Amx, true) => &x86::AMX_BF16,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, false) => &const { Kernels { isa: Isa::Amx, ..x86::AVX512_F32 } },
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Avx512, true) => &const { x86::AVX512_BF16 },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, false) => &const { x86::AVX512_F32 },
             #[cfg(target_arch = "x86_64")]
@@ -142,7 +148,9 @@ impl Kernels {
     pub(super) fn of_bytes(isa: Isa) -> &'static Kernels {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => &x86::AVX512_BYTES,
+            Isa::Amx => &x86::AMX_BYTES,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => &const { x86::AVX512_BYTES },
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => &x86::AVX2_BYTES,
             _ => &PORTABLE_BYTES,
@@ -274,6 +282,7 @@ macro_rules! row_counts {
 
 const PORTABLE_F32: Kernels = Kernels {
     isa: Isa::Portable,
+    amx: false,
     lanes: 8,
     panel: 8,
     steps: Steps::Single,
@@ -329,7 +338,7 @@ mod x86 {
         ..AVX2_F32
     };
 
-    pub(super) static AVX512_BYTES: Kernels = Kernels {
+    pub(super) const AVX512_BYTES: Kernels = Kernels {
         steps: Steps::Bytes,
         tiles: &[
             row_counts!(avx512_bytes, 1),
@@ -342,6 +351,7 @@ mod x86 {
 
     pub(super) const AVX2_F32: Kernels = Kernels {
         isa: Isa::Avx2,
+        amx: false,
         lanes: 8,
         panel: 16,
         steps: Steps::Single,
@@ -353,6 +363,7 @@ mod x86 {
 
     pub(super) const AVX512_F32: Kernels = Kernels {
         isa: Isa::Avx512,
+        amx: false,
         lanes: 16,
         panel: 64,
         steps: Steps::Single,
@@ -367,8 +378,13 @@ mod x86 {
         strassen: strassen::x86::AVX512,
     };
 
-    pub(super) static AVX512_BF16: Kernels = Kernels {
+    pub(super) static AMX_BF16: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 32, ..AVX512_BF16 };
+
+    pub(super) static AMX_BYTES: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 32, ..AVX512_BYTES };
+
+    pub(super) const AVX512_BF16: Kernels = Kernels {
         isa: Isa::Avx512,
+        amx: false,
         lanes: 16,
         panel: 64,
         steps: Steps::Pairs,

@@ -26,7 +26,7 @@ pub(super) fn transpose(
                 // SAFETY: kernels are called with an instruction set that the processor supports; what is left of either
                 // matrix was looked at above.
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => unsafe {
+                Isa::Avx512 | Isa::Amx => unsafe {
                     avx512(from.as_ptr(), from_stride, sides, to.as_mut_ptr(), to_stride);
                 },
                 _ => plain(from, from_stride, sides, to, to_stride),

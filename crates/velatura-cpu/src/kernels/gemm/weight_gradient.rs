@@ -8,6 +8,8 @@
 //! In brain floating point a step holds two pixels. They are not neighbours, which would tie the copies to the parity
 //! of the tap: they are the same place in the upper and the lower half of the image.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::weight_gradient::ConvGradient;
 use super::conv::{ConvAlgorithm, ConvGeometry};
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
@@ -201,7 +203,12 @@ pub fn conv2d_weight_gradient_scratch_bytes(
             g.out_channels,
         );
     }
-    scratch::total(&[Plan::new(g, kernels_for(isa, storage)).bytes()])
+    let kernels = kernels_for(isa, storage);
+    #[cfg(target_arch = "x86_64")]
+    if runs_on_tiles(kernels, g) {
+        return scratch::total(&ConvGradient::new(kernels, g).bytes());
+    }
+    scratch::total(&[Plan::new(g, kernels).bytes()])
 }
 
 /// The gradient of a convolution's weight: x `[N, H, W, in]` and dy `[N, H', W', out]`, stored alike, to
@@ -236,7 +243,18 @@ pub fn conv2d_weight_gradient(
     if let ConvAlgorithm::Winograd(_) = algorithm {
         return winograd::weight_gradient(pool, kernels_for(isa, x.dtype()), g, x, dy, out, scratch);
     }
-    let plan = Plan::new(g, kernels_for(isa, x.dtype()));
+    let kernels = kernels_for(isa, x.dtype());
+    #[cfg(target_arch = "x86_64")]
+    if runs_on_tiles(kernels, g) {
+        let gradient = ConvGradient::new(kernels, g);
+        let memory = scratch::cut(operation, scratch, gradient.bytes())?;
+        return match (x, dy) {
+            // SAFETY: lengths were checked, and the scratch memory was cut for it.
+            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, x, dy, out, memory) },
+            (x, dy) => Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
+        };
+    }
+    let plan = Plan::new(g, kernels);
     let [memory] = scratch::cut(operation, scratch, [plan.bytes()])?;
     let sums = Sums(memory.cast());
     match (x, dy) {
@@ -248,6 +266,12 @@ pub fn conv2d_weight_gradient(
     let sums = unsafe { std::slice::from_raw_parts(memory.cast::<f32>(), plan.bytes() / size_of::<f32>()) };
     collect(pool, &plan, sums, Shared::new(out));
     Ok(())
+}
+
+/// Whether it runs on AMX tiles: groups of few channels would not fill them.
+#[cfg(target_arch = "x86_64")]
+fn runs_on_tiles(kernels: &Kernels, g: &ConvGeometry) -> bool {
+    kernels.amx && g.groups == 1
 }
 
 #[derive(Clone, Copy)]

@@ -1,0 +1,238 @@
+//! The tile registers of AMX and their products: Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1,
+//! chapter "Programming with Intel AMX".
+//!
+//! Registers 0 to 3 hold sums of two by two tiles, 4 and 5 tiles of the left operand, 6 and 7 of the right one. A tile has 16
+//! rows of 64 bytes: sums of 16 rows and 16 columns; 16 rows of 16 steps; 16 steps of 16 columns. The compiler uses none of these
+//! registers, so that they keep their content from one call to the next.
+
+use std::arch::asm;
+
+/// Rows of a tile, its columns, and the steps that one product adds up.
+pub(crate) const SIDE: usize = 16;
+/// Bytes of a row of a tile.
+pub(crate) const ROW: usize = 64;
+
+/// Bytes of two tiles.
+pub(crate) const TILES: usize = 2 * SIDE * ROW;
+
+/// What `ldtilecfg` reads.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// All eight registers whole.
+static WHOLE: Configuration = {
+    let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+    let mut i = 0;
+    while i < 8 {
+        row_bytes[i] = ROW as u16;
+        rows[i] = SIDE as u8;
+        i += 1;
+    }
+    Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes, rows }
+};
+
+/// The tile registers of this thread, in use until it is dropped.
+pub(crate) struct Unit(());
+
+impl Unit {
+    /// # Safety
+    /// The processor has [`Isa::Amx`](crate::Isa::Amx), and this thread no other unit.
+    #[inline(always)]
+    pub(crate) unsafe fn take() -> Unit {
+        // SAFETY: the caller's promise; reads the 64 bytes of the configuration.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const WHOLE, options(nostack, preserves_flags)) };
+        Unit(())
+    }
+}
+
+impl Drop for Unit {
+    /// Threads whose tiles are in use are slower to switch between.
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: they were taken.
+        unsafe { asm!("tilerelease", options(nostack, preserves_flags)) };
+    }
+}
+
+/// Memory that tiles are loaded from.
+#[derive(Clone, Copy)]
+pub(crate) struct At {
+    pub from: *const u8,
+    /// Bytes from one to the next: rows, or what else is said.
+    pub stride: usize,
+}
+
+/// An instruction on one of the registers of sums, between what is before its number and behind it.
+macro_rules! on {
+    ($register:expr, $before:literal, $after:literal $(, $operand:ident)*) => {
+        match $register {
+            0 => asm!(concat!($before, "0", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            1 => asm!(concat!($before, "1", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            2 => asm!(concat!($before, "2", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            _ => asm!(concat!($before, "3", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+        }
+    };
+}
+
+/// Sums of `R` by `C` tiles become zero.
+///
+/// # Safety
+/// The unit is of this thread.
+#[inline(always)]
+pub(crate) unsafe fn clear<const R: usize, const C: usize>(_unit: &Unit) {
+    for r in 0..R {
+        for c in 0..C {
+            // SAFETY: a register of the unit.
+            unsafe { on!(2 * r + c, "tilezero tmm", "") };
+        }
+    }
+}
+
+/// Sums of `R` by `C` tiles come from memory: rows of `stride` elements.
+///
+/// # Safety
+/// All of them are there; the unit is of this thread.
+#[inline(always)]
+pub(crate) unsafe fn load<const R: usize, const C: usize>(_unit: &Unit, sums: *const f32, stride: usize) {
+    for r in 0..R {
+        for c in 0..C {
+            let (at, stride) = (sums.wrapping_add(r * SIDE * stride + c * SIDE), stride * size_of::<f32>());
+            // SAFETY: the caller's promise.
+            unsafe { on!(2 * r + c, "tileloadd tmm", ", [{} + {}*1]", at, stride) };
+        }
+    }
+}
+
+/// Sums of `R` by `C` tiles go to memory: rows of `stride` elements.
+///
+/// # Safety
+/// There is room for all of them; the unit is of this thread.
+#[inline(always)]
+pub(crate) unsafe fn store<const R: usize, const C: usize>(_unit: &Unit, sums: *mut f32, stride: usize) {
+    for r in 0..R {
+        for c in 0..C {
+            let (at, stride) = (sums.wrapping_add(r * SIDE * stride + c * SIDE), stride * size_of::<f32>());
+            // SAFETY: the caller's promise.
+            unsafe { on!(2 * r + c, "tilestored [{} + {}*1], tmm", "", at, stride) };
+        }
+    }
+}
+
+macro_rules! multiply {
+    ($count:expr, $a:expr, $b:expr, $next:expr, $($line:expr),+) => {
+        asm!(
+            "2:",
+            $($line,)+
+            "add {a}, {unit}",
+            "add {b}, {after}",
+            "add {next}, 512",
+            "dec {n}",
+            "jnz 2b",
+            n = inout(reg) $count => _,
+            a = inout(reg) $a.from => _, row = in(reg) ROW, unit = in(reg) $a.stride,
+            b = inout(reg) $b.from => _, bs = in(reg) $b.stride, after = in(reg) $b.stride * SIDE,
+            next = inout(reg) $next => _,
+            options(nostack, readonly)
+        )
+    };
+}
+
+macro_rules! products {
+    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 2, 2) => {
+        multiply!(
+            $count,
+            $a,
+            $b,
+            $next,
+            "tileloadd tmm6, [{b} + {bs}*1]",
+            "tileloadd tmm4, [{a} + {row}*1]",
+            "prefetchw [{next}]",
+            "prefetchw [{next} + 64]",
+            concat!($product, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
+            "prefetchw [{next} + 128]",
+            "prefetchw [{next} + 192]",
+            concat!($product, " tmm2, tmm5, tmm6"),
+            "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+            "prefetchw [{next} + 256]",
+            "prefetchw [{next} + 320]",
+            concat!($product, " tmm1, tmm4, tmm7"),
+            "prefetchw [{next} + 384]",
+            "prefetchw [{next} + 448]",
+            concat!($product, " tmm3, tmm5, tmm7")
+        )
+    };
+    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 2, 1) => {
+        multiply!(
+            $count,
+            $a,
+            $b,
+            $next,
+            "tileloadd tmm6, [{b} + {bs}*1]",
+            "tileloadd tmm4, [{a} + {row}*1]",
+            concat!($product, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
+            concat!($product, " tmm2, tmm5, tmm6")
+        )
+    };
+    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 1, 2) => {
+        multiply!(
+            $count,
+            $a,
+            $b,
+            $next,
+            "tileloadd tmm6, [{b} + {bs}*1]",
+            "tileloadd tmm4, [{a} + {row}*1]",
+            concat!($product, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+            concat!($product, " tmm1, tmm4, tmm7")
+        )
+    };
+    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 1, 1) => {
+        multiply!(
+            $count,
+            $a,
+            $b,
+            $next,
+            "tileloadd tmm6, [{b} + {bs}*1]",
+            "tileloadd tmm4, [{a} + {row}*1]",
+            concat!($product, " tmm0, tmm4, tmm6")
+        )
+    };
+}
+
+/// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
+/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps are pairs of brain floating-point numbers, or,
+/// `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. With each 16 steps eight lines from `next` on, which need
+/// not be there, are brought into the first-level cache, to be written.
+///
+/// # Safety
+/// The operands have so many steps, and `count` is not zero; the unit is of this thread.
+#[inline(always)]
+pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usize>(
+    _unit: &Unit,
+    count: usize,
+    a: At,
+    b: At,
+    next: *const f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (OF_BYTES, R, C) {
+            (false, 1, 1) => products!("tdpbf16ps", count, a, b, next, 1, 1),
+            (false, 1, _) => products!("tdpbf16ps", count, a, b, next, 1, 2),
+            (false, _, 1) => products!("tdpbf16ps", count, a, b, next, 2, 1),
+            (false, _, _) => products!("tdpbf16ps", count, a, b, next, 2, 2),
+            (true, 1, 1) => products!("tdpbusd", count, a, b, next, 1, 1),
+            (true, 1, _) => products!("tdpbusd", count, a, b, next, 1, 2),
+            (true, _, 1) => products!("tdpbusd", count, a, b, next, 2, 1),
+            (true, _, _) => products!("tdpbusd", count, a, b, next, 2, 2),
+        }
+    }
+}

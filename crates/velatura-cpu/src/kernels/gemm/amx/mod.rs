@@ -1,0 +1,402 @@
+//! The loops around products on AMX tiles: blocks of rows by groups of panels, in parallel.
+//!
+//! A product adds [`SIDE`] steps of 16 rows and 16 columns at once, and two by two tiles share what is loaded. At this pace one
+//! of the operands has to be in the first-level cache and the other has to come from the second one line after the other. So a
+//! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its panels, of which as much as
+//! is read for a chunk stays in the second-level cache until all rows have met it. Sums are carried on from chunk to chunk in
+//! memory, which changes no bit: each element is one chain of additions in the order of the depth, as with the other kernels.
+//!
+//! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later.
+//!
+//! Copied rows also are the end of all questions: where they come from (pixels of a convolution), how they are aligned, and
+//! whether the depth is a multiple of what a tile holds (there are zeros behind it).
+
+mod left;
+mod tail;
+pub(super) mod weight_gradient;
+
+use std::ops::Range;
+
+use super::driver::{self, Product, RowBlock, Slide};
+use super::finish::Sums;
+use super::pack::Layout;
+use super::tile::{ROWS, STEP, Steps};
+use super::transpose::transpose;
+use crate::ThreadPool;
+use crate::kernels::amx::{self as unit, At, ROW, SIDE, Unit};
+use crate::kernels::elementwise::dispatch::with_scratch;
+use crate::kernels::{LINE, fetch_far};
+use tail::Tails;
+
+/// Rows, and columns, of two tiles: those of a panel.
+pub(super) const PAIR: usize = 2 * SIDE;
+/// Elements of the sums of a pair of tiles of rows and a panel.
+const SUMS: usize = PAIR * PAIR;
+/// Bytes of 16 steps of a panel, and of a pair of tiles of rows.
+const UNIT: usize = SIDE * PAIR * STEP;
+
+/// Units of a chunk: as much of the rows as stays in the first-level cache beside what passes by of the panels; more where several
+/// taps share it.
+const CHUNK: usize = if cfg!(test) { 3 } else { 8 };
+const SLIDING: usize = if cfg!(test) { 6 } else { 45 };
+/// Units that are one chunk: no sums have to be carried on.
+const ALONE: usize = if cfg!(test) { 4 } else { 10 };
+/// Bytes of the panels of a chunk, and of the sums of a task: both stay in the second-level cache.
+const PANEL_BYTES: usize = if cfg!(test) { 1 << 14 } else { 1 << 20 };
+const SUM_BYTES: usize = if cfg!(test) { 1 << 14 } else { 640 << 10 };
+/// The most rows of a task, and those that it has at least where there are so many: they share the panels, which come from far.
+const MOST_ROWS: usize = if cfg!(test) { 3 * PAIR } else { 512 };
+const LEAST_ROWS: usize = if cfg!(test) { PAIR } else { 256 };
+
+/// Work of a task, in products of whole tiles: some twenty microseconds.
+const TASK_PRODUCTS: usize = 4000;
+/// Tasks that keep a few threads evenly busy.
+const ENOUGH_TASKS: usize = 8;
+
+/// Whether a product runs on tiles: steps of a row lie together.
+pub(super) fn takes(product: &Product<'_>) -> bool {
+    product.kernels.amx && product.row_step == STEP
+}
+
+/// How a product is divided. The depth is a number of slots: 16 steps of a segment, or of all that slide over the same rows.
+struct Plan {
+    /// Rows and panels of a task.
+    rows: usize,
+    panels: usize,
+    /// Segments that share a slot's rows, in the order in which they are read.
+    slide: Slide,
+    /// Slots of a segment, and of all that do not share them.
+    units: usize,
+    slots: usize,
+    /// Slots of a chunk.
+    chunk: usize,
+}
+
+impl Plan {
+    fn new(product: &Product<'_>, panels: usize) -> Plan {
+        let units = product.steps.div_ceil(SIDE);
+        // The zeros behind a depth that does not fill its tiles would have to be in the panels, too.
+        let slide = product.slide.filter(|_| product.steps.is_multiple_of(SIDE) && units > 0);
+        let slide = slide.unwrap_or(Slide { taps: 1, backward: false });
+        let slots = product.segments / slide.taps * units;
+        let most = if slide.taps > 1 { (SLIDING / slide.taps).max(1) } else { CHUNK };
+        // Chunks of about the same size.
+        let chunk = if slots * slide.taps > ALONE { slots.div_ceil(slots.div_ceil(most)) } else { slots };
+        let of_chunk = (PANEL_BYTES / (chunk * slide.taps * UNIT).max(1)).clamp(1, panels);
+        let of_sums = (SUM_BYTES / (LEAST_ROWS * PAIR * size_of::<f32>())).max(1);
+        let group = if chunk < slots { of_chunk.min(of_sums) } else { of_chunk };
+        let most = (SUM_BYTES / (group * PAIR * size_of::<f32>())).clamp(LEAST_ROWS, MOST_ROWS);
+        let blocks = product.rows.div_ceil(most);
+        let rows = product.rows.div_ceil(blocks).next_multiple_of(PAIR);
+        // Rows are copied for each group of panels, so that there are no more of these than keep the threads busy.
+        let of_panel = (rows / SIDE * 2 * slots * slide.taps).max(1);
+        let wanted = ENOUGH_TASKS.div_ceil(product.items * blocks);
+        let wanted = wanted.clamp(1, panels.div_ceil(TASK_PRODUCTS.div_ceil(of_panel)));
+        let groups = panels.div_ceil(group).max(wanted);
+        Plan { rows, panels: panels.div_ceil(groups), slide, units, slots, chunk }
+    }
+
+    /// Rows of a slot: those of a pair of tiles, and those that the last tap reads beyond.
+    fn slot_rows(&self) -> usize {
+        PAIR + self.slide.taps - 1
+    }
+
+    /// Bytes of a slot.
+    fn slot(&self) -> usize {
+        self.slot_rows() * ROW
+    }
+
+    /// The segment that reads the rows of a line of segments from row `offset` on.
+    fn segment(&self, line: usize, offset: usize) -> usize {
+        let taps = self.slide.taps;
+        line * taps + if self.slide.backward { taps - 1 - offset } else { offset }
+    }
+
+    /// Some slots by lines of segments: the line, the first slot of it, and how many.
+    fn lines(&self, slots: Range<usize>) -> impl Iterator<Item = [usize; 3]> + use<> {
+        let units = self.units;
+        let lines = slots.start / units.max(1)..slots.end.div_ceil(units.max(1));
+        lines.map(move |line| {
+            let first = slots.start.max(line * units);
+            [line, first - line * units, slots.end.min((line + 1) * units) - first]
+        })
+    }
+}
+
+/// Computes the products: see [`driver::run`].
+///
+/// # Safety
+/// As for [`driver::run`]; the processor has [`Isa::Amx`](crate::Isa::Amx).
+pub(super) unsafe fn run(
+    pool: &ThreadPool,
+    product: &Product<'_>,
+    zeros: usize,
+    fill: impl Fn(&mut RowBlock<'_>) + Sync,
+) {
+    let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
+    let plan = Plan::new(product, layout.panels());
+    let (blocks, groups) = (product.rows.div_ceil(plan.rows), layout.panels().div_ceil(plan.panels));
+    pool.run(product.items * groups * blocks, |index, _| {
+        // Neighbouring tasks share the panels.
+        let (index, item) = (index % (groups * blocks), index / (groups * blocks));
+        let (first, panel) = (index % blocks * plan.rows, index / blocks * plan.panels);
+        let rows = plan.rows.min(product.rows - first);
+        let panels = panel..layout.panels().min(panel + plan.panels);
+        // SAFETY: the caller's promise; the task's rows and panels are inside the shapes.
+        unsafe { task(product, &layout, &plan, item, first, rows, panels, zeros, &fill) };
+    });
+}
+
+#[allow(clippy::too_many_arguments)]
+unsafe fn task(
+    product: &Product<'_>,
+    layout: &Layout,
+    plan: &Plan,
+    item: usize,
+    first: usize,
+    rows: usize,
+    panels: Range<usize>,
+    zeros: usize,
+    fill: &(impl Fn(&mut RowBlock<'_>) + Sync),
+) {
+    let table = rows.div_ceil(ROWS) * product.segments;
+    let whole = plan.slots == plan.chunk;
+    let sums = if whole { 2 } else { rows.div_ceil(PAIR) * panels.len() };
+    let sizes = [
+        table * size_of::<[*const u8; ROWS]>(),
+        rows * size_of::<usize>(),
+        zeros,
+        plan.chunk * plan.slot(),
+        Tails::bytes(product, panels.len()),
+        sums * SUMS * size_of::<f32>(),
+    ];
+    let sizes = sizes.map(|bytes| bytes.next_multiple_of(LINE));
+    with_scratch(sizes.iter().sum(), |memory: &mut [u8]| {
+        let mut rest = memory;
+        let [pointers, outputs, zeros, left, tails, sums] = sizes.map(|bytes| {
+            let (part, behind) = std::mem::take(&mut rest).split_at_mut(bytes);
+            rest = behind;
+            part
+        });
+        pointers.fill(0);
+        zeros.fill(0);
+        // SAFETY: aligned to 64, long enough, and zeroed (as null pointers) before use.
+        let pointers = unsafe {
+            std::slice::from_raw_parts_mut(pointers.as_mut_ptr().cast::<[*const u8; ROWS]>(), table)
+        };
+        let outputs = &mut bytemuck::cast_slice_mut::<u8, usize>(outputs)[..rows];
+        fill(&mut RowBlock { item, first, pointers, outputs, zeros: zeros.as_ptr() });
+        // SAFETY: the caller's promise; the memory was sized for it; no other unit is taken while this one is.
+        unsafe {
+            let tails = Tails::make(product, layout, item, panels.clone(), tails.as_mut_ptr());
+            let task = Task {
+                product,
+                layout,
+                plan,
+                item,
+                panels,
+                unit: Unit::take(),
+                pointers,
+                outputs,
+                left: left.as_mut_ptr(),
+                tails,
+                kept: !whole,
+                sums: sums.as_mut_ptr().cast(),
+            };
+            match product.kernels.steps {
+                Steps::Bytes => task.run::<true>(),
+                _ => task.run::<false>(),
+            }
+        }
+    });
+}
+
+/// Some rows of a product by some panels.
+struct Task<'a> {
+    product: &'a Product<'a>,
+    layout: &'a Layout,
+    plan: &'a Plan,
+    item: usize,
+    panels: Range<usize>,
+    unit: Unit,
+    /// Of rows, as in [`RowBlock`].
+    pointers: &'a [[*const u8; ROWS]],
+    outputs: &'a [usize],
+    /// A chunk of a pair of tiles of rows.
+    left: *mut u8,
+    tails: Tails,
+    /// Whether there are sums of each pair of tiles of rows by each panel, or of two panels in turn.
+    kept: bool,
+    sums: *mut f32,
+}
+
+impl Task<'_> {
+    /// # Safety
+    /// All pointers are valid for the extents of the product.
+    unsafe fn run<const OF_BYTES: bool>(&self) {
+        let pairs = self.outputs.len().div_ceil(PAIR);
+        let mut first = 0;
+        // A product without depth is zero, too.
+        loop {
+            let slots = first..self.plan.slots.min(first + self.plan.chunk);
+            for pair in 0..pairs {
+                // SAFETY: the caller's promise.
+                unsafe { self.chunk::<OF_BYTES>(slots.clone(), pair, pairs) };
+            }
+            first = slots.end;
+            if first == self.plan.slots {
+                break;
+            }
+        }
+    }
+
+    /// A pair of tiles of rows by all panels.
+    ///
+    /// # Safety
+    /// As for [`Task::run`].
+    unsafe fn chunk<const OF_BYTES: bool>(&self, slots: Range<usize>, pair: usize, pairs: usize) {
+        let ends = slots.end == self.plan.slots;
+        let rows = pair * PAIR..self.outputs.len().min((pair + 1) * PAIR);
+        // SAFETY: the caller's promise; there is room for a chunk.
+        unsafe { left::copy(self.product, self.plan, self.pointers, rows.clone(), slots.clone(), self.left) };
+        let count = self.panels.len();
+        let upcoming = slots.end..self.plan.slots.min(slots.end + self.plan.chunk);
+        for number in 0..count {
+            let panel = self.panels.start + number;
+            let width = self.layout.width(panel);
+            let start = driver::panel_start(self.product, self.layout, self.item, panel);
+            self.fetch(start, width, upcoming.clone(), pair, pairs);
+            // The end of a panel's sums runs beside the products of the next one.
+            let before = if ends { number.checked_sub(1) } else { None };
+            // SAFETY: the caller's promise.
+            unsafe {
+                match (rows.len() > SIDE, width > SIDE) {
+                    (true, true) => self.tiles::<OF_BYTES, 2, 2>(&slots, start, pair, number, before),
+                    (true, false) => self.tiles::<OF_BYTES, 2, 1>(&slots, start, pair, number, before),
+                    (false, true) => self.tiles::<OF_BYTES, 1, 2>(&slots, start, pair, number, before),
+                    (false, false) => self.tiles::<OF_BYTES, 1, 1>(&slots, start, pair, number, before),
+                }
+            }
+        }
+        if ends {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish(pair, count - 1) };
+        }
+    }
+
+    /// Brings part `part` of `parts` of some slots of a panel into the second-level cache.
+    fn fetch(&self, panel: *const u8, width: usize, slots: Range<usize>, part: usize, parts: usize) {
+        for [line, first, count] in self.plan.lines(slots) {
+            for offset in 0..self.plan.slide.taps {
+                let from = panel.wrapping_add(self.place(line, offset, first, width));
+                let lines = (count * SIDE * width * STEP).div_ceil(LINE);
+                let share = lines.div_ceil(parts);
+                for line in (part * share..lines).take(share) {
+                    fetch_far(from.wrapping_add(line * LINE));
+                }
+            }
+        }
+    }
+
+    /// Bytes of a panel before slot `unit` of a segment.
+    fn place(&self, line: usize, offset: usize, unit: usize, width: usize) -> usize {
+        (self.plan.segment(line, offset) * self.product.steps + unit * SIDE) * width * STEP
+    }
+
+    /// Sums of a pair of tiles of rows and panel number `number`.
+    fn sums(&self, pair: usize, number: usize) -> *mut f32 {
+        let place = match self.kept {
+            true => pair * self.panels.len() + number,
+            false => number % 2,
+        };
+        self.sums.wrapping_add(place * SUMS)
+    }
+
+    /// Sums to the output.
+    ///
+    /// # Safety
+    /// As for [`Task::run`].
+    unsafe fn finish(&self, pair: usize, number: usize) {
+        let panel = self.panels.start + number;
+        let finished = Sums {
+            data: self.sums(pair, number),
+            width: PAIR,
+            rows: &self.outputs[pair * PAIR..self.outputs.len().min((pair + 1) * PAIR)],
+            column: self.product.first_column
+                + self.item * self.product.item_columns
+                + panel * self.layout.panel,
+            columns: self.layout.valid(panel),
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.product.finish.turned {
+                return turn(self.product, &finished);
+            }
+            driver::dequantize(self.product, &finished);
+            (self.product.kernels.finish)(self.product.finish, &finished);
+        }
+    }
+
+    /// Adds up the slots of a chunk; meanwhile the sums of panel number `before` are finished.
+    ///
+    /// # Safety
+    /// As for [`Task::run`]; there is room for the sums.
+    #[inline(always)]
+    unsafe fn tiles<const OF_BYTES: bool, const R: usize, const C: usize>(
+        &self,
+        slots: &Range<usize>,
+        panel: *const u8,
+        pair: usize,
+        number: usize,
+        before: Option<usize>,
+    ) {
+        let (width, slot) = (C * SIDE, self.plan.slot());
+        let (sums, next) = (self.sums(pair, number), self.sums(pair, number + 1));
+        let multiply = |count: usize, a: *const u8, b: *const u8| {
+            let (a, b) = (At { from: a, stride: slot }, At { from: b, stride: width * STEP });
+            // SAFETY: the caller's promise.
+            unsafe { unit::multiply::<OF_BYTES, R, C>(&self.unit, count, a, b, next) };
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            match slots.start {
+                0 => unit::clear::<R, C>(&self.unit),
+                _ => unit::load::<R, C>(&self.unit, sums, PAIR),
+            }
+            for [line, first, count] in self.plan.lines(slots.clone()) {
+                let left = (line * self.plan.units + first - slots.start) * slot;
+                for offset in 0..self.plan.slide.taps {
+                    let a = self.left.wrapping_add(left + offset * ROW).cast_const();
+                    let b = panel.wrapping_add(self.place(line, offset, first, width));
+                    let whole = count.min((self.product.steps / SIDE).saturating_sub(first));
+                    if whole > 0 {
+                        multiply(whole, a, b);
+                    }
+                    if whole < count {
+                        multiply(1, a.wrapping_add(whole * slot), self.tails.at(number, line));
+                    }
+                }
+            }
+            if let Some(before) = before {
+                self.finish(pair, before);
+            }
+            unit::store::<R, C>(&self.unit, sums, PAIR);
+        }
+    }
+}
+
+/// Writes sums as columns of the output, whose rows are neighbours.
+///
+/// # Safety
+/// As for [`FinishFn`](super::finish::FinishFn).
+unsafe fn turn(product: &Product<'_>, sums: &Sums<'_>) {
+    let (out, &[first, ..]) = (&product.finish.out, sums.rows) else { return };
+    let to = out.data.cast::<u32>().wrapping_add(sums.column * out.stride + first);
+    let (rows, columns) = (sums.rows.len(), sums.columns);
+    // SAFETY: the caller's promise.
+    let (from, to) = unsafe {
+        let from = std::slice::from_raw_parts(sums.data.cast::<u32>().cast_const(), rows * sums.width);
+        (from, std::slice::from_raw_parts_mut(to, (columns - 1) * out.stride + rows))
+    };
+    transpose(product.kernels.isa, from, sums.width, [rows, columns], to, out.stride);
+}
