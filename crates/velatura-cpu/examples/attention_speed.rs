@@ -1,4 +1,4 @@
-//! Prints the speed of attention as a share of the multiply-add peak that it measures itself.
+//! Prints the speed of attention as a share of the measured multiply-add peak.
 //!
 //! `cargo run --release -p velatura-cpu --example attention_speed`
 
@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use half::bf16;
 use velatura_cpu::kernels::attention::{AttentionShape, Gradients, Rows, backward, forward};
+use velatura_cpu::kernels::gemm::fma_peak;
 use velatura_cpu::{Data, DataMut, Isa, ThreadPool};
+use velatura_graph::DType;
 
 fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed;
@@ -32,87 +34,13 @@ fn best(mut f: impl FnMut()) -> f64 {
     shortest
 }
 
-#[cfg(target_arch = "x86_64")]
-mod peak {
-    use std::arch::x86_64::*;
-    use std::hint::black_box;
-
-    /// Independent chains: enough to hide the latency.
-    const CHAINS: usize = 12;
-
-    #[target_feature(enable = "avx512f")]
-    pub fn fma(rounds: usize) -> f32 {
-        let (a, b) = black_box((_mm512_set1_ps(0.999), _mm512_set1_ps(0.001)));
-        let mut x = black_box([_mm512_set1_ps(1.0); CHAINS]);
-        for _ in 0..rounds {
-            for x in &mut x {
-                *x = _mm512_fmadd_ps(*x, a, b);
-            }
-        }
-        x.iter().map(|&x| _mm512_reduce_add_ps(x)).sum()
-    }
-
-    #[target_feature(enable = "avx512f,avx512bf16")]
-    pub fn dot(rounds: usize) -> f32 {
-        // SAFETY: both are 64 bytes.
-        let a: __m512bh = unsafe { std::mem::transmute(_mm512_set1_epi16(0x3a00)) };
-        let mut x = black_box([_mm512_set1_ps(1.0); CHAINS]);
-        for _ in 0..rounds {
-            for x in &mut x {
-                *x = _mm512_dpbf16_ps(*x, a, a);
-            }
-        }
-        x.iter().map(|&x| _mm512_reduce_add_ps(x)).sum()
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    pub fn fma256(rounds: usize) -> f32 {
-        let (a, b) = black_box((_mm256_set1_ps(0.999), _mm256_set1_ps(0.001)));
-        let mut x = black_box([_mm256_set1_ps(1.0); CHAINS]);
-        for _ in 0..rounds {
-            for x in &mut x {
-                *x = _mm256_fmadd_ps(*x, a, b);
-            }
-        }
-        x.iter().map(|&x| _mm256_cvtss_f32(x)).sum()
-    }
-
-    /// Operations of one round on one thread.
-    pub fn operations(lanes: usize) -> f64 {
-        (CHAINS * lanes * 2) as f64
-    }
-}
-
-/// Multiply-add peak of all threads in GFLOP/s, for `F32` or `Bf16` inputs.
-#[cfg(target_arch = "x86_64")]
-fn measure_peak(pool: &ThreadPool, isa: Isa, short: bool) -> f64 {
-    const ROUNDS: usize = 2_000_000;
-    let (lanes, run): (usize, unsafe fn(usize) -> f32) = match isa {
-        Isa::Portable => return f64::NAN,
-        Isa::Avx2 => (8, peak::fma256),
-        Isa::Avx512 | Isa::Amx if short => (32, peak::dot),
-        Isa::Avx512 | Isa::Amx => (16, peak::fma),
-    };
-    let seconds = best(|| {
-        pool.run(pool.threads(), |_, _| {
-            // SAFETY: the caller passes a supported instruction set.
-            std::hint::black_box(unsafe { run(std::hint::black_box(ROUNDS)) });
-        });
-    });
-    pool.threads() as f64 * ROUNDS as f64 * peak::operations(lanes) / seconds / 1e9
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn measure_peak(_: &ThreadPool, _: Isa, _: bool) -> f64 {
-    f64::NAN
-}
-
 fn main() {
     let pool = ThreadPool::with_all_processors();
     println!("{} threads; share of the measured multiply-add peak", pool.threads());
     for isa in Isa::supported() {
         for short in [false, true] {
-            let peak = measure_peak(&pool, isa, short);
+            let dtype = if short { DType::Bf16 } else { DType::F32 };
+            let peak = fma_peak(&pool, isa, dtype) / 1e9;
             let name = if short { "bf16" } else { "f32" };
             println!("{} {name}: peak {peak:.0} GFLOP/s", isa.name());
             for (batch, tokens, keys, heads, d) in [

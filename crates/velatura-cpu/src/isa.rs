@@ -59,7 +59,7 @@ impl Isa {
     }
 
     /// Whether products of pairs of brain floating-point numbers are instructions of it.
-    pub(crate) fn multiplies_bf16(self) -> bool {
+    pub fn multiplies_bf16(self) -> bool {
         self >= Isa::Avx512
     }
 

@@ -333,7 +333,7 @@ impl Engine {
 
     /// The precision of requests that ask for none: bf16 where the processor multiplies it, else f32.
     pub fn default_precision(&self) -> Precision {
-        if self.runtime.isa >= Isa::Avx512 { Precision::Bf16 } else { Precision::F32 }
+        if self.runtime.isa.multiplies_bf16() { Precision::Bf16 } else { Precision::F32 }
     }
 
     /// Bytes of the packed weights and of the activations that are held now, a refiner's as well.

@@ -124,8 +124,9 @@ pub(crate) unsafe fn store<const R: usize, const C: usize>(_unit: &Unit, sums: *
     }
 }
 
-macro_rules! multiply {
-    ($count:expr, $a:expr, $b:expr, $next:expr, $($line:expr),+) => {
+/// The loop over 16 steps after 16 steps. The lines of one round follow the operands.
+macro_rules! rounds {
+    ($count:expr, $a:expr, $b:expr, $next:expr, [$($line:expr),+]) => {
         asm!(
             "2:",
             $($line,)+
@@ -143,74 +144,73 @@ macro_rules! multiply {
     };
 }
 
+// Tiles of the left operand, and of the right one.
+macro_rules! a {
+    (0) => {
+        "tileloadd tmm4, [{a} + {row}*1]"
+    };
+    (1) => {
+        "tileloadd tmm5, [{a} + {row}*1 + 1024]"
+    };
+}
+macro_rules! b {
+    (0) => {
+        "tileloadd tmm6, [{b} + {bs}*1]"
+    };
+    (1) => {
+        "tileloadd tmm7, [{b} + {bs}*1 + 64]"
+    };
+}
+
+/// Two of the eight lines that are fetched with a round.
+macro_rules! fetched {
+    ($first:literal) => {
+        concat!("prefetchw [{next} + ", $first, "]\nprefetchw [{next} + ", $first, " + 64]")
+    };
+}
+
+/// The rounds for sums of so many tiles; a product names the instruction.
 macro_rules! products {
-    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 2, 2) => {
-        multiply!(
-            $count,
-            $a,
-            $b,
-            $next,
-            "tileloadd tmm6, [{b} + {bs}*1]",
-            "tileloadd tmm4, [{a} + {row}*1]",
-            "prefetchw [{next}]",
-            "prefetchw [{next} + 64]",
-            concat!($product, " tmm0, tmm4, tmm6"),
-            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
-            "prefetchw [{next} + 128]",
-            "prefetchw [{next} + 192]",
-            concat!($product, " tmm2, tmm5, tmm6"),
-            "tileloadd tmm7, [{b} + {bs}*1 + 64]",
-            "prefetchw [{next} + 256]",
-            "prefetchw [{next} + 320]",
-            concat!($product, " tmm1, tmm4, tmm7"),
-            "prefetchw [{next} + 384]",
-            "prefetchw [{next} + 448]",
-            concat!($product, " tmm3, tmm5, tmm7")
-        )
-    };
-    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 2, 1) => {
-        multiply!(
-            $count,
-            $a,
-            $b,
-            $next,
-            "tileloadd tmm6, [{b} + {bs}*1]",
-            "tileloadd tmm4, [{a} + {row}*1]",
-            concat!($product, " tmm0, tmm4, tmm6"),
-            "tileloadd tmm5, [{a} + {row}*1 + 1024]",
-            concat!($product, " tmm2, tmm5, tmm6")
-        )
-    };
-    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 1, 2) => {
-        multiply!(
-            $count,
-            $a,
-            $b,
-            $next,
-            "tileloadd tmm6, [{b} + {bs}*1]",
-            "tileloadd tmm4, [{a} + {row}*1]",
-            concat!($product, " tmm0, tmm4, tmm6"),
-            "tileloadd tmm7, [{b} + {bs}*1 + 64]",
-            concat!($product, " tmm1, tmm4, tmm7")
-        )
-    };
-    ($product:literal, $count:expr, $a:expr, $b:expr, $next:expr, 1, 1) => {
-        multiply!(
-            $count,
-            $a,
-            $b,
-            $next,
-            "tileloadd tmm6, [{b} + {bs}*1]",
-            "tileloadd tmm4, [{a} + {row}*1]",
-            concat!($product, " tmm0, tmm4, tmm6")
-        )
+    ($product:literal, $rows:expr, $columns:expr, $($operand:expr),+) => {
+        match ($rows, $columns) {
+            (1, 1) => rounds!($($operand),+, [b!(0), a!(0), concat!($product, " tmm0, tmm4, tmm6")]),
+            (1, _) => rounds!($($operand),+, [
+                b!(0),
+                a!(0),
+                concat!($product, " tmm0, tmm4, tmm6"),
+                b!(1),
+                concat!($product, " tmm1, tmm4, tmm7")
+            ]),
+            (_, 1) => rounds!($($operand),+, [
+                b!(0),
+                a!(0),
+                concat!($product, " tmm0, tmm4, tmm6"),
+                a!(1),
+                concat!($product, " tmm2, tmm5, tmm6")
+            ]),
+            (_, _) => rounds!($($operand),+, [
+                b!(0),
+                a!(0),
+                fetched!(0),
+                concat!($product, " tmm0, tmm4, tmm6"),
+                a!(1),
+                fetched!(128),
+                concat!($product, " tmm2, tmm5, tmm6"),
+                b!(1),
+                fetched!(256),
+                concat!($product, " tmm1, tmm4, tmm7"),
+                fetched!(384),
+                concat!($product, " tmm3, tmm5, tmm7")
+            ]),
+        }
     };
 }
 
 /// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
-/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps are pairs of brain floating-point numbers, or,
-/// `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. With each 16 steps eight lines from `next` on, which need
-/// not be there, are brought into the first-level cache, to be written.
+/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps
+/// are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. With each
+/// 16 steps of two by two tiles eight lines from `next` on, which need not be there, are brought into the first-level cache, to
+/// be written.
 ///
 /// # Safety
 /// The operands have so many steps, and `count` is not zero; the unit is of this thread.
@@ -224,15 +224,30 @@ pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usi
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        match (OF_BYTES, R, C) {
-            (false, 1, 1) => products!("tdpbf16ps", count, a, b, next, 1, 1),
-            (false, 1, _) => products!("tdpbf16ps", count, a, b, next, 1, 2),
-            (false, _, 1) => products!("tdpbf16ps", count, a, b, next, 2, 1),
-            (false, _, _) => products!("tdpbf16ps", count, a, b, next, 2, 2),
-            (true, 1, 1) => products!("tdpbusd", count, a, b, next, 1, 1),
-            (true, 1, _) => products!("tdpbusd", count, a, b, next, 1, 2),
-            (true, _, 1) => products!("tdpbusd", count, a, b, next, 2, 1),
-            (true, _, _) => products!("tdpbusd", count, a, b, next, 2, 2),
+        match OF_BYTES {
+            true => products!("tdpbusd", R, C, count, a, b, next),
+            false => products!("tdpbf16ps", R, C, count, a, b, next),
         }
+    }
+}
+
+/// [`multiply`] for pairs of numbers, onto sums in memory: rows of `stride` elements.
+///
+/// # Safety
+/// As for [`load`] and [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn add_up<const R: usize, const C: usize>(
+    unit: &Unit,
+    count: usize,
+    a: At,
+    b: At,
+    sums: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        load::<R, C>(unit, sums, stride);
+        multiply::<false, R, C>(unit, count, a, b, sums);
+        store::<R, C>(unit, sums, stride);
     }
 }

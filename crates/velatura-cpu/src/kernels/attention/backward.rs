@@ -93,7 +93,7 @@ pub fn backward(
         dv: Out::new(gradients.v),
     };
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx && kernel == Kernel::Dot {
+    if kernel == Kernel::Tiles {
         return tiles::backward(pool, &job);
     }
     pool.run(shape.batch * shape.heads, |head, _| run(kernel, &job, head));

@@ -66,7 +66,7 @@ pub fn forward(
     let kernel = if bytes { kernel.with_bytes() } else { kernel };
     let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Amx && kernel == Kernel::Dot {
+    if kernel == Kernel::Tiles {
         return tiles::forward(pool, &job);
     }
     let tasks = shape.q_tokens.div_ceil(TASK.max(SUMS / shape.head_dim.max(1))).max(1);

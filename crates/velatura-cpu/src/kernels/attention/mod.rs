@@ -143,6 +143,9 @@ enum Kernel {
     Dot,
     #[cfg(target_arch = "x86_64")]
     DotOfBytes,
+    /// See `tiles`, which has tasks of its own.
+    #[cfg(target_arch = "x86_64")]
+    Tiles,
 }
 
 /// The type in which products of inputs that are stored so are computed: brain floating point only where the instruction
@@ -152,7 +155,8 @@ pub fn compute_dtype(isa: Isa, inputs: impl IntoIterator<Item = DType>) -> DType
     if pairs { DType::Bf16 } else { DType::F32 }
 }
 
-/// Whether scores that may be products of bytes are: where products are of brain floating point, and there are many keys.
+/// Whether scores that may be products of bytes are: where products are of brain floating point, and there are many keys. On AMX
+/// tiles there is no such kernel.
 pub fn scores_are_of_bytes(isa: Isa, computed: DType, k_tokens: usize) -> bool {
     isa != Isa::Amx && computed == DType::Bf16 && k_tokens >= FEWEST_KEYS
 }
@@ -171,7 +175,7 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         match isa {
             Isa::Avx512 | Isa::Amx if compute_dtype(isa, inputs.iter().map(Data::dtype)) == DType::Bf16 => {
-                return Kernel::Dot;
+                return if isa == Isa::Amx { Kernel::Tiles } else { Kernel::Dot };
             }
             Isa::Avx512 | Isa::Amx => return Kernel::Avx512,
             Isa::Avx2 => return Kernel::Avx2,
@@ -221,6 +225,8 @@ macro_rules! dispatch {
                 Kernel::Dot => dot($($argument),*),
                 #[cfg(target_arch = "x86_64")]
                 Kernel::DotOfBytes => dot_of_bytes($($argument),*),
+                #[cfg(target_arch = "x86_64")]
+                Kernel::Tiles => unreachable!("tiles have tasks of their own"),
             }
         }
     }};

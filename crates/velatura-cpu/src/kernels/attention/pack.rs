@@ -36,9 +36,7 @@ impl Head<'_> {
         let before = row as usize % LINE;
         fetch(row.wrapping_sub(before), before + self.width * size);
     }
-}
 
-impl Head<'_> {
     /// Some of a token's channels, as pairs of brain floating-point numbers, of which the last may be half a one.
     #[inline(always)]
     pub(super) fn pairs(&self, token: usize, first: usize, to: &mut [u32]) {

@@ -152,7 +152,7 @@ fn check_first(count: usize, single: f64, case: &Case) {
     for isa in Isa::supported() {
         for short in [false, true] {
             let got = case.kernels(isa, 1, short);
-            let tolerance = if short && isa >= Isa::Avx512 { 8e-3 } else { single };
+            let tolerance = if short && isa.multiplies_bf16() { 8e-3 } else { single };
             for ((name, got), want) in NAMES.iter().zip(&got).zip(&exact).take(count) {
                 let error = relative_error(got, want);
                 assert!(error <= tolerance, "{name} {isa:?} {short} {:?}: {error}", case.shape);

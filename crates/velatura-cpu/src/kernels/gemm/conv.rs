@@ -235,9 +235,10 @@ impl Gather {
         }
     }
 
+    /// How the window slides, if it does so pixel by pixel along lines of whole pairs of AMX tiles.
     fn slide(&self) -> Option<Slide> {
         let x = &self.x;
-        let slides = x.step == 1 && x.taps > 1 && x.count.is_multiple_of(32);
+        let slides = x.step == 1 && x.taps > 1 && x.count.is_multiple_of(Slide::ROWS);
         slides.then_some(Slide { taps: x.taps, backward: x.tap_step < 0 })
     }
 
@@ -252,21 +253,15 @@ impl Gather {
         part: usize,
         finish: &Finish,
     ) {
+        let rows = batch * self.y.count * self.x.count;
+        let sizes = [rows, weight.steps(), weight.columns];
         let product = Product {
-            kernels: weight.kernels,
             items: weight.groups,
-            rows: batch * self.y.count * self.x.count,
-            columns: weight.columns,
             segments: self.y.taps * self.x.taps,
-            steps: weight.steps(),
-            row_step: STEP,
-            panels: weight.panels(part),
             item_panels: weight.layout(part).bytes(),
             item_columns: weight.columns,
-            first_column: 0,
             slide: self.slide(),
-            dequantize: None,
-            finish,
+            ..Product::new(weight.kernels, sizes, weight.panels(part), finish)
         };
         // SAFETY: the caller's promise; pointers are to pixels of the source or to a pixel of zeros.
         unsafe { run(pool, &product, weight.steps() * STEP, |block| self.fill(source, block)) };

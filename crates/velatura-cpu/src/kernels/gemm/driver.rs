@@ -52,14 +52,49 @@ pub(super) struct Product<'a> {
     /// For products of bytes.
     pub dequantize: Option<Dequantize<'a>>,
     pub finish: &'a Finish,
+    /// Whether the output's rows are the columns of the product, in single precision with nothing added: on AMX tiles only.
+    pub turned: bool,
 }
 
-/// What is known of a convolution whose window slides pixel by pixel along lines of a multiple of 32 pixels of the output: of
+impl<'a> Product<'a> {
+    /// One product of rows whose steps lie together: `[rows, steps]` by the `columns` that `panels` begin.
+    pub(super) fn new(
+        kernels: &'static Kernels,
+        [rows, steps, columns]: [usize; 3],
+        panels: *const u8,
+        finish: &'a Finish,
+    ) -> Self {
+        Product {
+            kernels,
+            items: 1,
+            rows,
+            columns,
+            segments: 1,
+            steps,
+            row_step: STEP,
+            panels,
+            item_panels: 0,
+            item_columns: 0,
+            first_column: 0,
+            slide: None,
+            dequantize: None,
+            finish,
+            turned: false,
+        }
+    }
+}
+
+/// What is known of a convolution whose window slides pixel by pixel along lines of whole multiples of [`Slide::ROWS`] rows: of
 /// each `taps` successive segments the second reads what the first does, one row later, and so on; or one row earlier.
 #[derive(Clone, Copy)]
 pub(super) struct Slide {
     pub taps: usize,
     pub backward: bool,
+}
+
+impl Slide {
+    /// Rows of a pair of AMX tiles.
+    pub(super) const ROWS: usize = 32;
 }
 
 /// What takes whole numbers back to what they stand for.
@@ -131,6 +166,7 @@ pub(super) unsafe fn run(
         // SAFETY: the caller's promise; the kernels were chosen for the processor.
         return unsafe { amx::run(pool, product, zeros, fill) };
     }
+    debug_assert!(!product.turned, "only tiles turn their output");
     let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
     let (block, group) = plan(product, layout.panels());
     let blocks = product.rows.div_ceil(ROWS).div_ceil(block);

@@ -70,7 +70,6 @@ impl Epilogue<'_> {
             residual: Matrix::NONE,
             activation: self.activation,
             gate: self.gate,
-            turned: false,
         };
         if let Some(bias) = self.bias {
             check_len(operation, "the bias", columns, bias.len())?;

@@ -35,8 +35,6 @@ pub(super) struct Finish {
     pub residual: Matrix,
     pub activation: Option<Activation>,
     pub gate: Option<Activation>,
-    /// Whether the output's rows are the columns of the sums, in single precision and without anything added; on AMX tiles only.
-    pub turned: bool,
 }
 
 // SAFETY: the matrices outlive the operation; tasks write disjoint parts of the output and only read the others.
@@ -99,7 +97,12 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
                 (true, true) => plain::<L, false, false>(f, sums),
             }
         } else if let Some(gate) = f.gate {
-            gated::<L>(isa, f, sums, gate);
+            let together = MOST_GATES / (sums.columns / 2).max(1);
+            for (number, rows) in sums.rows.chunks(together).enumerate() {
+                let data = sums.data.wrapping_add(number * together * sums.width);
+                let Sums { width, column, columns, .. } = *sums;
+                gated::<L>(isa, f, &Sums { data, width, rows, column, columns }, gate);
+            }
         } else if let Some(activation) = f.activation {
             each::<L>(sums, |x, row, column, n| {
                 add_inputs(f, L::load(x), row, column, n).store(x);
@@ -140,11 +143,10 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
     }
 }
 
-/// Gates of a tile: half of the columns of the widest panel, or of more rows of a narrower one (see `amx`).
-const MOST_GATES: usize = 32 * 16;
-const _: () = assert!(MOST_GATES >= ROWS * 32);
+/// Gates that are worked on at a time: of a tile half of the columns of the widest panel, of a narrower one more rows.
+const MOST_GATES: usize = ROWS * 32;
 
-/// As [`finish`], where the first half of the columns are values and the second half their gates.
+/// As [`finish`], where the first half of the columns are values and the second half their gates, no more than [`MOST_GATES`].
 #[inline(always)]
 unsafe fn gated<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Activation) {
     let (half, column) = (sums.columns / 2, sums.column / 2);

@@ -9,7 +9,7 @@ use super::packed::PackedMatrix;
 use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
 use super::strassen::{self, Levels};
-use super::tile::{Kernels, ROWS, STEP};
+use super::tile::{Kernels, ROWS};
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
@@ -129,22 +129,8 @@ pub(super) fn whole<'a>(
     dequantize: Option<Dequantize<'a>>,
     finish: &'a Finish,
 ) -> Product<'a> {
-    Product {
-        kernels: weight.kernels,
-        items: 1,
-        rows: m,
-        columns: weight.columns,
-        segments: 1,
-        steps: weight.steps(),
-        row_step: STEP,
-        panels: weight.panels(0),
-        item_panels: 0,
-        item_columns: 0,
-        first_column: 0,
-        slide: None,
-        dequantize,
-        finish,
-    }
+    let sizes = [m, weight.steps(), weight.columns];
+    Product { dequantize, ..Product::new(weight.kernels, sizes, weight.panels(0), finish) }
 }
 
 /// Names successive rows, from row `base` on.

@@ -3,10 +3,10 @@
 //! `dW[o][i] = sum over rows of dy[row][o] * x[row][i]`. The operand with fewer columns is copied into panels first, once for
 //! all. A task then takes some rows and some columns of the other; it copies them, a few rows at a time, into panels that stay
 //! in its caches, and adds up their products with all of the first. What tasks found over different rows is added up last, in
-//! order. All of this depends on the shapes alone.
+//! order. All of this depends on the shapes alone. On AMX tiles it is a convolution's: see `amx::weight_gradient`.
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::weight_gradient::LinearGradient;
+use super::amx::weight_gradient::WeightGradient;
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
 use super::pack::{Block, Cells, Layout, Number, pack_pairs, pack_singles};
@@ -125,7 +125,7 @@ pub fn linear_weight_gradient_scratch_bytes(
     let kernels = kernels_for(isa, storage);
     #[cfg(target_arch = "x86_64")]
     if kernels.amx {
-        return scratch::total(&LinearGradient::new(kernels, [m, inputs, outputs]).bytes());
+        return scratch::total(&WeightGradient::linear(kernels, [m, inputs, outputs]).bytes());
     }
     scratch::total(&Plan::new(kernels, [m, inputs, outputs]).bytes())
 }
@@ -148,22 +148,22 @@ pub fn linear_weight_gradient(
     check_len(operation, "the gradient", m * outputs, dy.len())?;
     check_len(operation, "the output", outputs * inputs, out.len())?;
     let kernels = kernels_for(isa, x.dtype());
+    if m == 0 || out.is_empty() {
+        out.fill(0.0);
+        return Ok(());
+    }
     #[cfg(target_arch = "x86_64")]
-    if kernels.amx && m > 0 {
-        let gradient = LinearGradient::new(kernels, [m, inputs, outputs]);
+    if kernels.amx {
+        let gradient = WeightGradient::linear(kernels, [m, inputs, outputs]);
         let memory = scratch::cut(operation, scratch, gradient.bytes())?;
         return match (x, dy) {
             // SAFETY: lengths were checked, and the scratch memory was cut for it.
-            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, x, dy, out, memory) },
+            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, operation, x, dy, out, memory) },
             (x, dy) => Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
         };
     }
     let plan = Plan::new(kernels, [m, inputs, outputs]);
     let [memory, shared] = scratch::cut(operation, scratch, plan.bytes())?;
-    if m == 0 || out.is_empty() {
-        out.fill(0.0);
-        return Ok(());
-    }
     // SAFETY: the memory was cut for it, aligned to 64, and is exclusively ours.
     let partial =
         unsafe { std::slice::from_raw_parts_mut(memory.cast::<f32>(), plan.bytes()[0] / size_of::<f32>()) };

@@ -113,20 +113,9 @@ pub fn matmul(
     let joined = g.broadcast_b && !g.transpose_a;
     let (items, m) = if joined { (1, g.batch * g.m) } else { (g.batch, g.m) };
     let mut product = Product {
-        kernels,
         items,
-        rows: m,
-        columns: g.n,
-        segments: 1,
-        steps: sizes.steps,
-        row_step: STEP,
-        panels: right,
         item_panels: if g.broadcast_b { 0 } else { sizes.right.bytes() },
-        slide: None,
-        dequantize: None,
-        item_columns: 0,
-        first_column: 0,
-        finish: &finish,
+        ..Product::new(kernels, [m, sizes.steps, g.n], right, &finish)
     };
     if g.transpose_a {
         product.row_step = ROWS * STEP;

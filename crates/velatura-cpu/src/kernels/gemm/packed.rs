@@ -15,9 +15,8 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
     if isa.multiplies_bf16() && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
 }
 
-/// Whether algorithms that multiply less than is written can gain anything: not where products of tiles are so much faster than
-/// all else that sums of the operands, and of the products, would take longer than what they save. `computed` is the type of the
-/// products ([`compute_dtype`]).
+/// Whether algorithms that multiply less than is written can gain anything: not where direct products run on AMX tiles and theirs
+/// do not, which takes several times as long. `computed` is the type of the products ([`compute_dtype`]).
 pub fn shortcuts_pay(isa: Isa, computed: DType) -> bool {
     (isa, computed) != (Isa::Amx, DType::Bf16)
 }

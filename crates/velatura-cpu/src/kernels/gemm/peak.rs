@@ -12,8 +12,8 @@ use crate::{Isa, ThreadPool};
 const CHAINS: usize = 12;
 const ROUNDS: usize = 100_000;
 
-/// Floating-point operations a second of fused multiply-adds that stay in registers, on all threads of the
-/// pool: the best of several short runs. `dtype` is the type computed in; brain floating point is that of
+/// Floating-point operations a second of fused multiply-adds that stay in registers (those of AMX tiles: in the first-level
+/// cache), on all threads of the pool: the best of several short runs. `dtype` is the type computed in; brain floating point is that of
 /// single precision where the instruction set does not multiply it.
 pub fn fma_peak(pool: &ThreadPool, isa: Isa, dtype: DType) -> f64 {
     match super::compute_dtype(isa, dtype) {

@@ -17,28 +17,58 @@ pub(super) fn transpose(
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!((rows - 1) * from_stride + columns <= from.len() && (columns - 1) * to_stride + rows <= to.len());
+    assert!((columns - 1) * to_stride + rows <= to.len());
+    // SAFETY: looked at above.
+    unsafe { transpose_to(isa, from, from_stride, [rows, columns], to.as_mut_ptr(), to_stride) };
+}
+
+/// [`transpose`] into memory of which other threads may write other parts meanwhile.
+///
+/// # Safety
+/// Nothing else touches `rows` cells of each of the `columns` rows of `to`, which are there.
+pub(super) unsafe fn transpose_to(
+    isa: Isa,
+    from: &[u32],
+    from_stride: usize,
+    [rows, columns]: [usize; 2],
+    to: *mut u32,
+    to_stride: usize,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!((rows - 1) * from_stride + columns <= from.len());
     for row in (0..rows).step_by(SIDE) {
         for column in (0..columns).step_by(SIDE) {
             let sides = [SIDE.min(rows - row), SIDE.min(columns - column)];
-            let (from, to) = (&from[row * from_stride + column..], &mut to[column * to_stride + row..]);
-            match isa {
-                // SAFETY: kernels are called with an instruction set that the processor supports; what is left of either
-                // matrix was looked at above.
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 | Isa::Amx => unsafe {
-                    avx512(from.as_ptr(), from_stride, sides, to.as_mut_ptr(), to_stride);
-                },
-                _ => plain(from, from_stride, sides, to, to_stride),
+            let from = &from[row * from_stride + column..];
+            let to = to.wrapping_add(column * to_stride + row);
+            // SAFETY: kernels are called with an instruction set that the processor supports; what is left of the one matrix
+            // was looked at above, the other is the caller's promise.
+            unsafe {
+                match isa {
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 | Isa::Amx => avx512(from.as_ptr(), from_stride, sides, to, to_stride),
+                    _ => plain(from, from_stride, sides, to, to_stride),
+                }
             }
         }
     }
 }
 
-fn plain(from: &[u32], from_stride: usize, [rows, columns]: [usize; 2], to: &mut [u32], to_stride: usize) {
+/// # Safety
+/// As for [`transpose_to`].
+unsafe fn plain(
+    from: &[u32],
+    from_stride: usize,
+    [rows, columns]: [usize; 2],
+    to: *mut u32,
+    to_stride: usize,
+) {
     for (row, from) in from.chunks(from_stride).take(rows).enumerate() {
         for (column, &cell) in from.iter().take(columns).enumerate() {
-            to[column * to_stride + row] = cell;
+            // SAFETY: the caller's promise.
+            unsafe { to.add(column * to_stride + row).write(cell) };
         }
     }
 }

@@ -7,9 +7,11 @@
 //!
 //! In brain floating point a step holds two pixels. They are not neighbours, which would tie the copies to the parity
 //! of the tap: they are the same place in the upper and the lower half of the image.
+//!
+//! On AMX tiles it is one product: see `amx::weight_gradient`.
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::weight_gradient::ConvGradient;
+use super::amx::weight_gradient::WeightGradient;
 use super::conv::{ConvAlgorithm, ConvGeometry};
 use super::error::{GemmError, check_len};
 use super::linear::kernels_for;
@@ -206,7 +208,7 @@ pub fn conv2d_weight_gradient_scratch_bytes(
     let kernels = kernels_for(isa, storage);
     #[cfg(target_arch = "x86_64")]
     if runs_on_tiles(kernels, g) {
-        return scratch::total(&ConvGradient::new(kernels, g).bytes());
+        return scratch::total(&WeightGradient::new(kernels, g).bytes());
     }
     scratch::total(&[Plan::new(g, kernels).bytes()])
 }
@@ -246,11 +248,11 @@ pub fn conv2d_weight_gradient(
     let kernels = kernels_for(isa, x.dtype());
     #[cfg(target_arch = "x86_64")]
     if runs_on_tiles(kernels, g) {
-        let gradient = ConvGradient::new(kernels, g);
+        let gradient = WeightGradient::new(kernels, g);
         let memory = scratch::cut(operation, scratch, gradient.bytes())?;
         return match (x, dy) {
             // SAFETY: lengths were checked, and the scratch memory was cut for it.
-            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, x, dy, out, memory) },
+            (Data::Bf16(x), Data::Bf16(dy)) => unsafe { gradient.run(pool, operation, x, dy, out, memory) },
             (x, dy) => Err(GemmError::mixed(operation, x.dtype(), dy.dtype())),
         };
     }

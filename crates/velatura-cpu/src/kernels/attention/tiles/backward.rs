@@ -270,16 +270,8 @@ impl Task<'_> {
                 let turned = tiles(self.k_turned.wrapping_add(pair * BLOCK * CELLS));
                 let sums = queries.dq.wrapping_add(pair * SQUARE);
                 match self.sizes.tiles - 2 * pair >= 2 {
-                    true => {
-                        amx::load::<2, 2>(&self.unit, sums, PAIR);
-                        amx::multiply::<false, 2, 2>(&self.unit, units, turned, slopes, sums);
-                        amx::store::<2, 2>(&self.unit, sums, PAIR);
-                    }
-                    false => {
-                        amx::load::<1, 2>(&self.unit, sums, PAIR);
-                        amx::multiply::<false, 1, 2>(&self.unit, units, turned, slopes, sums);
-                        amx::store::<1, 2>(&self.unit, sums, PAIR);
-                    }
+                    true => amx::add_up::<2, 2>(&self.unit, units, turned, slopes, sums, PAIR),
+                    false => amx::add_up::<1, 2>(&self.unit, units, turned, slopes, sums, PAIR),
                 }
             }
         }
@@ -371,16 +363,8 @@ impl Task<'_> {
                 // SAFETY: the caller's promise.
                 unsafe {
                     match self.sizes.tiles - 2 * pair >= 2 {
-                        true => {
-                            amx::load::<2, 2>(&self.unit, sums, columns);
-                            amx::multiply::<false, 2, 2>(&self.unit, runs, rows, tokens, sums);
-                            amx::store::<2, 2>(&self.unit, sums, columns);
-                        }
-                        false => {
-                            amx::load::<2, 1>(&self.unit, sums, columns);
-                            amx::multiply::<false, 2, 1>(&self.unit, runs, rows, tokens, sums);
-                            amx::store::<2, 1>(&self.unit, sums, columns);
-                        }
+                        true => amx::add_up::<2, 2>(&self.unit, runs, rows, tokens, sums, columns),
+                        false => amx::add_up::<2, 1>(&self.unit, runs, rows, tokens, sums, columns),
                     }
                 }
             }

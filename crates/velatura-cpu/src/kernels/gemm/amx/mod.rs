@@ -4,9 +4,10 @@
 //! of the operands has to be in the first-level cache and the other has to come from the second one line after the other. So a
 //! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its panels, of which as much as
 //! is read for a chunk stays in the second-level cache until all rows have met it. Sums are carried on from chunk to chunk in
-//! memory, which changes no bit: each element is one chain of additions in the order of the depth, as with the other kernels.
+//! memory: each element is one chain of additions, as with the other kernels.
 //!
-//! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later.
+//! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later. The chain
+//! then takes a chunk's channels tap by tap. How the depth is cut depends on it and on the taps alone, not on rows or columns.
 //!
 //! Copied rows also are the end of all questions: where they come from (pixels of a convolution), how they are aligned, and
 //! whether the depth is a multiple of what a tile holds (there are zeros behind it).
@@ -21,7 +22,7 @@ use super::driver::{self, Product, RowBlock, Slide};
 use super::finish::Sums;
 use super::pack::Layout;
 use super::tile::{ROWS, STEP, Steps};
-use super::transpose::transpose;
+use super::transpose::transpose_to;
 use crate::ThreadPool;
 use crate::kernels::amx::{self as unit, At, ROW, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
@@ -30,6 +31,7 @@ use tail::Tails;
 
 /// Rows, and columns, of two tiles: those of a panel.
 pub(super) const PAIR: usize = 2 * SIDE;
+const _: () = assert!(PAIR == Slide::ROWS);
 /// Elements of the sums of a pair of tiles of rows and a panel.
 const SUMS: usize = PAIR * PAIR;
 /// Bytes of 16 steps of a panel, and of a pair of tiles of rows.
@@ -329,7 +331,7 @@ impl Task<'_> {
         };
         // SAFETY: the caller's promise.
         unsafe {
-            if self.product.finish.turned {
+            if self.product.turned {
                 return turn(self.product, &finished);
             }
             driver::dequantize(self.product, &finished);
@@ -392,11 +394,10 @@ impl Task<'_> {
 unsafe fn turn(product: &Product<'_>, sums: &Sums<'_>) {
     let (out, &[first, ..]) = (&product.finish.out, sums.rows) else { return };
     let to = out.data.cast::<u32>().wrapping_add(sums.column * out.stride + first);
-    let (rows, columns) = (sums.rows.len(), sums.columns);
-    // SAFETY: the caller's promise.
-    let (from, to) = unsafe {
-        let from = std::slice::from_raw_parts(sums.data.cast::<u32>().cast_const(), rows * sums.width);
-        (from, std::slice::from_raw_parts_mut(to, (columns - 1) * out.stride + rows))
-    };
-    transpose(product.kernels.isa, from, sums.width, [rows, columns], to, out.stride);
+    let sizes = [sums.rows.len(), sums.columns];
+    // SAFETY: the caller's promise; a task writes its own rows and columns.
+    unsafe {
+        let from = std::slice::from_raw_parts(sums.data.cast::<u32>().cast_const(), sizes[0] * sums.width);
+        transpose_to(product.kernels.isa, from, sums.width, sizes, to, out.stride);
+    }
 }

@@ -1,15 +1,14 @@
-//! Gradients of weights on AMX tiles: reductions over rows, or pixels.
+//! Gradients of weights on AMX tiles: reductions over pixels, or the rows of a linear layer, which is a convolution of one tap
+//! over one line.
 //!
 //! ```text
-//! linear       dW[o][i]      = sum over rows    dy[row][o] * x[row][i]
-//! convolution  dW[o][c, t]   = sum over pixels  x[pixel + t][c] * dy[pixel][o]
+//! dW[o][c, tap] = sum over pixels  x[pixel + tap][c] * dy[pixel][o]
 //! ```
 //!
-//! The first operand is turned, so that a row is a channel and its steps are pairs of rows or pixels; the second is packed into
-//! panels with the same steps. Both are made once, in memory; what is left is a [`Product`], that of a convolution with its output
-//! turned. The pixels of a convolution lie as
-//! in an image with its padding, so that a tap is nothing but another place to start reading; those of a stride are dealt out to
-//! one such image for each phase. Where the gradient has no pixel it is zero.
+//! The image is turned, so that a row is a channel and its steps are pairs of pixels; the gradient is packed into panels with the
+//! same steps. Both are made once, in memory; what is left is a [`Product`] with its output turned. Pixels lie as in an image
+//! with its padding, so that a tap is nothing but another place to start reading; those of a stride are dealt out to one such
+//! image for each phase. Where the gradient has no pixel it is zero.
 
 use std::ops::Range;
 
@@ -17,10 +16,9 @@ use super::super::conv::ConvGeometry;
 use super::super::driver::{self, Product};
 use super::super::epilogue::Epilogue;
 use super::super::error::GemmError;
-use super::super::finish::Finish;
 use super::super::pack::{Cells, Layout, Number, pack_halves};
 use super::super::tile::{Kernels, ROWS, STEP};
-use super::super::transpose::transpose;
+use super::super::transpose::transpose_to;
 use super::SIDE;
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
@@ -96,86 +94,14 @@ fn write_pairs<T: Number>(
     }
 }
 
-/// The gradient of a linear layer's weight by its sizes.
-pub(in super::super) struct LinearGradient {
-    kernels: &'static Kernels,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-}
-
-impl LinearGradient {
-    pub(in super::super) fn new(kernels: &'static Kernels, [rows, inputs, outputs]: [usize; 3]) -> Self {
-        LinearGradient { kernels, rows, inputs, outputs }
-    }
-
-    fn lines(&self) -> Lines {
-        let pixels = self.rows.next_multiple_of(2);
-        Lines { images: 1, height: 1, width: self.rows, rows: 1, pixels }
-    }
-
-    /// Bytes of memory for the turned gradient, and the panels of the input.
-    pub(in super::super) fn bytes(&self) -> [usize; 2] {
-        let steps = self.lines().steps();
-        [self.outputs * turned_row(steps), Layout::right(self.kernels, self.inputs, steps).bytes()]
-    }
-
-    /// # Safety
-    /// The operands have these sizes, the memory has [`LinearGradient::bytes`].
-    pub(in super::super) unsafe fn run<T: Number>(
-        &self,
-        pool: &ThreadPool,
-        x: &[T],
-        dy: &[T],
-        out: &mut [f32],
-        memory: [*mut u8; 2],
-    ) -> Result<(), GemmError> {
-        let (lines, kernels) = (self.lines(), self.kernels);
-        let mut out = DataMut::F32(out);
-        let finish =
-            Epilogue::default().bind("linear_weight_gradient", self.outputs, self.inputs, &mut out)?;
-        let place = Place { first: 0, step: 1 };
-        let row = turned_row(lines.steps());
-        let [turned, panels] = memory.map(Memory);
-        turn(pool, kernels, &lines, self.outputs, &turned, row, |_| (Some(dy), place));
-        pack(pool, kernels, &lines, self.inputs, &panels, |_| Some(x));
-        let product = Product {
-            kernels,
-            items: 1,
-            rows: self.outputs,
-            columns: self.inputs,
-            segments: 1,
-            steps: lines.steps(),
-            row_step: STEP,
-            panels: panels.0,
-            item_panels: 0,
-            item_columns: 0,
-            first_column: 0,
-            slide: None,
-            dequantize: None,
-            finish: &finish,
-        };
-        // SAFETY: the caller's promise; the operands were made with these steps.
-        unsafe {
-            driver::run(pool, &product, 0, |block| {
-                for (i, output) in block.outputs.iter_mut().enumerate() {
-                    *output = block.first + i;
-                    block.pointers[i / ROWS][i % ROWS] = turned.at(*output * row);
-                }
-            });
-        }
-        Ok(())
-    }
-}
-
-/// The gradient of a convolution's weight, of one group.
-pub(in super::super) struct ConvGradient {
+/// The gradient of the weight of a convolution of one group.
+pub(in super::super) struct WeightGradient {
     kernels: &'static Kernels,
     g: ConvGeometry,
     lines: Lines,
 }
 
-impl ConvGradient {
+impl WeightGradient {
     pub(in super::super) fn new(kernels: &'static Kernels, g: &ConvGeometry) -> Self {
         let beyond = |axis: usize| (g.kernel[axis] - 1) / g.stride[axis];
         let lines = Lines {
@@ -185,7 +111,23 @@ impl ConvGradient {
             rows: g.out_height() + beyond(0),
             pixels: (g.out_width() + beyond(1)).next_multiple_of(2),
         };
-        ConvGradient { kernels, g: *g, lines }
+        WeightGradient { kernels, g: *g, lines }
+    }
+
+    /// That of a linear layer.
+    pub(in super::super) fn linear(kernels: &'static Kernels, [rows, inputs, outputs]: [usize; 3]) -> Self {
+        let g = ConvGeometry {
+            batch: 1,
+            height: 1,
+            width: rows,
+            in_channels: inputs,
+            out_channels: outputs,
+            kernel: [1, 1],
+            stride: [1, 1],
+            padding: [0; 4],
+            groups: 1,
+        };
+        Self::new(kernels, &g)
     }
 
     fn phases(&self) -> usize {
@@ -209,30 +151,32 @@ impl ConvGradient {
         phase * 2 * self.steps() + y / down * self.lines.pixels + x / across
     }
 
-    /// Bytes of a row of the turned image, with zeros that the last taps read.
+    /// Cells of a row of the turned image, with zeros that the last taps read.
     fn row(&self) -> usize {
-        let behind = (self.g.kernel[0] / self.g.stride[0] + 1) * self.lines.pixels;
+        let [down, across] = [0, 1].map(|axis| (self.g.kernel[axis] - 1) / self.g.stride[axis]);
+        let behind = (down * self.lines.pixels + across).div_ceil(2);
         turned_row(self.phases() * self.steps() + behind)
     }
 
     /// Bytes of memory for the turned image, and the panels of the gradient.
     pub(in super::super) fn bytes(&self) -> [usize; 2] {
         let g = &self.g;
-        [g.in_channels * self.row(), Layout::right(self.kernels, g.out_channels, self.steps()).bytes()]
+        [g.in_channels * self.row() * STEP, Layout::right(self.kernels, g.out_channels, self.steps()).bytes()]
     }
 
     /// # Safety
-    /// The operands have these sizes, the memory has [`ConvGradient::bytes`].
+    /// The operands have these sizes, the memory has [`WeightGradient::bytes`].
     pub(in super::super) unsafe fn run<T: Number>(
         &self,
         pool: &ThreadPool,
+        operation: &'static str,
         x: &[T],
         dy: &[T],
         out: &mut [f32],
         memory: [*mut u8; 2],
     ) -> Result<(), GemmError> {
         let (g, kernels, lines, row) = (&self.g, self.kernels, &self.lines, self.row());
-        let [turned, panels] = memory.map(Memory);
+        let [turned, panels] = memory.map(|memory| Cells(memory.cast()));
         let [down, across] = g.stride;
         let image = Lines {
             images: self.phases() * g.batch,
@@ -256,32 +200,18 @@ impl ConvGradient {
         });
         let rows = self.taps() * g.in_channels;
         let mut target = DataMut::F32(out);
-        let finish = Epilogue::default().bind("conv2d_weight_gradient", g.out_channels, rows, &mut target)?;
-        let finish = Finish { turned: true, ..finish };
-        let product = Product {
-            kernels,
-            items: 1,
-            rows,
-            columns: g.out_channels,
-            segments: 1,
-            steps: self.steps(),
-            row_step: STEP,
-            panels: panels.0,
-            item_panels: 0,
-            item_columns: 0,
-            first_column: 0,
-            slide: None,
-            dequantize: None,
-            finish: &finish,
-        };
+        let finish = Epilogue::default().bind(operation, g.out_channels, rows, &mut target)?;
+        let sizes = [rows, self.steps(), g.out_channels];
+        let product =
+            Product { turned: true, ..Product::new(kernels, sizes, panels.0.cast_const().cast(), &finish) };
         // SAFETY: the caller's promise; the operands were made with these steps, and zeros behind them.
         unsafe {
             driver::run(pool, &product, 0, |block| {
                 for (i, output) in block.outputs.iter_mut().enumerate() {
                     *output = block.first + i;
                     let (channel, tap) = (*output / self.taps(), *output % self.taps());
-                    let start = channel * row + self.shift(tap) * size_of::<u16>();
-                    block.pointers[i / ROWS][i % ROWS] = turned.at(start);
+                    let row = turned.at(channel * row).cast::<u16>();
+                    block.pointers[i / ROWS][i % ROWS] = row.wrapping_add(self.shift(tap)).cast();
                 }
             });
         }
@@ -289,31 +219,19 @@ impl ConvGradient {
     }
 }
 
-/// Bytes of a row of so many steps.
+/// Cells of a row of so many steps: whole lines of the caches.
 fn turned_row(steps: usize) -> usize {
-    (steps * STEP).next_multiple_of(LINE)
+    steps.next_multiple_of(LINE / STEP)
 }
 
-#[derive(Clone, Copy)]
-struct Memory(*mut u8);
-
-// SAFETY: tasks write disjoint parts, and read when all are written.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn at(&self, bytes: usize) -> *mut u8 {
-        self.0.wrapping_add(bytes)
-    }
-}
-
-/// Turns an operand `[lines][pixels][columns]`: for each column a row of `row` bytes, of the steps of all lines, then zeros.
+/// Turns an operand `[lines][pixels][columns]`: for each column a row of `row` cells, of the steps of all lines, then zeros.
 /// `line` tells what a line is made from.
 fn turn<'a, T: Number + 'a>(
     pool: &ThreadPool,
     kernels: &Kernels,
     lines: &Lines,
     columns: usize,
-    to: &Memory,
+    to: &Cells,
     row: usize,
     line: impl Fn(usize) -> (Option<&'a [T]>, Place) + Sync,
 ) {
@@ -333,23 +251,15 @@ fn turn<'a, T: Number + 'a>(
                 let (from, mut place) = line(number);
                 place.first += (2 * first * place.step) as isize;
                 write_pairs(kernels, from, [channel, count, columns], place, lines.width, width, cells);
-                let at = channel * row + (number * of_line + first) * STEP;
-                let cells_of_row = row / STEP;
+                let to = to.at(channel * row + number * of_line + first);
                 // SAFETY: rows of all columns; tasks have columns or steps of their own.
-                let to = unsafe {
-                    std::slice::from_raw_parts_mut(
-                        to.at(at).cast::<u32>(),
-                        (count - 1) * cells_of_row + steps,
-                    )
-                };
-                transpose(kernels.isa, cells, width, [steps, count], to, cells_of_row);
+                unsafe { transpose_to(kernels.isa, cells, width, [steps, count], to, row) };
             }
         });
     });
-    let behind = row - all * STEP;
     for column in 0..columns {
         // SAFETY: the end of a row.
-        unsafe { to.at(column * row + all * STEP).write_bytes(0, behind) };
+        unsafe { to.at(column * row + all).write_bytes(0, row - all) };
     }
 }
 
@@ -359,14 +269,13 @@ fn pack<'a, T: Number + 'a>(
     kernels: &Kernels,
     lines: &Lines,
     columns: usize,
-    to: &Memory,
+    to: &Cells,
     line: impl Fn(usize) -> Option<&'a [T]> + Sync,
 ) {
     let of_line = lines.steps();
     let layout = Layout::right(kernels, columns, lines.count() * of_line);
     let (together, part) = ((PART / of_line.max(1)).max(1), of_line.min(PART));
     let (groups, parts) = (lines.count().div_ceil(together), of_line.div_ceil(part.max(1)));
-    let cells = Cells(to.0.cast());
     pool.run(groups * parts, |index, _| {
         let (group, first) = (index / parts, index % parts * part);
         let steps = part.min(of_line - first);
@@ -376,7 +285,7 @@ fn pack<'a, T: Number + 'a>(
             for number in numbers.clone() {
                 let at = layout.start(p) + (number * of_line + first) * width;
                 // SAFETY: inside the panels; tasks have steps of their own.
-                let to = unsafe { std::slice::from_raw_parts_mut(cells.at(at), steps * width) };
+                let to = unsafe { std::slice::from_raw_parts_mut(to.at(at), steps * width) };
                 let sizes = [p * layout.panel, layout.valid(p), columns];
                 let place = Place { first: 2 * first as isize, step: 1 };
                 write_pairs(kernels, line(number), sizes, place, lines.width, width, to);

@@ -155,6 +155,48 @@ fn large_convolutions_are_cut_into_blocks() {
     });
 }
 
+#[test]
+fn windows_slide_along_lines() {
+    everywhere(|isa, dtype| {
+        // Lines of 32 and 64, as many channels as fill tiles of either operand, taps across of two, three and five.
+        case(isa, dtype, square(2, [3, 32], [64, 40], 3, 1), 0x75);
+        case(isa, dtype, square(1, [2, 64], [32, 96], 3, 1), 0x12);
+        let even =
+            ConvGeometry { kernel: [1, 2], padding: [0, 1, 0, 0], ..square(1, [3, 32], [32, 32], 1, 1) };
+        case(isa, dtype, even, 0x71);
+        let wide =
+            ConvGeometry { kernel: [3, 5], padding: [1, 3, 0, 1], ..square(2, [3, 32], [96, 33], 1, 1) };
+        case(isa, dtype, wide, 0x70);
+        case(isa, dtype, ConvGeometry { groups: 2, ..square(1, [2, 32], [64, 64], 3, 1) }, 0x17);
+        // Down alone.
+        case(isa, dtype, ConvGeometry { stride: [2, 1], ..square(1, [4, 32], [32, 34], 3, 1) }, 0x73);
+        // Tiles that lines do not fill.
+        case(isa, dtype, square(1, [2, 48], [32, 32], 3, 1), 0x70);
+    });
+}
+
+#[test]
+fn an_image_does_not_depend_on_its_batch() {
+    everywhere(|isa, dtype| {
+        for g in [square(3, [3, 32], [64, 40], 3, 1), square(5, [6, 7], [20, 70], 3, 1)] {
+            let (pool, mut noise) = (crate::ThreadPool::new(2), Noise(29));
+            let x = noise.numbers(g.in_pixels() * g.in_channels);
+            let w = noise.numbers(g.weight_shape().iter().product());
+            let weight = PackedMatrix::conv2d(&pool, isa, dtype, &w, g.weight_shape(), 1).unwrap();
+            let run = |g: &ConvGeometry| {
+                let x = Store::new(dtype, &x[..g.in_pixels() * g.in_channels]);
+                let mut out = Store::nan(dtype, g.out_pixels() * g.out_channels);
+                let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, g, ConvAlgorithm::Direct));
+                let epilogue = Epilogue::default();
+                conv2d(&pool, isa, g, x.data(), &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
+                out.values()
+            };
+            let one = run(&ConvGeometry { batch: 1, ..g });
+            assert!(run(&g)[..one.len()] == one, "{g:?} {dtype:?} {isa:?}");
+        }
+    });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
