@@ -25,7 +25,7 @@ pub(super) const ROWS: usize = 6;
 /// Bytes of one step of one row or column.
 pub(super) const STEP: usize = 4;
 
-/// Bytes that B is fetched ahead of its use.
+/// Bytes that B is fetched ahead of its use into the first-level cache.
 const AHEAD: usize = 2048;
 
 /// The operands of one tile.
@@ -133,7 +133,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx, true) => &x86::AMX_BF16,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, false) => &const { Kernels { isa: Isa::Amx, ..x86::AVX512_F32 } },
+            (Isa::Amx, false) => &const { x86::AMX_F32 },
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, true) => &const { x86::AVX512_BF16 },
             #[cfg(target_arch = "x86_64")]
@@ -182,9 +182,86 @@ impl Kernels {
     }
 }
 
+/// Where the steps of some rows and of their panel are.
+struct Place<const R: usize> {
+    a: [*const u8; R],
+    b: *const u8,
+    row_step: usize,
+    panel_step: usize,
+}
+
+/// Adds up `count` steps, `U` in a round, and fetches a line from `far` on for each, where there are any.
+#[inline(always)]
+unsafe fn steps<
+    L: Lanes,
+    const STEPS: u8,
+    const AHEAD: usize,
+    const R: usize,
+    const V: usize,
+    const U: usize,
+>(
+    acc: &mut [[L; V]; R],
+    at: &mut Place<R>,
+    count: usize,
+    mut far: Option<*const u8>,
+) {
+    // SAFETY: the contract of `Kernels::run`.
+    unsafe {
+        for _ in 0..count / U {
+            round::<L, STEPS, AHEAD, R, V, U>(acc, at, &mut far);
+        }
+        for _ in 0..count % U {
+            round::<L, STEPS, AHEAD, R, V, 1>(acc, at, &mut far);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn round<
+    L: Lanes,
+    const STEPS: u8,
+    const AHEAD: usize,
+    const R: usize,
+    const V: usize,
+    const U: usize,
+>(
+    acc: &mut [[L; V]; R],
+    at: &mut Place<R>,
+    far: &mut Option<*const u8>,
+) {
+    // SAFETY: the contract of `Kernels::run`.
+    unsafe {
+        for u in 0..U {
+            let b = at.b.wrapping_add(u * at.panel_step);
+            if AHEAD > 0 {
+                fetch(b.wrapping_add(AHEAD), V * L::WIDTH * STEP);
+            }
+            if let Some(line) = far {
+                fetch_far(*line);
+                *line = line.wrapping_add(LINE);
+            }
+            let columns: [L; V] = std::array::from_fn(|v| L::load(b.cast::<f32>().add(v * L::WIDTH)));
+            for r in 0..R {
+                let x = L::splat_bits(at.a[r].add(u * at.row_step));
+                for v in 0..V {
+                    acc[r][v] = match STEPS {
+                        BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
+                        PAIRS => acc[r][v].multiply_add_pairs(x, columns[v]),
+                        _ => acc[r][v].multiply_add(x, columns[v]),
+                    };
+                }
+            }
+        }
+        for r in 0..R {
+            at.a[r] = at.a[r].wrapping_add(U * at.row_step);
+        }
+        at.b = at.b.wrapping_add(U * at.panel_step);
+    }
+}
+
 /// The kernel itself, compiled for each instruction set by the wrappers below.
 #[inline(always)]
-unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Tile) {
+unsafe fn tile<L: Lanes, const STEPS: u8, const AHEAD: usize, const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: all pointers are valid for their extents: the contract of `Kernels::run`.
     unsafe {
         let mut acc = [[L::zero(); V]; R];
@@ -200,38 +277,31 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
         for s in 0..t.segments {
             let pointers = &*t.rows.add(s);
             let a: [*const u8; R] = std::array::from_fn(|r| pointers[r].wrapping_add(t.offset));
-            let mut b = if t.panel_offsets.is_null() { linear } else { t.panel.add(*t.panel_offsets.add(s)) };
+            let b = if t.panel_offsets.is_null() { linear } else { t.panel.add(*t.panel_offsets.add(s)) };
             linear = linear.wrapping_add(t.panel_segment);
-            let mut at = 0usize;
+            let mut at = Place { a, b, row_step: t.row_step, panel_step: t.panel_step };
             let mut left = t.steps;
             while left > 0 {
-                // The first lines that are left, or, when there are none, the same one again and again.
-                let (mut line, line_step, steps) = match next.iter_mut().find(|lines| lines.count > 0) {
+                // The first lines that are left.
+                let (far, count) = match next.iter_mut().find(|lines| lines.count > 0) {
                     Some(lines) => {
                         let (from, count) = (lines.from, lines.count.min(left));
                         *lines = Lines { from: from.wrapping_add(count * LINE), count: lines.count - count };
-                        (from, LINE, count)
+                        (Some(from), count)
                     }
-                    None => (b, 0, left),
+                    None => (None, left),
                 };
-                left -= steps;
-                for _ in 0..steps {
-                    fetch(b.wrapping_add(AHEAD), V * L::WIDTH * STEP);
-                    fetch_far(line);
-                    let columns: [L; V] = std::array::from_fn(|v| L::load(b.cast::<f32>().add(v * L::WIDTH)));
-                    for r in 0..R {
-                        let x = L::splat_bits(a[r].add(at));
-                        for v in 0..V {
-                            acc[r][v] = match STEPS {
-                                BYTES => acc[r][v].multiply_add_bytes(x, columns[v]),
-                                PAIRS => acc[r][v].multiply_add_pairs(x, columns[v]),
-                                _ => acc[r][v].multiply_add(x, columns[v]),
-                            };
-                        }
-                    }
-                    at += t.row_step;
-                    b = b.wrapping_add(t.panel_step);
-                    line = line.wrapping_add(line_step);
+                left -= count;
+                // Where steps lie together the compiler knows how far apart they are, and whether there are lines: arithmetic
+                // on addresses would take the place of products.
+                let together = t.row_step == STEP && t.panel_step == V * L::WIDTH * STEP;
+                if together {
+                    (at.row_step, at.panel_step) = (STEP, V * L::WIDTH * STEP);
+                }
+                match far {
+                    Some(_) if together => steps::<L, STEPS, AHEAD, R, V, 4>(&mut acc, &mut at, count, far),
+                    None if together => steps::<L, STEPS, AHEAD, R, V, 4>(&mut acc, &mut at, count, None),
+                    _ => steps::<L, STEPS, AHEAD, R, V, 1>(&mut acc, &mut at, count, far),
                 }
             }
         }
@@ -259,12 +329,12 @@ unsafe fn tile<L: Lanes, const STEPS: u8, const R: usize, const V: usize>(t: &Ti
 
 unsafe fn portable<const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the contract of `Kernels::run`.
-    unsafe { tile::<Plain, SINGLE, R, V>(t) }
+    unsafe { tile::<Plain, SINGLE, AHEAD, R, V>(t) }
 }
 
 unsafe fn portable_bytes<const R: usize, const V: usize>(t: &Tile) {
     // SAFETY: the contract of `Kernels::run`.
-    unsafe { tile::<Plain, BYTES, R, V>(t) }
+    unsafe { tile::<Plain, BYTES, AHEAD, R, V>(t) }
 }
 
 macro_rules! row_counts {
@@ -299,37 +369,44 @@ static PORTABLE_BYTES: Kernels =
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
 
-    use super::{BYTES, Kernels, PAIRS, SINGLE, Steps, Tile, finish, strassen, tile, winograd};
+    use super::{AHEAD, BYTES, Kernels, PAIRS, SINGLE, Steps, Tile, finish, strassen, tile, winograd};
     use crate::Isa;
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m256, SINGLE, R, V>(t) }
+        unsafe { tile::<__m256, SINGLE, AHEAD, R, V>(t) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn avx512<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, SINGLE, R, V>(t) }
+        unsafe { tile::<__m512, SINGLE, AHEAD, R, V>(t) }
+    }
+
+    // Processors with AMX fetch B themselves in time.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
+    unsafe fn amx<const R: usize, const V: usize>(t: &Tile) {
+        // SAFETY: the contract of `Kernels::run`.
+        unsafe { tile::<__m512, SINGLE, 0, R, V>(t) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn avx512_bf16<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, PAIRS, R, V>(t) }
+        unsafe { tile::<__m512, PAIRS, AHEAD, R, V>(t) }
     }
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2_bytes<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m256, BYTES, R, V>(t) }
+        unsafe { tile::<__m256, BYTES, AHEAD, R, V>(t) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c")]
     unsafe fn avx512_bytes<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
-        unsafe { tile::<__m512, BYTES, R, V>(t) }
+        unsafe { tile::<__m512, BYTES, AHEAD, R, V>(t) }
     }
 
     pub(super) static AVX2_BYTES: Kernels = Kernels {
@@ -376,6 +453,12 @@ mod x86 {
         finish: finish::x86::avx512,
         winograd: winograd::avx512::TRANSFORMS,
         strassen: strassen::x86::AVX512,
+    };
+
+    pub(super) const AMX_F32: Kernels = Kernels {
+        isa: Isa::Amx,
+        tiles: &[row_counts!(amx, 1), row_counts!(amx, 2), row_counts!(amx, 3), row_counts!(amx, 4)],
+        ..AVX512_F32
     };
 
     pub(super) static AMX_BF16: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 32, ..AVX512_BF16 };
