@@ -22,6 +22,7 @@ pub(super) struct Scores<V, const N: usize> {
 }
 
 impl<P: Product, const N: usize> Finish<P, N> for Scores<P::V, N> {
+    const ROUND: usize = if P::WIDE { 1 } else { 4 };
     #[inline(always)]
     unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
         for_values!(M, N, i, j => {
@@ -48,6 +49,7 @@ pub(super) struct Weights<V, const N: usize> {
 }
 
 impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
+    const ROUND: usize = if P::WIDE { 1 } else { 4 };
     #[inline(always)]
     unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
         for_values!(M, N, i, j => {
@@ -115,6 +117,7 @@ impl<V: Vector, const N: usize> Powers<V, N> {
 const ONES: u32 = 0x3f80_3f80;
 
 impl<P: Product, const N: usize> Finish<P, N> for Powers<P::V, N> {
+    const ROUND: usize = if P::WIDE { 1 } else { 4 };
     #[inline(always)]
     fn waiting(&self) -> usize {
         self.waiting
@@ -259,6 +262,7 @@ pub(super) struct Rescale<V, const N: usize> {
 }
 
 impl<P: Product, const N: usize> Finish<P, N> for Rescale<P::V, N> {
+    const ROUND: usize = if P::WIDE { 1 } else { 4 };
     #[inline(always)]
     unsafe fn rows<const M: usize>(&mut self, first: usize, values: [[P::V; N]; M]) {
         for_values!(M, N, i, j => {

@@ -140,6 +140,9 @@ macro_rules! for_values {
 
 /// What becomes of finished rows of the product.
 pub(super) trait Finish<P: Product, const N: usize> {
+    /// Steps that the product takes in a round: four leave fewer instructions beside its products. But with what else the
+    /// gradient holds the compiler runs out of registers for them, and AVX-512 has nothing to gain.
+    const ROUND: usize = 1;
     /// Pieces of work that the rows before have left, to be done one with each step of the next product.
     #[inline(always)]
     fn waiting(&self) -> usize {
@@ -240,37 +243,37 @@ unsafe fn tiles<P: Product, const N: usize, const KIND: u8>(
     unsafe {
         if P::WIDE {
             while row + 8 <= rows {
-                tile::<P, 8, N, KIND>(a, b, row, steps, start, finish);
+                tile::<P, 8, N, KIND, _>(a, b, row, steps, start, finish);
                 row += 8;
             }
         } else {
             while row + 6 <= rows {
-                tile::<P, 6, N, KIND>(a, b, row, steps, start, finish);
+                tile::<P, 6, N, KIND, _>(a, b, row, steps, start, finish);
                 row += 6;
             }
         }
         if row + 4 <= rows {
-            tile::<P, 4, N, KIND>(a, b, row, steps, start, finish);
+            tile::<P, 4, N, KIND, _>(a, b, row, steps, start, finish);
             row += 4;
         }
         if row + 2 <= rows {
-            tile::<P, 2, N, KIND>(a, b, row, steps, start, finish);
+            tile::<P, 2, N, KIND, _>(a, b, row, steps, start, finish);
             row += 2;
         }
         if row < rows {
-            tile::<P, 1, N, KIND>(a, b, row, steps, start, finish);
+            tile::<P, 1, N, KIND, _>(a, b, row, steps, start, finish);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn tile<P: Product, const M: usize, const N: usize, const KIND: u8>(
+unsafe fn tile<P: Product, const M: usize, const N: usize, const KIND: u8, F: Finish<P, N>>(
     a: Left,
     b: Right,
     first: usize,
     steps: usize,
     start: *const f32,
-    finish: &mut impl Finish<P, N>,
+    finish: &mut F,
 ) {
     // SAFETY: the contract of this module.
     unsafe {
@@ -290,7 +293,17 @@ unsafe fn tile<P: Product, const M: usize, const N: usize, const KIND: u8>(
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
         }
-        for _ in beside..steps {
+        let rounds = if F::ROUND > 1 { (steps - beside) / F::ROUND } else { 0 };
+        for _ in 0..rounds {
+            let mut i = 0;
+            while i < F::ROUND {
+                step::<P, M, N, KIND>(&mut total, left, a.row, right);
+                left = left.wrapping_add(a.step);
+                right = right.wrapping_add(b.step);
+                i += 1;
+            }
+        }
+        for _ in beside + rounds * F::ROUND..steps {
             step::<P, M, N, KIND>(&mut total, left, a.row, right);
             left = left.wrapping_add(a.step);
             right = right.wrapping_add(b.step);
