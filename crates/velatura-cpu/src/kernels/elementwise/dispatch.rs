@@ -188,7 +188,9 @@ pub(crate) fn round_bf16(x: f32) -> bf16 {
     let bits = x.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     let nan = (bits >> 16) | 0x40;
-    bf16::from_bits(if bits & 0x7fff_ffff > 0x7f80_0000 { nan as u16 } else { rounded as u16 })
+    // Chosen before it is narrowed, so that one number is and not both.
+    let chosen = if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded };
+    bf16::from_bits(chosen as u16)
 }
 
 /// Calls `f` with `len` elements of unspecified content that this thread keeps for the next call.
