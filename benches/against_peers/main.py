@@ -107,8 +107,9 @@ class Bench:
     def recipe_step(self, row):
         """Both sides of one round, which the script by itself runs in turn."""
         [peer] = row.peers.values()
-        script = [self.python, HERE / "train_against_pytorch.py", *peer.arguments, "--threads", self.a.threads,
-                  "--rounds", 1, "--runs", self.a.runs, "--velatura", self.a.velatura]
+        recipes = [HERE.parent / recipe for recipe in peer.arguments]
+        script = [self.python, HERE / "train_against_pytorch.py", *recipes, "--threads", self.a.threads, "--rounds", 1,
+                  "--runs", self.a.runs, "--velatura", self.a.velatura]
         self.kept["recipe"] = json.loads(velatura.checked(script, self.env).splitlines()[-1])
         return self.kept["recipe"]
 
