@@ -140,8 +140,8 @@ macro_rules! for_values {
 
 /// What becomes of finished rows of the product.
 pub(super) trait Finish<P: Product, const N: usize> {
-    /// Steps that the product takes in a round: four leave fewer instructions beside its products. But with what else the
-    /// gradient holds the compiler runs out of registers for them, and AVX-512 has nothing to gain.
+    /// Steps that the product takes in a round: four leave fewer instructions beside its products. The gradient is slower with
+    /// them, and on AVX-512 nothing is faster.
     const ROUND: usize = 1;
     /// Pieces of work that the rows before have left, to be done one with each step of the next product.
     #[inline(always)]

@@ -384,7 +384,7 @@ mod x86 {
         unsafe { tile::<__m512, SINGLE, AHEAD, R, V>(t) }
     }
 
-    // Processors with AMX fetch B themselves in time.
+    // Faster on processors with AMX than when B is fetched into the first-level cache.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c")]
     unsafe fn amx<const R: usize, const V: usize>(t: &Tile) {
         // SAFETY: the contract of `Kernels::run`.
