@@ -144,7 +144,7 @@ macro_rules! rounds {
     };
 }
 
-// Tiles of the left operand, and of the right one.
+// Tiles of the left operand, and of the right one by the instruction that is named.
 macro_rules! a {
     (0) => {
         "tileloadd tmm4, [{a} + {row}*1]"
@@ -154,11 +154,11 @@ macro_rules! a {
     };
 }
 macro_rules! b {
-    (0) => {
-        "tileloadd tmm6, [{b} + {bs}*1]"
+    ($load:literal, 0) => {
+        concat!($load, " tmm6, [{b} + {bs}*1]")
     };
-    (1) => {
-        "tileloadd tmm7, [{b} + {bs}*1 + 64]"
+    ($load:literal, 1) => {
+        concat!($load, " tmm7, [{b} + {bs}*1 + 64]")
     };
 }
 
@@ -169,40 +169,55 @@ macro_rules! fetched {
     };
 }
 
-/// The rounds for sums of so many tiles; a product names the instruction.
+/// The rounds for sums of so many tiles: the instructions of products and of loads of the right operand, and what is between the
+/// products of two by two tiles.
 macro_rules! products {
-    ($product:literal, $rows:expr, $columns:expr, $($operand:expr),+) => {
+    ($product:literal, $load:literal, [$first:expr, $second:expr, $third:expr, $fourth:expr], $rows:expr, $columns:expr, $($operand:expr),+) => {
         match ($rows, $columns) {
-            (1, 1) => rounds!($($operand),+, [b!(0), a!(0), concat!($product, " tmm0, tmm4, tmm6")]),
+            (1, 1) => rounds!($($operand),+, [b!($load, 0), a!(0), concat!($product, " tmm0, tmm4, tmm6")]),
             (1, _) => rounds!($($operand),+, [
-                b!(0),
+                b!($load, 0),
                 a!(0),
                 concat!($product, " tmm0, tmm4, tmm6"),
-                b!(1),
+                b!($load, 1),
                 concat!($product, " tmm1, tmm4, tmm7")
             ]),
             (_, 1) => rounds!($($operand),+, [
-                b!(0),
+                b!($load, 0),
                 a!(0),
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
                 concat!($product, " tmm2, tmm5, tmm6")
             ]),
             (_, _) => rounds!($($operand),+, [
-                b!(0),
+                b!($load, 0),
                 a!(0),
-                fetched!(0),
+                $first,
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
-                fetched!(128),
+                $second,
                 concat!($product, " tmm2, tmm5, tmm6"),
-                b!(1),
-                fetched!(256),
+                b!($load, 1),
+                $third,
                 concat!($product, " tmm1, tmm4, tmm7"),
-                fetched!(384),
+                $fourth,
                 concat!($product, " tmm3, tmm5, tmm7")
             ]),
         }
+    };
+}
+
+/// Rounds that fetch what `next` points at.
+macro_rules! fetching {
+    ($product:literal, $($rest:expr),+) => {
+        products!($product, "tileloadd", [fetched!(0), fetched!(128), fetched!(256), fetched!(384)], $($rest),+)
+    };
+}
+
+/// Rounds whose right operand does not stay in the first-level cache.
+macro_rules! passing {
+    ($product:literal, $($rest:expr),+) => {
+        products!($product, "tileloaddt1", ["", "", "", ""], $($rest),+)
     };
 }
 
@@ -225,8 +240,29 @@ pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usi
     // SAFETY: the caller's promise.
     unsafe {
         match OF_BYTES {
-            true => products!("tdpbusd", R, C, count, a, b, next),
-            false => products!("tdpbf16ps", R, C, count, a, b, next),
+            true => fetching!("tdpbusd", R, C, count, a, b, next),
+            false => fetching!("tdpbf16ps", R, C, count, a, b, next),
+        }
+    }
+}
+
+/// [`multiply`] with a right operand that passes by: it leaves the first-level cache to the left one. Nothing is fetched.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, const C: usize>(
+    _unit: &Unit,
+    count: usize,
+    a: At,
+    b: At,
+) {
+    let next = a.from;
+    // SAFETY: the caller's promise.
+    unsafe {
+        match OF_BYTES {
+            true => passing!("tdpbusd", R, C, count, a, b, next),
+            false => passing!("tdpbf16ps", R, C, count, a, b, next),
         }
     }
 }

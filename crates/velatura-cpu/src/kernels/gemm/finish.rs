@@ -52,6 +52,12 @@ impl Finish {
         halves && self.activation.is_none() && self.gate.is_none() && self.per_image.data.is_null()
     }
 
+    /// Whether a gate is all there is beside a bias, and brain floating-point numbers are stored.
+    fn is_plain_gate(&self) -> bool {
+        let alone = self.residual.data.is_null() && self.per_image.data.is_null();
+        alone && self.out.bf16 && !self.bias.is_null()
+    }
+
     /// Brings the lines of the output and the residual that the end of a tile will touch into the first-level cache.
     pub(super) fn fetch(&self, rows: &[usize], column: usize, columns: usize) {
         let halves = if self.gate.is_some() { 2 } else { 1 };
@@ -90,18 +96,27 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         if f.is_plain() && sums.columns.is_multiple_of(L::WIDTH) {
-            match (f.bias.is_null(), f.residual.data.is_null()) {
-                (false, false) => plain::<L, true, true>(f, sums),
-                (false, true) => plain::<L, true, false>(f, sums),
-                (true, false) => plain::<L, false, true>(f, sums),
-                (true, true) => plain::<L, false, false>(f, sums),
+            match (sums.columns == 2 * L::WIDTH, f.bias.is_null(), f.residual.data.is_null()) {
+                (true, false, false) => pairs::<L, true, true>(f, sums),
+                (true, false, true) => pairs::<L, true, false>(f, sums),
+                (true, true, false) => pairs::<L, false, true>(f, sums),
+                (true, true, true) => pairs::<L, false, false>(f, sums),
+                (false, false, false) => plain::<L, true, true>(f, sums),
+                (false, false, true) => plain::<L, true, false>(f, sums),
+                (false, true, false) => plain::<L, false, true>(f, sums),
+                (false, true, true) => plain::<L, false, false>(f, sums),
             }
         } else if let Some(gate) = f.gate {
             let together = MOST_GATES / (sums.columns / 2).max(1);
             for (number, rows) in sums.rows.chunks(together).enumerate() {
                 let data = sums.data.wrapping_add(number * together * sums.width);
                 let Sums { width, column, columns, .. } = *sums;
-                gated::<L>(isa, f, &Sums { data, width, rows, column, columns }, gate);
+                let sums = Sums { data, width, rows, column, columns };
+                if f.is_plain_gate() && columns == 2 * L::WIDTH {
+                    gated_pairs::<L>(isa, f, &sums, gate);
+                } else {
+                    gated::<L>(isa, f, &sums, gate);
+                }
             }
         } else if let Some(activation) = f.activation {
             each::<L>(sums, |x, row, column, n| {
@@ -143,6 +158,34 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
     }
 }
 
+/// As [`plain`], of two vectors, which become one.
+#[inline(always)]
+unsafe fn pairs<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        let out = f.out.data.cast::<u16>().wrapping_add(sums.column);
+        let residual = f.residual.data.cast::<u16>().cast_const().wrapping_add(sums.column);
+        let bias = f.bias.wrapping_add(sums.column);
+        let bias = if BIAS { [L::load(bias), L::load(bias.wrapping_add(L::WIDTH))] } else { [L::zero(); 2] };
+        let mut from = sums.data.cast_const();
+        for &row in sums.rows {
+            let mut x = [L::load(from), L::load(from.wrapping_add(L::WIDTH))];
+            if BIAS {
+                x = [x[0].add(bias[0]), x[1].add(bias[1])];
+            }
+            if RESIDUAL {
+                let residual = residual.wrapping_add(row * f.residual.stride);
+                x = [
+                    x[0].add(L::load_bf16(residual)),
+                    x[1].add(L::load_bf16(residual.wrapping_add(L::WIDTH))),
+                ];
+            }
+            L::store_both_bf16(x, out.wrapping_add(row * f.out.stride));
+            from = from.wrapping_add(sums.width);
+        }
+    }
+}
+
 /// Gates that are worked on at a time: of a tile half of the columns of the widest panel, of a narrower one more rows.
 const MOST_GATES: usize = ROWS * 32;
 
@@ -174,6 +217,36 @@ unsafe fn gated<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Activatio
                 let gate = first::<L>(gates.add(r * half + at), n);
                 write(f, L::zero().multiply_add(value, gate), row, column + at, n);
             });
+        }
+    }
+}
+
+/// Rows whose gates are worked on at a time there.
+const GATED_ROWS: usize = 8;
+
+/// As [`gated`], where a row is a vector of values and one of gates, and [nothing else is asked for](Finish::is_plain_gate).
+#[inline(always)]
+unsafe fn gated_pairs<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Activation) {
+    let (width, column) = (L::WIDTH, sums.column / 2);
+    let mut gates = [0.0; GATED_ROWS * 16];
+    // SAFETY: as in `gated`; no vector has more than 16 lanes.
+    unsafe {
+        let bias = f.bias.wrapping_add(column);
+        let bias = [L::load(bias), L::load(bias.wrapping_add(f.out.stride))];
+        let mut from = sums.data.cast_const();
+        for rows in sums.rows.chunks(GATED_ROWS) {
+            for r in 0..rows.len() {
+                L::load(from.wrapping_add(r * sums.width + width))
+                    .add(bias[1])
+                    .store(gates.as_mut_ptr().wrapping_add(r * width));
+            }
+            activate_in_place(isa, gate, f.rounds(), &mut gates[..rows.len() * width]);
+            for (r, &row) in rows.iter().enumerate() {
+                let value = L::load(from.wrapping_add(r * sums.width)).add(bias[0]);
+                let gated = L::zero().multiply_add(value, L::load(gates.as_ptr().wrapping_add(r * width)));
+                gated.store_bf16(f.out.data.cast::<u16>().wrapping_add(row * f.out.stride + column));
+            }
+            from = from.wrapping_add(rows.len() * sums.width);
         }
     }
 }

@@ -17,6 +17,15 @@ pub(super) trait Lanes: Copy {
     unsafe fn load_bf16(from: *const u16) -> Self;
     /// Stores brain floating-point numbers, rounded to nearest even.
     unsafe fn store_bf16(self, to: *mut u16);
+    /// [`Lanes::store_bf16`] of two vectors side by side.
+    #[inline(always)]
+    unsafe fn store_both_bf16(both: [Self; 2], to: *mut u16) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            both[0].store_bf16(to);
+            both[1].store_bf16(to.wrapping_add(Self::WIDTH));
+        }
+    }
     /// The lanes of `self` and `high` as pairs of brain floating-point numbers, rounded to nearest even. Only where the
     /// instruction set multiplies them: AVX-512.
     unsafe fn pairs(self, high: Self) -> Self;

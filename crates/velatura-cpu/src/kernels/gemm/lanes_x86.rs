@@ -126,6 +126,13 @@ impl Lanes for __m512 {
         }
     }
     #[inline(always)]
+    unsafe fn store_both_bf16(both: [Self; 2], to: *mut u16) {
+        unsafe {
+            let bits: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(both[1], both[0]));
+            _mm512_storeu_si512(to.cast(), bits);
+        }
+    }
+    #[inline(always)]
     unsafe fn pairs(self, high: Self) -> Self {
         unsafe {
             // The low lanes' numbers and the high ones' behind them, then one of either in turn.

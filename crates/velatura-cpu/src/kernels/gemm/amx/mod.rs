@@ -41,14 +41,17 @@ const UNIT: usize = SIDE * PAIR * STEP;
 /// taps share it.
 const CHUNK: usize = if cfg!(test) { 3 } else { 8 };
 const SLIDING: usize = if cfg!(test) { 6 } else { 45 };
-/// Units that are one chunk: no sums have to be carried on.
-const ALONE: usize = if cfg!(test) { 4 } else { 10 };
+/// Units that are one chunk: no sums have to be carried on, and the panels do not stay in the first-level cache.
+const ALONE: usize = if cfg!(test) { 4 } else { 20 };
 /// Bytes of the panels of a chunk, and of the sums of a task: both stay in the second-level cache.
 const PANEL_BYTES: usize = if cfg!(test) { 1 << 14 } else { 1 << 20 };
 const SUM_BYTES: usize = if cfg!(test) { 1 << 14 } else { 640 << 10 };
 /// The most rows of a task, and those that it has at least where there are so many: they share the panels, which come from far.
 const MOST_ROWS: usize = if cfg!(test) { 3 * PAIR } else { 512 };
 const LEAST_ROWS: usize = if cfg!(test) { PAIR } else { 256 };
+
+/// Rows that are finished at a time where that takes long.
+const LONG_ROWS: usize = 8;
 
 /// Work of a task, in products of whole tiles: some twenty microseconds.
 const TASK_PRODUCTS: usize = 4000;
@@ -282,7 +285,7 @@ impl Task<'_> {
         }
         if ends {
             // SAFETY: the caller's promise.
-            unsafe { self.finish(pair, count - 1) };
+            unsafe { self.finish(pair, count - 1, rows) };
         }
     }
 
@@ -314,16 +317,16 @@ impl Task<'_> {
         self.sums.wrapping_add(place * SUMS)
     }
 
-    /// Sums to the output.
+    /// Sums of some rows to the output.
     ///
     /// # Safety
     /// As for [`Task::run`].
-    unsafe fn finish(&self, pair: usize, number: usize) {
+    unsafe fn finish(&self, pair: usize, number: usize, rows: Range<usize>) {
         let panel = self.panels.start + number;
         let finished = Sums {
-            data: self.sums(pair, number),
+            data: self.sums(pair, number).wrapping_add((rows.start - pair * PAIR) * PAIR),
             width: PAIR,
-            rows: &self.outputs[pair * PAIR..self.outputs.len().min((pair + 1) * PAIR)],
+            rows: &self.outputs[rows],
             column: self.product.first_column
                 + self.item * self.product.item_columns
                 + panel * self.layout.panel,
@@ -336,6 +339,22 @@ impl Task<'_> {
             }
             driver::dequantize(self.product, &finished);
             (self.product.kernels.finish)(self.product.finish, &finished);
+        }
+    }
+
+    /// The first `most` of some rows, which are no longer among them then, of panel number `before` to the output.
+    ///
+    /// # Safety
+    /// As for [`Task::run`].
+    #[inline(always)]
+    unsafe fn finish_some(&self, pair: usize, before: Option<usize>, rows: &mut Range<usize>, most: usize) {
+        let some = rows.start..rows.end.min(rows.start + most);
+        rows.start = some.end;
+        if let Some(before) = before
+            && !some.is_empty()
+        {
+            // SAFETY: the caller's promise.
+            unsafe { self.finish(pair, before, some) };
         }
     }
 
@@ -354,10 +373,31 @@ impl Task<'_> {
     ) {
         let (width, slot) = (C * SIDE, self.plan.slot());
         let (sums, next) = (self.sums(pair, number), self.sums(pair, number + 1));
-        let multiply = |count: usize, a: *const u8, b: *const u8| {
-            let (a, b) = (At { from: a, stride: slot }, At { from: b, stride: width * STEP });
-            // SAFETY: the caller's promise.
-            unsafe { unit::multiply::<OF_BYTES, R, C>(&self.unit, count, a, b, next) };
+        // A gate takes long: a few rows of it come after some of the products, and then again.
+        let long = before.is_some() && self.product.finish.gate.is_some();
+        let together = match long {
+            true => (slots.len() * self.plan.slide.taps / (PAIR / LONG_ROWS + 1)).max(1),
+            false => usize::MAX,
+        };
+        let mut rows = pair * PAIR..self.outputs.len().min((pair + 1) * PAIR);
+        let mut multiply = |count: usize, a: *const u8, b: *const u8| {
+            let mut first = 0;
+            while first < count {
+                let part = together.min(count - first);
+                let a = At { from: a.wrapping_add(first * slot), stride: slot };
+                let b = At { from: b.wrapping_add(first * SIDE * width * STEP), stride: width * STEP };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    match self.kept {
+                        true => unit::multiply::<OF_BYTES, R, C>(&self.unit, part, a, b, next),
+                        false => unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b),
+                    }
+                    if long {
+                        self.finish_some(pair, before, &mut rows, LONG_ROWS);
+                    }
+                }
+                first += part;
+            }
         };
         // SAFETY: the caller's promise.
         unsafe {
@@ -371,17 +411,13 @@ impl Task<'_> {
                     let a = self.left.wrapping_add(left + offset * ROW).cast_const();
                     let b = panel.wrapping_add(self.place(line, offset, first, width));
                     let whole = count.min((self.product.steps / SIDE).saturating_sub(first));
-                    if whole > 0 {
-                        multiply(whole, a, b);
-                    }
+                    multiply(whole, a, b);
                     if whole < count {
                         multiply(1, a.wrapping_add(whole * slot), self.tails.at(number, line));
                     }
                 }
             }
-            if let Some(before) = before {
-                self.finish(pair, before);
-            }
+            self.finish_some(pair, before, &mut rows, PAIR);
             unit::store::<R, C>(&self.unit, sums, PAIR);
         }
     }

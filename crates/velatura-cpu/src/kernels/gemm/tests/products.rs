@@ -338,22 +338,26 @@ pub(super) fn gated(product: &[Exact], columns: usize) -> Vec<Exact> {
 #[test]
 fn gated_layers() {
     everywhere(|isa, dtype| {
-        for (m, inputs, outputs, int8) in [
-            (7, 33, 70, false),
-            (1, 8, 2, false),
-            (13, 320, 128, false),
-            (20, 1290, 206, false),
-            (13, 320, 128, true),
-            (9, 65, 74, true),
+        for (m, inputs, outputs, int8, plus) in [
+            (7, 33, 70, false, true),
+            (1, 8, 2, false, true),
+            (13, 320, 128, false, true),
+            (20, 1290, 206, false, true),
+            (13, 320, 128, true, true),
+            (9, 65, 74, true, true),
+            // Without a residual, more rows than are taken at a time, in one chunk of the depth and in several.
+            (75, 41, 192, false, false),
+            (75, 330, 200, false, false),
+            (75, 330, 192, true, false),
         ] {
-            let what = format!("gated {m}x{inputs}x{outputs}, {dtype:?} {isa:?} {int8}");
+            let what = format!("gated {m}x{inputs}x{outputs}, {dtype:?} {isa:?} {int8} {plus}");
             let mut noise = Noise(7);
             let (x, w) = (noise.numbers(m * inputs), noise.numbers(inputs * outputs));
             let (bias, residual) = (noise.numbers(outputs), noise.numbers(m * outputs / 2));
             let (x_store, residual) = (Store::new(dtype, &x), Store::new(dtype, &residual));
             let epilogue = Epilogue {
                 bias: Some(&bias),
-                residual: Some(residual.data()),
+                residual: plus.then(|| residual.data()),
                 gate: Some(Activation::Gelu),
                 ..Epilogue::default()
             };
@@ -383,7 +387,11 @@ fn gated_layers() {
                 row.iter_mut().zip(&bias).for_each(|(want, &bias)| want.add(bias, 1.0));
             }
             let mut want = gated(&want, outputs);
-            want.iter_mut().zip(residual.values()).for_each(|(want, residual)| want.add(residual, 1.0));
+            if plus {
+                want.iter_mut().zip(residual.values()).for_each(|(want, residual)| want.add(residual, 1.0));
+            } else {
+                want.iter_mut().for_each(|want| want.activation = want.sum.abs());
+            }
             check(&what, &got, &want);
         }
     });
