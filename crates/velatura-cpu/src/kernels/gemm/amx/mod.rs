@@ -4,7 +4,8 @@
 //! of the operands has to be in the first-level cache and the other has to come from the second one line after the other. So a
 //! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its panels, of which as much as
 //! is read for a chunk stays in the second-level cache until all rows have met it. Sums are carried on from chunk to chunk in
-//! memory: each element is one chain of additions, as with the other kernels.
+//! memory: each element is one chain of additions, as with the other kernels. Where a chunk is all of the depth, or a line serves
+//! several taps, rows take most of the first-level cache and panels pass it by.
 //!
 //! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later. The chain
 //! then takes a chunk's channels tap by tap. How the depth is cut depends on it and on the taps alone, not on rows or columns.
@@ -40,8 +41,8 @@ const UNIT: usize = SIDE * PAIR * STEP;
 /// Units of a chunk: as much of the rows as stays in the first-level cache beside what passes by of the panels; more where several
 /// taps share it.
 const CHUNK: usize = if cfg!(test) { 3 } else { 8 };
-const SLIDING: usize = if cfg!(test) { 6 } else { 45 };
-/// Units that are one chunk: no sums have to be carried on, and the panels do not stay in the first-level cache.
+const SLIDING: usize = if cfg!(test) { 6 } else { 60 };
+/// Units that are one chunk: no sums have to be carried on.
 const ALONE: usize = if cfg!(test) { 4 } else { 20 };
 /// Bytes of the panels of a chunk, and of the sums of a task: both stay in the second-level cache.
 const PANEL_BYTES: usize = if cfg!(test) { 1 << 14 } else { 1 << 20 };
@@ -49,6 +50,9 @@ const SUM_BYTES: usize = if cfg!(test) { 1 << 14 } else { 640 << 10 };
 /// The most rows of a task, and those that it has at least where there are so many: they share the panels, which come from far.
 const MOST_ROWS: usize = if cfg!(test) { 3 * PAIR } else { 512 };
 const LEAST_ROWS: usize = if cfg!(test) { PAIR } else { 256 };
+
+/// Rows of a product from which on panels are not fetched ahead: other tasks have brought them into the third-level cache.
+const MANY_ROWS: usize = 2048;
 
 /// Rows that are finished at a time where that takes long.
 const LONG_ROWS: usize = 8;
@@ -75,6 +79,10 @@ struct Plan {
     slots: usize,
     /// Slots of a chunk.
     chunk: usize,
+    /// Whether panels pass by the first-level cache, most of which the rows take.
+    passing: bool,
+    /// Whether panels are fetched ahead.
+    ahead: bool,
 }
 
 impl Plan {
@@ -98,7 +106,9 @@ impl Plan {
         let wanted = ENOUGH_TASKS.div_ceil(product.items * blocks);
         let wanted = wanted.clamp(1, panels.div_ceil(TASK_PRODUCTS.div_ceil(of_panel)));
         let groups = panels.div_ceil(group).max(wanted);
-        Plan { rows, panels: panels.div_ceil(groups), slide, units, slots, chunk }
+        let passing = slide.taps > 1 || chunk == slots;
+        let ahead = product.rows < MANY_ROWS;
+        Plan { rows, panels: panels.div_ceil(groups), slide, units, slots, chunk, passing, ahead }
     }
 
     /// Rows of a slot: those of a pair of tiles, and those that the last tap reads beyond.
@@ -270,7 +280,9 @@ impl Task<'_> {
             let panel = self.panels.start + number;
             let width = self.layout.width(panel);
             let start = driver::panel_start(self.product, self.layout, self.item, panel);
-            self.fetch(start, width, upcoming.clone(), pair, pairs);
+            if self.plan.ahead {
+                self.fetch(start, width, upcoming.clone(), pair, pairs);
+            }
             // The end of a panel's sums runs beside the products of the next one.
             let before = if ends { number.checked_sub(1) } else { None };
             // SAFETY: the caller's promise.
@@ -388,9 +400,9 @@ impl Task<'_> {
                 let b = At { from: b.wrapping_add(first * SIDE * width * STEP), stride: width * STEP };
                 // SAFETY: the caller's promise.
                 unsafe {
-                    match self.kept {
-                        true => unit::multiply::<OF_BYTES, R, C>(&self.unit, part, a, b, next),
-                        false => unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b),
+                    match self.plan.passing {
+                        true => unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b),
+                        false => unit::multiply::<OF_BYTES, R, C>(&self.unit, part, a, b, next),
                     }
                     if long {
                         self.finish_some(pair, before, &mut rows, LONG_ROWS);
