@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use super::super::driver::Product;
 use super::super::tile::{ROWS, STEP};
-use super::{PAIR, Plan};
+use super::PAIR;
+use super::plan::Plan;
 use crate::kernels::amx::{ROW, SIDE};
 
 /// Copies some slots of a pair of tiles of rows: for each slot 16 steps of each row, and of those behind them that other segments
