@@ -96,15 +96,11 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         if f.is_plain() && sums.columns.is_multiple_of(L::WIDTH) {
-            match (sums.columns == 2 * L::WIDTH, f.bias.is_null(), f.residual.data.is_null()) {
-                (true, false, false) => pairs::<L, true, true>(f, sums),
-                (true, false, true) => pairs::<L, true, false>(f, sums),
-                (true, true, false) => pairs::<L, false, true>(f, sums),
-                (true, true, true) => pairs::<L, false, false>(f, sums),
-                (false, false, false) => plain::<L, true, true>(f, sums),
-                (false, false, true) => plain::<L, true, false>(f, sums),
-                (false, true, false) => plain::<L, false, true>(f, sums),
-                (false, true, true) => plain::<L, false, false>(f, sums),
+            match (f.bias.is_null(), f.residual.data.is_null()) {
+                (false, false) => plain::<L, true, true>(f, sums),
+                (false, true) => plain::<L, true, false>(f, sums),
+                (true, false) => plain::<L, false, true>(f, sums),
+                (true, true) => plain::<L, false, false>(f, sums),
             }
         } else if let Some(gate) = f.gate {
             let together = MOST_GATES / (sums.columns / 2).max(1);
@@ -144,45 +140,42 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
             let x = sums.data.wrapping_add(r * sums.width);
             let out = out.wrapping_add(row * f.out.stride + sums.column);
             let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
-            for at in (0..sums.columns).step_by(L::WIDTH) {
-                let mut x = L::load(x.wrapping_add(at));
-                if BIAS {
-                    x = x.add(L::load(bias.wrapping_add(at)));
+            let mut at = 0;
+            // Two vectors become one.
+            while at < sums.columns {
+                let first = with_inputs::<L, BIAS, RESIDUAL>(x, bias, residual, at);
+                let out = out.wrapping_add(at);
+                at += L::WIDTH;
+                if at < sums.columns {
+                    let second = with_inputs::<L, BIAS, RESIDUAL>(x, bias, residual, at);
+                    L::store_both_bf16([first, second], out);
+                    at += L::WIDTH;
+                } else {
+                    first.store_bf16(out);
                 }
-                if RESIDUAL {
-                    x = x.add(L::load_bf16(residual.wrapping_add(at)));
-                }
-                x.store_bf16(out.wrapping_add(at));
             }
         }
     }
 }
 
-/// As [`plain`], of two vectors, which become one.
+/// A vector of sums, from column `at` of all three on, with what [`plain`] adds.
 #[inline(always)]
-unsafe fn pairs<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
+unsafe fn with_inputs<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(
+    sums: *const f32,
+    bias: *const f32,
+    residual: *const u16,
+    at: usize,
+) -> L {
     // SAFETY: the contract of `finish`.
     unsafe {
-        let out = f.out.data.cast::<u16>().wrapping_add(sums.column);
-        let residual = f.residual.data.cast::<u16>().cast_const().wrapping_add(sums.column);
-        let bias = f.bias.wrapping_add(sums.column);
-        let bias = if BIAS { [L::load(bias), L::load(bias.wrapping_add(L::WIDTH))] } else { [L::zero(); 2] };
-        let mut from = sums.data.cast_const();
-        for &row in sums.rows {
-            let mut x = [L::load(from), L::load(from.wrapping_add(L::WIDTH))];
-            if BIAS {
-                x = [x[0].add(bias[0]), x[1].add(bias[1])];
-            }
-            if RESIDUAL {
-                let residual = residual.wrapping_add(row * f.residual.stride);
-                x = [
-                    x[0].add(L::load_bf16(residual)),
-                    x[1].add(L::load_bf16(residual.wrapping_add(L::WIDTH))),
-                ];
-            }
-            L::store_both_bf16(x, out.wrapping_add(row * f.out.stride));
-            from = from.wrapping_add(sums.width);
+        let mut x = L::load(sums.wrapping_add(at));
+        if BIAS {
+            x = x.add(L::load(bias.wrapping_add(at)));
         }
+        if RESIDUAL {
+            x = x.add(L::load_bf16(residual.wrapping_add(at)));
+        }
+        x
     }
 }
 
