@@ -12,7 +12,8 @@ pub enum Isa {
     Portable,
     /// AVX2 with FMA and F16C.
     Avx2,
-    /// AVX-512 (F, BW, VL, DQ) with dot products of BF16 and of bytes (VNNI).
+    /// AVX-512 (F, BW, VL, DQ) with dot products of BF16 and of bytes (VNNI), and permutations of bytes (VBMI): AMD from Zen 4 on,
+    /// Intel from Sapphire Rapids on.
     Avx512,
     /// The same, with products of tiles of BF16 and of bytes (AMX).
     Amx,
@@ -50,6 +51,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512bf16")
                     && is_x86_feature_detected!("avx512vnni")
+                    && is_x86_feature_detected!("avx512vbmi")
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => Isa::Avx512.is_supported() && amx::is_supported(),

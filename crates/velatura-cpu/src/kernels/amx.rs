@@ -1,8 +1,8 @@
 //! The tile registers of AMX and their products: Intel, "Intel 64 and IA-32 Architectures Software Developer's Manual", volume 1,
 //! chapter "Programming with Intel AMX".
 //!
-//! Registers 0 to 3 hold sums of two by two tiles, 4 and 5 tiles of the left operand, 6 and 7 of the right one. A tile has 16
-//! rows of 64 bytes: sums of 16 rows and 16 columns; 16 rows of 16 steps; 16 steps of 16 columns. The compiler uses none of these
+//! Registers 0 to 3 hold sums of two by two tiles, 4 and 5 tiles of the left operand, 6 and 7 of the right one, if nothing else
+//! is said. A tile has 16 rows of 64 bytes: sums of 16 rows and 16 columns; 16 rows of 16 steps; 16 steps of 16 columns. The compiler uses none of these
 //! registers, so that they keep their content from one call to the next.
 
 use std::arch::asm;
@@ -75,7 +75,9 @@ macro_rules! on {
             0 => asm!(concat!($before, "0", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
             1 => asm!(concat!($before, "1", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
             2 => asm!(concat!($before, "2", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
-            _ => asm!(concat!($before, "3", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            3 => asm!(concat!($before, "3", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            4 => asm!(concat!($before, "4", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
+            _ => asm!(concat!($before, "5", $after), $(in(reg) $operand,)* options(nostack, preserves_flags)),
         }
     };
 }
@@ -263,6 +265,210 @@ pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, cons
         match OF_BYTES {
             true => passing!("tdpbusd", R, C, count, a, b, next),
             false => passing!("tdpbf16ps", R, C, count, a, b, next),
+        }
+    }
+}
+
+/// A tile of sums goes to memory, begins anew and takes its first product. `$at` is behind the name of a base.
+macro_rules! exchanged {
+    ($product:literal, zero, $tile:literal, $at:literal, $operands:literal) => {
+        concat!(
+            "tilestored [{to",
+            $at,
+            " + {stride}*1], tmm",
+            $tile,
+            "\ntilezero tmm",
+            $tile,
+            "\n",
+            $product,
+            " tmm",
+            $tile,
+            $operands
+        )
+    };
+    ($product:literal, load, $tile:literal, $at:literal, $operands:literal) => {
+        concat!(
+            "tilestored [{to",
+            $at,
+            " + {stride}*1], tmm",
+            $tile,
+            "\ntileloadd tmm",
+            $tile,
+            ", [{from",
+            $at,
+            " + {stride}*1]\n",
+            $product,
+            " tmm",
+            $tile,
+            $operands
+        )
+    };
+}
+
+/// The round of [`exchange`].
+macro_rules! exchange {
+    ($product:literal, $begin:ident, $a:expr, $b:expr, $to:expr, $stride:expr $(, $name:ident = $from:expr)*) => {
+        asm!(
+            b!("tileloadd", 0),
+            a!(0),
+            exchanged!($product, $begin, 0, "}", ", tmm4, tmm6"),
+            a!(1),
+            exchanged!($product, $begin, 2, "_low}", ", tmm5, tmm6"),
+            b!("tileloadd", 1),
+            exchanged!($product, $begin, 1, "} + 64", ", tmm4, tmm7"),
+            exchanged!($product, $begin, 3, "_low} + 64", ", tmm5, tmm7"),
+            a = in(reg) $a.from, row = in(reg) ROW,
+            b = in(reg) $b.from, bs = in(reg) $b.stride,
+            to = in(reg) $to, to_low = in(reg) $to.wrapping_byte_add(SIDE * $stride),
+            $($name = in(reg) $from,)*
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// The first round of [`multiply`] for new sums of two by two tiles, which begin with those at `from`, or with zeros; the sums
+/// that are in the registers go to `to`. A sum is there long after its last product began: stored only where its register is
+/// needed again, it keeps no product waiting. Rows of sums in memory have `stride` elements.
+///
+/// # Safety
+/// As for [`load`], [`store`] and [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn exchange<const OF_BYTES: bool>(
+    _unit: &Unit,
+    a: At,
+    b: At,
+    to: *mut f32,
+    from: Option<*const f32>,
+    stride: usize,
+) {
+    let stride = stride * size_of::<f32>();
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (OF_BYTES, from) {
+            (true, None) => exchange!("tdpbusd", zero, a, b, to, stride),
+            (false, None) => exchange!("tdpbf16ps", zero, a, b, to, stride),
+            (true, Some(from)) => {
+                let low = from.wrapping_byte_add(SIDE * stride);
+                exchange!("tdpbusd", load, a, b, to, stride, from = from, from_low = low)
+            }
+            (false, Some(from)) => {
+                let low = from.wrapping_byte_add(SIDE * stride);
+                exchange!("tdpbf16ps", load, a, b, to, stride, from = from, from_low = low)
+            }
+        }
+    }
+}
+
+/// A right operand of two tiles of columns and once or twice (`STEPS`) 16 steps comes into registers 4 to 7.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn hold<const STEPS: usize>(_unit: &Unit, b: At) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("tileloadd tmm4, [{b} + {bs}*1]", "tileloadd tmm5, [{b} + {bs}*1 + 64]",
+            b = in(reg) b.from, bs = in(reg) b.stride, options(nostack, readonly, preserves_flags));
+        if STEPS == 2 {
+            asm!("tileloadd tmm6, [{b} + {bs}*1]", "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                b = in(reg) b.from.wrapping_add(SIDE * b.stride), bs = in(reg) b.stride,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+}
+
+/// The sums of one by two tiles become the products of pairs of numbers with what [`hold`] holds.
+///
+/// # Safety
+/// As for [`multiply`], with as many steps as are held.
+#[inline(always)]
+pub(crate) unsafe fn multiply_held<const STEPS: usize>(_unit: &Unit, a: At) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("tilezero tmm0", "tileloadd tmm2, [{a} + {row}*1]", "tdpbf16ps tmm0, tmm2, tmm4",
+            "tilezero tmm1", "tdpbf16ps tmm1, tmm2, tmm5",
+            a = in(reg) a.from, row = in(reg) ROW, options(nostack, readonly, preserves_flags));
+        if STEPS == 2 {
+            asm!("tileloadd tmm3, [{a} + {row}*1]", "tdpbf16ps tmm0, tmm3, tmm6", "tdpbf16ps tmm1, tmm3, tmm7",
+                a = in(reg) a.from.wrapping_add(a.stride), row = in(reg) ROW,
+                options(nostack, readonly, preserves_flags));
+        }
+    }
+}
+
+/// Adds the products of `count` times 16 steps of pairs of numbers to the sums of `R` by two tiles, one to three by two: registers
+/// 0 to 5. Tiles of the left operand lie one after the other for each 16 rows, which begin `plane` bytes after the 16 before.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline(always)]
+pub(crate) unsafe fn multiply_planes<const R: usize>(
+    _unit: &Unit,
+    count: usize,
+    a: *const u8,
+    plane: usize,
+    b: At,
+) {
+    macro_rules! planes {
+        ([$($line:expr),+] $(, $name:ident = $number:literal)*) => {
+            asm!(
+                "2:",
+                $($line,)+
+                "add {a}, 1024",
+                $(concat!("add {", stringify!($name), "}, 1024"),)*
+                "add {b}, {after}",
+                "dec {n}",
+                "jnz 2b",
+                n = inout(reg) count => _, a = inout(reg) a => _, row = in(reg) ROW,
+                $($name = inout(reg) a.wrapping_add($number * plane) => _,)*
+                b = inout(reg) b.from => _, bs = in(reg) b.stride, after = in(reg) SIDE * b.stride,
+                options(nostack, readonly)
+            )
+        };
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        match R {
+            1 => planes!([
+                "tileloadd tmm7, [{b} + {bs}*1]",
+                "tileloadd tmm6, [{a} + {row}*1]",
+                "tdpbf16ps tmm0, tmm6, tmm7",
+                "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                "tdpbf16ps tmm1, tmm6, tmm7"
+            ]),
+            2 => planes!(
+                [
+                    "tileloadd tmm7, [{b} + {bs}*1]",
+                    "tileloadd tmm6, [{a} + {row}*1]",
+                    "tdpbf16ps tmm0, tmm6, tmm7",
+                    "tileloadd tmm5, [{a1} + {row}*1]",
+                    "tdpbf16ps tmm2, tmm5, tmm7",
+                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                    "tdpbf16ps tmm1, tmm6, tmm7",
+                    "tdpbf16ps tmm3, tmm5, tmm7"
+                ],
+                a1 = 1
+            ),
+            _ => planes!(
+                [
+                    "tileloadd tmm7, [{b} + {bs}*1]",
+                    "tileloadd tmm6, [{a} + {row}*1]",
+                    "tdpbf16ps tmm0, tmm6, tmm7",
+                    "tileloadd tmm6, [{a1} + {row}*1]",
+                    "tdpbf16ps tmm2, tmm6, tmm7",
+                    "tileloadd tmm6, [{a2} + {row}*1]",
+                    "tdpbf16ps tmm4, tmm6, tmm7",
+                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                    "tdpbf16ps tmm5, tmm6, tmm7",
+                    "tileloadd tmm6, [{a1} + {row}*1]",
+                    "tdpbf16ps tmm3, tmm6, tmm7",
+                    "tileloadd tmm6, [{a} + {row}*1]",
+                    "tdpbf16ps tmm1, tmm6, tmm7"
+                ],
+                a1 = 1,
+                a2 = 2
+            ),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod norm;
 pub mod optimizer;
 mod streaming;
+mod transpose;
 
 pub use bandwidth::read_bandwidth;
 pub(crate) use streaming::Streaming;

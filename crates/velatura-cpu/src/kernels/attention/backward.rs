@@ -17,6 +17,7 @@ use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, dispatch};
 use crate::kernels::elementwise::dispatch::{Out, with_scratch};
+use crate::kernels::transpose::transpose;
 use crate::{Data, DataMut, Isa, ThreadPool};
 
 /// Keys of a block. The operands of all queries, which do not fit the second-level cache, pass by for each.
@@ -168,8 +169,8 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
     for_runs_of_blocks!(P, vectors, N, run => {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
-        pack::transposed::<P>(q, start, count, N * lanes, rows, &mut q_lanes[units * start..]);
-        pack::transposed::<P>(dout, start, count, N * lanes, rows, &mut dout_lanes[units * start..]);
+        pack::transposed::<P>(job.isa, q, start, count, N * lanes, rows, &mut q_lanes[units * start..]);
+        pack::transposed::<P>(job.isa, dout, start, count, N * lanes, rows, &mut dout_lanes[units * start..]);
         for (head, to) in [(q, &mut *q_tokens), (dout, &mut *dout_tokens)] {
             let to = &mut to[start / P::PAIR * columns..][..N * lanes / P::PAIR * columns];
             pack::tokens::<P>(head, start, count, columns, to);
@@ -245,7 +246,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, scratch: &mut [u32]) {
         let start = run * lanes;
         let count = (N * lanes).min(shape.q_tokens - start);
         let dq = &dq[d * start..][..d * N * lanes];
-        pack::transpose(bytemuck::cast_slice(dq), d, N * lanes, rows);
+        transpose(job.isa, bytemuck::cast_slice(dq), N * lanes, [d, N * lanes], rows, d);
         let rows: &[f32] = bytemuck::cast_slice(rows);
         for (lane, row) in rows.chunks_exact(d).take(count).enumerate() {
             write_row(job, &job.dq, shape.q_tokens, head, start + lane, row);

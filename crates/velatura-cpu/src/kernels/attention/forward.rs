@@ -13,6 +13,7 @@ use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
+use crate::kernels::transpose::transpose;
 use crate::{DataMut, Isa, ThreadPool};
 
 /// Queries of a task, enough to make packing the keys and values for each task cheap, and more while their sums stay in the
@@ -178,7 +179,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, [first, end]: [usize; 2],
             let (worths, starts) = (&mut query_worths[start..], &mut starts[start..]);
             bytes::queries(&q, [first + start, count, N * lanes], buffer, to, worths, starts);
         } else {
-            pack::transposed::<P>(q, first + start, count, N * lanes, rows, to);
+            pack::transposed::<P>(job.isa, q, first + start, count, N * lanes, rows, to);
         }
     });
     let mut keys_end = shape.k_tokens;
@@ -271,7 +272,7 @@ pub(super) fn finish(
     let shape = job.shape;
     let d = shape.head_dim;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
-    pack::transpose(bytemuck::cast_slice(out), d, lanes, rows);
+    transpose(job.isa, bytemuck::cast_slice(out), lanes, [d, lanes], rows, d);
     let rows: &mut [f32] = bytemuck::cast_slice_mut(rows);
     for (lane, (&sum, values)) in sum.iter().zip(rows.chunks_exact_mut(d)).enumerate() {
         let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };

@@ -202,13 +202,13 @@ macro_rules! dispatch {
             unsafe { $function::<Single<std::arch::x86_64::__m512, true>>($($argument),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512vbmi,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
         unsafe fn dot($($argument: $type),*) {
             // SAFETY: compiled for the instruction set.
             unsafe { $function::<Dot<false>>($($argument),*) }
         }
         #[cfg(target_arch = "x86_64")]
-        #[target_feature(enable = "avx512vnni,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+        #[target_feature(enable = "avx512vnni,avx512vbmi,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
         unsafe fn dot_of_bytes($($argument: $type),*) {
             // SAFETY: compiled for the instruction set.
             unsafe { $function::<Dot<true>>($($argument),*) }

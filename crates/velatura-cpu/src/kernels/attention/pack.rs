@@ -3,8 +3,9 @@
 use half::bf16;
 
 use super::product::Product;
-use crate::Data;
+use crate::kernels::transpose::transpose;
 use crate::kernels::{LINE, fetch};
+use crate::{Data, Isa};
 
 /// One head's rows of a `[B, T, heads * D]` tensor: element `start + token * stride + d`.
 #[derive(Clone, Copy)]
@@ -17,7 +18,7 @@ pub(super) struct Head<'a> {
 
 impl Head<'_> {
     #[inline(always)]
-    fn row<T>(&self, x: &[T], token: usize) -> std::ops::Range<usize> {
+    pub(super) fn row<T>(&self, x: &[T], token: usize) -> std::ops::Range<usize> {
         let start = self.start + token * self.stride;
         debug_assert!(start + self.width <= x.len());
         start..start + self.width
@@ -26,7 +27,7 @@ impl Head<'_> {
     /// Asks for the row that will be copied after some others. A head's rows lie far apart, where the processor does not look
     /// for the next by itself.
     #[inline(always)]
-    fn fetch_ahead(&self, token: usize) {
+    pub(super) fn fetch_ahead(&self, token: usize) {
         let (from, size) = match self.data {
             Data::F32(x) => (x.as_ptr().cast::<u8>(), size_of::<f32>()),
             Data::Bf16(x) => (x.as_ptr().cast::<u8>(), size_of::<bf16>()),
@@ -35,18 +36,6 @@ impl Head<'_> {
         let row = from.wrapping_add((self.start + (token + AHEAD) * self.stride) * size);
         let before = row as usize % LINE;
         fetch(row.wrapping_sub(before), before + self.width * size);
-    }
-
-    /// Some of a token's channels, as pairs of brain floating-point numbers, of which the last may be half a one.
-    #[inline(always)]
-    pub(super) fn pairs(&self, token: usize, first: usize, to: &mut [u32]) {
-        let Data::Bf16(x) = self.data else { unreachable!("chosen for brain floating-point numbers") };
-        let x = &x[self.row(x, token)][2 * first..];
-        let count = x.len().min(2 * to.len());
-        if let Some(last) = to.last_mut() {
-            *last = 0;
-        }
-        bytemuck::cast_slice_mut::<u32, bf16>(to)[..count].copy_from_slice(&x[..count]);
     }
 }
 
@@ -151,6 +140,7 @@ pub(super) fn tokens<P: Product>(head: Head<'_>, first: usize, count: usize, wid
 /// `rows_buffer` holds `lanes` rows of units.
 #[inline(always)]
 pub(super) fn transposed<P: Product>(
+    isa: Isa,
     head: Head<'_>,
     first: usize,
     count: usize,
@@ -161,72 +151,5 @@ pub(super) fn transposed<P: Product>(
     let units = head.width.div_ceil(P::PAIR);
     rows::<P>(head, first, count, rows_buffer);
     rows_buffer[count * units..lanes * units].fill(0);
-    transpose(rows_buffer, lanes, units, to);
-}
-
-/// `to[column][row] = from[row][column]`, both contiguous.
-#[inline(always)]
-pub(super) fn transpose(from: &[u32], rows: usize, columns: usize, to: &mut [u32]) {
-    let (from, to) = (&from[..rows * columns], &mut to[..rows * columns]);
-    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
-    for row in (0..whole_rows).step_by(4) {
-        for column in (0..whole_columns).step_by(4) {
-            // SAFETY: the square of four is inside of both.
-            unsafe {
-                square(
-                    from.as_ptr().add(row * columns + column),
-                    columns,
-                    to.as_mut_ptr().add(column * rows + row),
-                    rows,
-                );
-            }
-        }
-        for column in whole_columns..columns {
-            for i in row..row + 4 {
-                to[column * rows + i] = from[i * columns + column];
-            }
-        }
-    }
-    for row in whole_rows..rows {
-        for column in 0..columns {
-            to[column * rows + row] = from[row * columns + column];
-        }
-    }
-}
-
-/// Transposes four by four elements.
-///
-/// # Safety
-/// Four rows of four elements at these distances are inside of both allocations.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
-    use std::arch::x86_64::*;
-    // SAFETY: the caller's promise; every x86-64 processor has these instructions.
-    unsafe {
-        let load = |row: usize| _mm_loadu_ps(from.add(row * from_stride).cast());
-        let (a, b, c, d) = (load(0), load(1), load(2), load(3));
-        let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
-        let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
-        let store = |row: usize, x: __m128| _mm_storeu_ps(to.add(row * to_stride).cast(), x);
-        store(0, _mm_movelh_ps(ab_low, cd_low));
-        store(1, _mm_movehl_ps(cd_low, ab_low));
-        store(2, _mm_movelh_ps(ab_high, cd_high));
-        store(3, _mm_movehl_ps(cd_high, ab_high));
-    }
-}
-
-/// Transposes four by four elements.
-///
-/// # Safety
-/// Four rows of four elements at these distances are inside of both allocations.
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
-    for row in 0..4 {
-        for column in 0..4 {
-            // SAFETY: the caller's promise.
-            unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) };
-        }
-    }
+    transpose(isa, rows_buffer, units, [lanes, units], to, lanes);
 }

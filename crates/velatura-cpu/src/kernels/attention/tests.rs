@@ -169,6 +169,8 @@ fn forward_and_backward_follow_the_definition() {
         check(&Case::new(shape(1, 2, q, k, d, false), None));
     }
     check(&Case::new(shape(1, 1, 20, 30, 160, false), None));
+    check(&Case::new(shape(1, 1, 9, 70, 50, false), None));
+    check(&Case::new(shape(1, 2, 33, 150, 100, false), None));
     check(&Case::new(shape(3, 1, 5, 9, 24, false), None));
 }
 

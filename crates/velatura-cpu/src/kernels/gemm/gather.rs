@@ -2,9 +2,9 @@
 //! divided among the taps.
 
 use super::pack::{Block, Number, pair};
-use super::transpose::transpose;
 use crate::Isa;
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
+use crate::kernels::transpose::transpose;
 use crate::kernels::{LINE, Streaming, fetch_far};
 
 /// How many runs ahead memory is asked for one: each lies far from the last, where the processor does not look for it by itself.

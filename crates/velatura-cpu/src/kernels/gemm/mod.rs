@@ -40,7 +40,6 @@ mod sums;
 #[cfg(test)]
 mod tests;
 mod tile;
-mod transpose;
 mod weight_gradient;
 mod winograd;
 

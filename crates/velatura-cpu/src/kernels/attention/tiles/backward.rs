@@ -22,6 +22,7 @@ use super::{CELLS, PAIR, Pairs, SQUARE, tiles};
 use crate::ThreadPool;
 use crate::kernels::amx::{self, At, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
+use crate::kernels::transpose::transpose;
 
 /// Units of keys of a block, and runs of queries that its probabilities are kept of: they stay in the second-level cache.
 const BLOCK: usize = if cfg!(test) { 2 } else { 4 };
@@ -100,7 +101,7 @@ pub(in super::super) fn backward(pool: &ThreadPool, job: &Job<'_>) {
 
 /// # Safety
 /// The processor has [`Isa::Amx`](crate::Isa::Amx); the parts are of [`lens`].
-#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512vbmi,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 unsafe fn task(job: &Job<'_>, head: usize, parts: [&mut [u32]; PARTS]) {
     let [
         q_lanes,
@@ -135,13 +136,15 @@ unsafe fn task(job: &Job<'_>, head: usize, parts: [&mut [u32]; PARTS]) {
         for (head, lanes, tokens) in
             [(&q, &mut *q_lanes, &mut *q_tokens), (&dout, &mut *dout_lanes, &mut *dout_tokens)]
         {
-            pack::lanes(head, first, count, rows, &mut lanes[run * of_lanes..][..of_lanes]);
+            let lanes = &mut lanes[run * of_lanes..][..of_lanes];
+            // SAFETY: compiled for the instruction set.
+            unsafe { pack::lanes(job.isa, head, first..first + count, sizes.channels, rows, lanes) };
             let tokens = &mut tokens[run * of_tokens..][..of_tokens];
             tokens[count.div_ceil(2) * columns..].fill(0);
             copies::tokens::<Pairs>(*head, first, count, columns, tokens);
         }
     }
-    let turned = Turned { pairs: sizes.pairs(), units: BLOCK, with_ones: false };
+    let turned = Turned { together: PAIR, planes: sizes.pairs(), units: BLOCK, with_ones: false };
     // SAFETY: the caller's promise; no other unit is taken while this one is.
     let unit = unsafe { Unit::take() };
     let task = Task {
@@ -159,9 +162,12 @@ unsafe fn task(job: &Job<'_>, head: usize, parts: [&mut [u32]; PARTS]) {
     };
     for first_k in (0..shape.k_tokens).step_by(BLOCK * PAIR) {
         let keys = first_k..shape.k_tokens.min(first_k + BLOCK * PAIR);
-        pack::rows(&k, keys.clone(), sizes.channels, k_rows);
-        pack::rows(&v, keys.clone(), sizes.channels, v_rows);
-        pack::turned(&k, keys.clone(), turned, rows, k_turned);
+        // SAFETY: compiled for the instruction set.
+        unsafe {
+            pack::rows(&k, keys.clone(), sizes.channels, k_rows);
+            pack::rows(&v, keys.clone(), sizes.channels, v_rows);
+            pack::turned(job.isa, &k, keys.clone(), turned, rows, k_turned);
+        }
         dk.fill(0.0);
         dv.fill(0.0);
         for first in (0..sizes.runs).step_by(RUNS) {
@@ -202,7 +208,7 @@ unsafe fn task(job: &Job<'_>, head: usize, parts: [&mut [u32]; PARTS]) {
     for run in 0..sizes.runs {
         let count = PAIR.min(shape.q_tokens - run * PAIR);
         let dq = &dq[run * of_sums..][..d * PAIR];
-        copies::transpose(bytemuck::cast_slice(dq), d, PAIR, rows);
+        transpose(job.isa, bytemuck::cast_slice(dq), PAIR, [d, PAIR], rows, d);
         let rows: &[f32] = bytemuck::cast_slice(rows);
         for (lane, row) in rows.chunks_exact(d).take(count).enumerate() {
             write_row(job, &job.dq, shape.q_tokens, head, run * PAIR + lane, row);

@@ -1,56 +1,46 @@
-//! The forward pass. A task packs the keys and values of its head once, as many as stay in the second-level cache, and lets its
-//! queries meet them. The exponentials of 32 keys run beside the products of the next. Behind the channels of the values there is
-//! one of ones, whose sum is that of the weights.
+//! The forward pass. A task packs the keys and values of its head once, as many as stay in the second-level cache with their
+//! weights, and lets its queries meet them, 32 at a time: see [`run`](super::run).
 
-use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::block::{GREATEST_SUM, LEAST_SUM, apply_mask};
 use super::super::forward::{Job, Parts, finish, head_rows};
-use super::super::product::Product;
-use super::super::vector::Vector;
 use super::pack::{self, Turned};
-use super::{CELLS, PAIR, Pairs, SQUARE, tiles};
+use super::run::{BLOCK, Run, State};
+use super::{CELLS, PAIR, SQUARE};
 use crate::ThreadPool;
-use crate::kernels::amx::{self, At, SIDE, Unit};
+use crate::kernels::amx::{SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 
-/// Units of keys of a block: its weights stay in the first-level cache.
-const BLOCK: usize = if cfg!(test) { 2 } else { 8 };
-/// Cells of packed keys and values that stay in the second-level cache.
-const PACKED: usize = if cfg!(test) { 8 << 10 } else { 300 << 10 };
+/// Cells of packed keys and values, and of weights, that stay in the second-level cache.
+const PACKED: usize = if cfg!(test) { 12 << 10 } else { 380 << 10 };
 /// Queries of a task where there are more than enough heads to keep threads busy, and where there are few.
 const MANY: usize = 4096;
 const FEW: usize = 512;
 /// Tasks that keep a few threads evenly busy.
 const ENOUGH_TASKS: usize = 8;
 
-/// How many pieces of 16 channels there are in two tiles each.
+/// How many pieces of channels there are, and of keys.
 #[derive(Clone, Copy)]
-struct Sizes {
+pub(super) struct Sizes {
     /// Units of 32 channels of queries and keys.
-    channels: usize,
+    pub channels: usize,
     /// Tiles of 16 channels of the values, with that of ones.
-    rows: usize,
+    pub rows: usize,
     /// Units of keys that are packed at a time.
-    keys: usize,
+    pub keys: usize,
 }
 
 impl Sizes {
     fn new(head_dim: usize, keys: usize) -> Sizes {
         let (channels, rows) = (head_dim.div_ceil(PAIR), (head_dim + 1).div_ceil(SIDE));
-        let most = (PACKED / ((channels + rows.div_ceil(2)) * CELLS)).max(BLOCK) / BLOCK * BLOCK;
+        let of_unit = (channels + 1) * CELLS + rows * SIDE * SIDE;
+        let most = (PACKED / of_unit).max(BLOCK) / BLOCK * BLOCK;
         Sizes { channels, rows, keys: keys.div_ceil(PAIR).min(most).max(1) }
-    }
-
-    /// Pairs of tiles of the values.
-    fn pairs(&self) -> usize {
-        self.rows.div_ceil(2)
     }
 
     /// Elements of the sums of a run.
     fn sums(&self) -> usize {
-        self.pairs() * SQUARE
+        self.rows * SIDE * PAIR
     }
 }
 
@@ -77,33 +67,37 @@ pub(in super::super) fn forward(pool: &ThreadPool, job: &Job<'_>) {
     });
 }
 
-/// Cells of the parts of a task's memory: packed keys, values and queries, sums, what weights are relative to, scores, weights, two
-/// tiles of sums, and rows on the way.
+/// Runs whose queries and sums are kept: all, where keys are packed in several groups, else one at a time.
+fn kept(job: &Job<'_>, sizes: Sizes, queries: usize) -> usize {
+    if job.shape.k_tokens > sizes.keys * PAIR { queries.div_ceil(PAIR) } else { 1 }
+}
+
+/// Cells of the parts of a task's memory: packed keys, values and queries, sums, what weights are relative to, scores, weights,
+/// sums of the last tiles, and rows on the way.
 fn lens(job: &Job<'_>, queries: usize) -> [usize; 9] {
     let sizes = Sizes::new(job.shape.head_dim, job.shape.k_tokens);
-    let runs = queries.div_ceil(PAIR);
+    let runs = kept(job, sizes, queries);
     [
         sizes.keys * sizes.channels * CELLS,
-        sizes.keys * sizes.pairs() * CELLS,
+        sizes.keys * sizes.rows * SIDE * SIDE,
         runs * sizes.channels * CELLS,
         runs * sizes.sums(),
         runs * PAIR,
         BLOCK * SQUARE,
-        BLOCK * CELLS,
-        SQUARE,
+        sizes.keys * CELLS,
+        3 * SIDE * PAIR,
         PAIR * job.shape.head_dim.max(PAIR),
     ]
 }
 
 /// # Safety
 /// The processor has [`Isa::Amx`](crate::Isa::Amx); the parts are of [`lens`].
-#[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+#[target_feature(enable = "avx512vbmi,avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
 unsafe fn task(job: &Job<'_>, head: usize, queries: Range<usize>, parts: [&mut [u32]; 9]) {
     let shape = job.shape;
     let sizes = Sizes::new(shape.head_dim, shape.k_tokens);
-    let runs = queries.len().div_ceil(PAIR);
+    let kept = kept(job, sizes, queries.len());
     let [keys, values, packed, sums, greatest, scores, weights, rest, rows] = parts;
-    sums.fill(0);
     let run = Run {
         job,
         head,
@@ -118,274 +112,42 @@ unsafe fn task(job: &Job<'_>, head: usize, queries: Range<usize>, parts: [&mut [
     };
     let (sums, greatest): (&mut [f32], &mut [f32]) =
         (bytemuck::cast_slice_mut(sums), bytemuck::cast_slice_mut(greatest));
-    greatest.fill(f32::NEG_INFINITY);
     let [q, k, v] = [(&job.q, shape.q_tokens), (&job.k, shape.k_tokens), (&job.v, shape.k_tokens)]
         .map(|(rows, tokens)| head_rows(shape, rows, tokens, head));
-    let of_run = |run: usize| {
-        let first = queries.start + run * PAIR;
-        (first, PAIR.min(queries.end - first))
-    };
-    let packed_len = sizes.channels * CELLS;
-    for (index, to) in packed.chunks_exact_mut(packed_len).enumerate() {
-        let (first, count) = of_run(index);
-        pack::lanes(&q, first, count, rows, to);
-    }
-    let turned = Turned { pairs: sizes.pairs(), units: sizes.keys, with_ones: true };
+    let turned = Turned { together: SIDE, planes: sizes.rows, units: sizes.keys, with_ones: true };
     let end = if shape.causal { shape.k_tokens.min(queries.end) } else { shape.k_tokens };
-    for first in (0..end).step_by(sizes.keys * PAIR) {
-        let group = first..end.min(first + sizes.keys * PAIR);
-        pack::rows(&k, group.clone(), sizes.channels, keys);
-        pack::turned(&v, group.clone(), turned, rows, values);
-        for index in 0..runs {
-            let (first_q, count) = of_run(index);
-            let state = State {
-                first: first_q,
-                count,
-                queries: packed[index * packed_len..].as_ptr(),
-                sums: sums[index * sizes.sums()..].as_mut_ptr(),
-                greatest: greatest[index * PAIR..].as_mut_ptr(),
-            };
-            for first_k in group.clone().step_by(BLOCK * PAIR) {
-                let block = first_k..group.end.min(first_k + BLOCK * PAIR);
-                if !shape.causal || block.start < first_q + count {
-                    // SAFETY: the operands were packed for these sizes; compiled for the instruction set.
-                    unsafe { run.block(&state, group.start, block) };
-                }
+    let mut start = 0;
+    // Without keys there are sums, too.
+    loop {
+        let group = start..end.min(start + sizes.keys * PAIR);
+        // SAFETY: compiled for the instruction set.
+        unsafe {
+            pack::rows(&k, group.clone(), sizes.channels, keys);
+            pack::turned(job.isa, &v, group.clone(), turned, rows, values);
+        }
+        for (index, first) in queries.clone().step_by(PAIR).enumerate() {
+            let count = PAIR.min(queries.end - first);
+            let sums = &mut sums[index % kept * sizes.sums()..][..sizes.sums()];
+            let greatest = &mut greatest[index % kept * PAIR..][..PAIR];
+            let packed = &mut packed[index % kept * sizes.channels * CELLS..][..sizes.channels * CELLS];
+            if start == 0 {
+                sums.fill(0.0);
+                greatest.fill(f32::NEG_INFINITY);
+                // SAFETY: compiled for the instruction set.
+                unsafe { pack::lanes(job.isa, &q, first..first + count, sizes.channels, rows, packed) };
+            }
+            let (queries, sums_at) = (packed.as_ptr(), sums.as_mut_ptr());
+            let state = State { first, count, queries, sums: sums_at, greatest: greatest.as_mut_ptr() };
+            // SAFETY: the operands were packed for these sizes; compiled for the instruction set.
+            unsafe { run.group(&state, group.clone()) };
+            if group.end == end {
+                let (out, sum) = sums.split_at(shape.head_dim * PAIR);
+                finish(job, head, first, PAIR, out, [&greatest[..count], &sum[..count]], rows);
             }
         }
-    }
-    for index in 0..runs {
-        let (first, count) = of_run(index);
-        let sums = &sums[index * sizes.sums()..][..(shape.head_dim + 1) * PAIR];
-        let (out, sum) = sums.split_at(shape.head_dim * PAIR);
-        let state = [&greatest[index * PAIR..][..count], &sum[..count]];
-        finish(job, head, first, PAIR, out, state, rows);
-    }
-}
-
-/// 32 queries.
-struct State {
-    first: usize,
-    count: usize,
-    /// Packed.
-    queries: *const u32,
-    /// Of each channel of the values, then of the weights: rows of 32.
-    sums: *mut f32,
-    /// What the weights are relative to.
-    greatest: *mut f32,
-}
-
-struct Run<'a> {
-    job: &'a Job<'a>,
-    head: usize,
-    sizes: Sizes,
-    unit: Unit,
-    keys: *const u32,
-    values: *const u32,
-    /// Of a block, `[keys][32 queries]`.
-    scores: *mut f32,
-    /// Of a block, `[pairs of keys][32 queries]`.
-    weights: *mut u32,
-    /// Of two tiles of channels.
-    rest: *mut f32,
-}
-
-/// Two vectors of lanes.
-type Lanes = [__m512; 2];
-
-impl Run<'_> {
-    /// # Safety
-    /// The operands are packed, those of keys and values from `start` on; called from code compiled for the instruction set.
-    #[inline(always)]
-    unsafe fn block(&self, state: &State, start: usize, keys: Range<usize>) {
-        let causal = self.job.shape.causal && keys.end > state.first + 1;
-        let masked = self.job.mask.is_some() || causal;
-        let first = (keys.start - start) / PAIR;
-        // SAFETY: the caller's promise.
-        unsafe {
-            if masked || !self.against_known(state, &keys, first) {
-                self.against_greatest(state, &keys, first);
-            }
-        }
-    }
-
-    /// The products of a unit of keys with the queries begin; their sums are in registers.
-    #[inline(always)]
-    unsafe fn score(&self, state: &State, unit: usize, to: *const f32) {
-        let keys = self.keys.wrapping_add(unit * self.sizes.channels * CELLS);
-        let queries = At { from: state.queries.cast(), stride: PAIR * size_of::<u32>() };
-        // SAFETY: the caller's promise.
-        unsafe {
-            amx::clear::<2, 2>(&self.unit);
-            amx::multiply::<false, 2, 2>(&self.unit, self.sizes.channels, tiles(keys), queries, to);
-        }
-    }
-
-    /// The products of a pair of tiles of channels with some units of weights begin, from the sums that are there.
-    #[inline(always)]
-    unsafe fn weigh(&self, state: &State, pair: usize, first: usize, units: usize) {
-        let values = self.values.wrapping_add((pair * self.sizes.keys + first) * CELLS);
-        let weights = At { from: self.weights.cast_const().cast(), stride: PAIR * size_of::<u32>() };
-        let sums = state.sums.wrapping_add(pair * SQUARE);
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.sizes.rows - 2 * pair >= 2 {
-                true => {
-                    amx::load::<2, 2>(&self.unit, sums, PAIR);
-                    amx::multiply::<false, 2, 2>(&self.unit, units, tiles(values), weights, sums);
-                }
-                false => {
-                    amx::load::<1, 2>(&self.unit, sums, PAIR);
-                    amx::multiply::<false, 1, 2>(&self.unit, units, tiles(values), weights, sums);
-                }
-            }
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(&self, pair: usize, to: *mut f32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            match self.sizes.rows - 2 * pair >= 2 {
-                true => amx::store::<2, 2>(&self.unit, to, PAIR),
-                false => amx::store::<1, 2>(&self.unit, to, PAIR),
-            }
-        }
-    }
-
-    /// See `against_known` in `block`.
-    #[inline(always)]
-    unsafe fn against_known(&self, state: &State, keys: &Range<usize>, first: usize) -> bool {
-        let units = keys.len().div_ceil(PAIR);
-        // SAFETY: the caller's promise.
-        unsafe {
-            let scale = _mm512_set1_ps(self.job.shape.scale * std::f32::consts::LOG2_E);
-            let begins = keys.start == 0;
-            let mut offset = [_mm512_set1_ps(Pairs::BASE); 2];
-            if !begins {
-                for (j, offset) in offset.iter_mut().enumerate() {
-                    let greatest = _mm512_loadu_ps(state.greatest.add(j * SIDE));
-                    *offset = _mm512_sub_ps(*offset, greatest);
-                }
-            }
-            let mut seen = _mm512_setzero_ps();
-            for unit in 0..units {
-                let scores = self.scores.add(unit % 2 * SQUARE);
-                self.score(state, first + unit, scores);
-                if unit > 0 {
-                    seen = self.powers(unit - 1, scale, offset, seen);
-                }
-                amx::store::<2, 2>(&self.unit, scores, PAIR);
-            }
-            seen = self.powers(units - 1, scale, offset, seen);
-            if !Pairs::in_range(seen) {
-                return false;
-            }
-            // The sum of the weights, which is with the last channels, before anything is changed.
-            let (last, row) = (self.sizes.pairs() - 1, self.job.shape.head_dim % PAIR * PAIR);
-            self.weigh(state, last, first, units);
-            self.store(last, self.rest);
-            for j in 0..2 {
-                let before = _mm512_loadu_ps(state.sums.add(last * SQUARE + row + j * SIDE));
-                let total = _mm512_sub_ps(_mm512_loadu_ps(self.rest.add(row + j * SIDE)), before);
-                let negative = _mm512_sub_ps(_mm512_setzero_ps(), total);
-                if !total.all_below(GREATEST_SUM) || (begins && !negative.all_below(-LEAST_SUM)) {
-                    return false;
-                }
-            }
-            self.store(last, state.sums.add(last * SQUARE));
-            for pair in 0..last {
-                self.weigh(state, pair, first, units);
-                self.store(pair, state.sums.add(pair * SQUARE));
-            }
-            if begins {
-                for j in 0..2 {
-                    _mm512_storeu_ps(state.greatest.add(j * SIDE), _mm512_setzero_ps());
-                }
-            }
-            true
-        }
-    }
-
-    /// The weights of a unit of keys.
-    #[inline(always)]
-    unsafe fn powers(&self, unit: usize, scale: __m512, offset: Lanes, mut seen: __m512) -> __m512 {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let from = self.scores.cast_const().add(unit % 2 * SQUARE);
-            let to = self.weights.add(unit * CELLS);
-            for pair in 0..SIDE {
-                for (j, offset) in offset.into_iter().enumerate() {
-                    let at = from.add(2 * pair * PAIR + j * SIDE);
-                    let first = _mm512_fmadd_ps(_mm512_loadu_ps(at), scale, offset);
-                    let second = _mm512_fmadd_ps(_mm512_loadu_ps(at.add(PAIR)), scale, offset);
-                    let (exponents, both) = Pairs::exponents(first, second, seen);
-                    seen = both;
-                    Pairs::store(Pairs::powers(exponents), to.add(pair * PAIR + j * SIDE));
-                }
-            }
-        }
-        seen
-    }
-
-    /// See `against_greatest` in `block`.
-    #[inline(never)]
-    #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-    unsafe fn against_greatest(&self, state: &State, keys: &Range<usize>, first: usize) {
-        let (shape, count) = (self.job.shape, keys.len());
-        let units = count.div_ceil(PAIR);
-        // SAFETY: the caller's promise; there are scores for all units of a block.
-        unsafe {
-            for unit in 0..units {
-                let scores = self.scores.add(unit * SQUARE);
-                self.score(state, first + unit, scores);
-                amx::store::<2, 2>(&self.unit, scores, PAIR);
-            }
-            let scores = std::slice::from_raw_parts_mut(self.scores, units * SQUARE);
-            let scale = shape.scale * std::f32::consts::LOG2_E;
-            for score in scores[..count * PAIR].iter_mut() {
-                *score *= scale;
-            }
-            // Keys that are not there.
-            scores[count * PAIR..].fill(f32::NEG_INFINITY);
-            let lanes = [state.first, state.count, PAIR];
-            apply_mask(
-                shape,
-                self.job.mask,
-                self.head,
-                lanes,
-                [keys.start, count],
-                &mut scores[..count * PAIR],
-            );
-            for j in 0..2 {
-                let column = self.scores.cast_const().add(j * SIDE);
-                let old = _mm512_loadu_ps(state.greatest.add(j * SIDE));
-                let mut greatest = old;
-                for key in 0..count {
-                    let score = _mm512_loadu_ps(column.add(key * PAIR));
-                    greatest = Vector::max(score, greatest);
-                }
-                let new = Pairs::shift(greatest);
-                _mm512_storeu_ps(state.greatest.add(j * SIDE), new);
-                // Where every key so far is hidden, a finite number, so that nothing is subtracted from negative infinity.
-                let shift = Vector::max(new, _mm512_set1_ps(f32::MIN));
-                let correction = Vector::exp2::<true>(_mm512_sub_ps(old, shift));
-                for row in 0..=shape.head_dim {
-                    let at = state.sums.add(row * PAIR + j * SIDE);
-                    _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), correction));
-                }
-                for pair in 0..units * SIDE {
-                    let [a, b] = [0, 1].map(|i| {
-                        let score = _mm512_loadu_ps(column.add((2 * pair + i) * PAIR));
-                        Vector::exp2::<false>(_mm512_sub_ps(score, shift))
-                    });
-                    Pairs::store_units(a, b, self.weights.add(pair * PAIR + j * SIDE));
-                }
-            }
-            for pair in 0..self.sizes.pairs() {
-                self.weigh(state, pair, first, units);
-                self.store(pair, state.sums.add(pair * SQUARE));
-            }
+        start = group.end;
+        if start == end {
+            break;
         }
     }
 }

@@ -10,6 +10,7 @@
 mod backward;
 mod forward;
 mod pack;
+mod run;
 
 pub(super) use backward::backward;
 pub(super) use forward::forward;

@@ -24,10 +24,10 @@ use super::driver::{self, Product, RowBlock, Slide};
 use super::finish::Sums;
 use super::pack::Layout;
 use super::tile::{ROWS, STEP, Steps};
-use super::transpose::transpose_to;
 use crate::ThreadPool;
 use crate::kernels::amx::{self as unit, At, ROW, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
+use crate::kernels::transpose::transpose_to;
 use crate::kernels::{LINE, fetch_far};
 use plan::Plan;
 use tail::Tails;
@@ -86,7 +86,7 @@ unsafe fn task(
 ) {
     let table = rows.div_ceil(ROWS) * product.segments;
     let whole = plan.slots == plan.chunk;
-    let sums = if whole { 2 } else { rows.div_ceil(PAIR) * panels.len() };
+    let sums = if whole { 1 } else { rows.div_ceil(PAIR) * panels.len() };
     let sizes = [
         table * size_of::<[*const u8; ROWS]>(),
         rows * size_of::<usize>(),
@@ -150,9 +150,21 @@ struct Task<'a> {
     /// A chunk of a pair of tiles of rows.
     left: *mut u8,
     tails: Tails,
-    /// Whether there are sums of each pair of tiles of rows by each panel, or of two panels in turn.
+    /// Whether there are sums of each pair of tiles of rows by each panel, or of one at a time.
     kept: bool,
     sums: *mut f32,
+}
+
+/// A pair of tiles of rows by a panel.
+#[derive(Clone, Copy)]
+struct Block {
+    pair: usize,
+    /// Of the panel.
+    number: usize,
+    /// Whether there are two tiles of rows, and of columns.
+    two: [bool; 2],
+    /// Whether its sums are those of all of the depth.
+    ends: bool,
 }
 
 impl Task<'_> {
@@ -161,53 +173,68 @@ impl Task<'_> {
     unsafe fn run<const OF_BYTES: bool>(&self) {
         let pairs = self.outputs.len().div_ceil(PAIR);
         let mut first = 0;
+        // The block whose sums are in the registers.
+        let mut before = None;
         // A product without depth is zero, too.
         loop {
             let slots = first..self.plan.slots.min(first + self.plan.chunk);
             for pair in 0..pairs {
                 // SAFETY: the caller's promise.
-                unsafe { self.chunk::<OF_BYTES>(slots.clone(), pair, pairs) };
+                unsafe { self.chunk::<OF_BYTES>(slots.clone(), pair, pairs, &mut before) };
             }
             first = slots.end;
             if first == self.plan.slots {
                 break;
             }
         }
+        if let Some(last) = before {
+            // SAFETY: the caller's promise.
+            unsafe {
+                self.store(&last);
+                self.finish(&last, self.rows(last.pair));
+            }
+        }
+    }
+
+    /// Rows of a pair of tiles.
+    fn rows(&self, pair: usize) -> Range<usize> {
+        pair * PAIR..self.outputs.len().min((pair + 1) * PAIR)
     }
 
     /// A pair of tiles of rows by all panels.
     ///
     /// # Safety
     /// As for [`Task::run`].
-    unsafe fn chunk<const OF_BYTES: bool>(&self, slots: Range<usize>, pair: usize, pairs: usize) {
-        let ends = slots.end == self.plan.slots;
-        let rows = pair * PAIR..self.outputs.len().min((pair + 1) * PAIR);
+    unsafe fn chunk<const OF_BYTES: bool>(
+        &self,
+        slots: Range<usize>,
+        pair: usize,
+        pairs: usize,
+        before: &mut Option<Block>,
+    ) {
+        let rows = self.rows(pair);
         // SAFETY: the caller's promise; there is room for a chunk.
         unsafe { left::copy(self.product, self.plan, self.pointers, rows.clone(), slots.clone(), self.left) };
-        let count = self.panels.len();
         let upcoming = slots.end..self.plan.slots.min(slots.end + self.plan.chunk);
-        for number in 0..count {
+        for number in 0..self.panels.len() {
             let panel = self.panels.start + number;
             let width = self.layout.width(panel);
             let start = driver::panel_start(self.product, self.layout, self.item, panel);
             if self.plan.ahead {
                 self.fetch(start, width, upcoming.clone(), pair, pairs);
             }
-            // The end of a panel's sums runs beside the products of the next one.
-            let before = if ends { number.checked_sub(1) } else { None };
+            let two = [rows.len() > SIDE, width > SIDE];
+            let block = Block { pair, number, two, ends: slots.end == self.plan.slots };
             // SAFETY: the caller's promise.
             unsafe {
-                match (rows.len() > SIDE, width > SIDE) {
-                    (true, true) => self.tiles::<OF_BYTES, 2, 2>(&slots, start, pair, number, before),
-                    (true, false) => self.tiles::<OF_BYTES, 2, 1>(&slots, start, pair, number, before),
-                    (false, true) => self.tiles::<OF_BYTES, 1, 2>(&slots, start, pair, number, before),
-                    (false, false) => self.tiles::<OF_BYTES, 1, 1>(&slots, start, pair, number, before),
+                match two {
+                    [true, true] => self.tiles::<OF_BYTES, 2, 2>(&slots, start, &block, before),
+                    [true, false] => self.tiles::<OF_BYTES, 2, 1>(&slots, start, &block, before),
+                    [false, true] => self.tiles::<OF_BYTES, 1, 2>(&slots, start, &block, before),
+                    [false, false] => self.tiles::<OF_BYTES, 1, 1>(&slots, start, &block, before),
                 }
             }
-        }
-        if ends {
-            // SAFETY: the caller's promise.
-            unsafe { self.finish(pair, count - 1, rows) };
+            *before = Some(block);
         }
     }
 
@@ -232,21 +259,40 @@ impl Task<'_> {
 
     /// Sums of a pair of tiles of rows and panel number `number`.
     fn sums(&self, pair: usize, number: usize) -> *mut f32 {
-        let place = match self.kept {
-            true => pair * self.panels.len() + number,
-            false => number % 2,
-        };
+        let place = if self.kept { pair * self.panels.len() + number } else { 0 };
         self.sums.wrapping_add(place * SUMS)
     }
 
-    /// Sums of some rows to the output.
+    /// Sums from the registers to memory.
+    ///
+    /// # Safety
+    /// They are of this block.
+    #[inline(always)]
+    unsafe fn store(&self, block: &Block) {
+        let sums = self.sums(block.pair, block.number);
+        // SAFETY: the caller's promise; there is room for the sums.
+        unsafe {
+            match block.two {
+                [true, true] => unit::store::<2, 2>(&self.unit, sums, PAIR),
+                [true, false] => unit::store::<2, 1>(&self.unit, sums, PAIR),
+                [false, true] => unit::store::<1, 2>(&self.unit, sums, PAIR),
+                [false, false] => unit::store::<1, 1>(&self.unit, sums, PAIR),
+            }
+        }
+    }
+
+    /// Sums of some rows to the output, if they are those of all of the depth.
     ///
     /// # Safety
     /// As for [`Task::run`].
-    unsafe fn finish(&self, pair: usize, number: usize, rows: Range<usize>) {
-        let panel = self.panels.start + number;
+    unsafe fn finish(&self, block: &Block, rows: Range<usize>) {
+        if !block.ends || rows.is_empty() {
+            return;
+        }
+        let panel = self.panels.start + block.number;
+        let sums = self.sums(block.pair, block.number);
         let finished = Sums {
-            data: self.sums(pair, number).wrapping_add((rows.start - pair * PAIR) * PAIR),
+            data: sums.wrapping_add((rows.start - block.pair * PAIR) * PAIR),
             width: PAIR,
             rows: &self.outputs[rows],
             column: self.product.first_column
@@ -264,23 +310,7 @@ impl Task<'_> {
         }
     }
 
-    /// The first `most` of some rows, which are no longer among them then, of panel number `before` to the output.
-    ///
-    /// # Safety
-    /// As for [`Task::run`].
-    #[inline(always)]
-    unsafe fn finish_some(&self, pair: usize, before: Option<usize>, rows: &mut Range<usize>, most: usize) {
-        let some = rows.start..rows.end.min(rows.start + most);
-        rows.start = some.end;
-        if let Some(before) = before
-            && !some.is_empty()
-        {
-            // SAFETY: the caller's promise.
-            unsafe { self.finish(pair, before, some) };
-        }
-    }
-
-    /// Adds up the slots of a chunk; meanwhile the sums of panel number `before` are finished.
+    /// Adds up the slots of a chunk: the sums stay in the registers. Meanwhile those that are there are stored and finished.
     ///
     /// # Safety
     /// As for [`Task::run`]; there is room for the sums.
@@ -289,44 +319,66 @@ impl Task<'_> {
         &self,
         slots: &Range<usize>,
         panel: *const u8,
-        pair: usize,
-        number: usize,
-        before: Option<usize>,
+        block: &Block,
+        before: &Option<Block>,
     ) {
         let (width, slot) = (C * SIDE, self.plan.slot());
-        let (sums, next) = (self.sums(pair, number), self.sums(pair, number + 1));
+        let (sums, next) = (self.sums(block.pair, block.number), self.sums(block.pair, block.number + 1));
+        let from = (slots.start > 0).then_some(sums.cast_const());
+        let mut rows = before.map_or(0..0, |before| self.rows(before.pair));
         // A gate takes long: a few rows of it come after some of the products, and then again.
-        let long = before.is_some() && self.product.finish.gate.is_some();
+        let long = before.is_some_and(|before| before.ends) && self.product.finish.gate.is_some();
         let together = match long {
             true => (slots.len() * self.plan.slide.taps / (PAIR / LONG_ROWS + 1)).max(1),
             false => usize::MAX,
         };
-        let mut rows = pair * PAIR..self.outputs.len().min((pair + 1) * PAIR);
+        // Where the sums of before go when the registers are needed.
+        let mut waiting = match before {
+            Some(before) if R * C == 4 && before.two == [true, true] && !slots.is_empty() => {
+                Some(self.sums(before.pair, before.number))
+            }
+            _ => None,
+        };
+        // SAFETY: the caller's promise.
+        unsafe {
+            if waiting.is_none() {
+                if let Some(before) = before {
+                    self.store(before);
+                }
+                match from {
+                    None => unit::clear::<R, C>(&self.unit),
+                    Some(from) => unit::load::<R, C>(&self.unit, from, PAIR),
+                }
+            }
+        }
         let mut multiply = |count: usize, a: *const u8, b: *const u8| {
             let mut first = 0;
             while first < count {
-                let part = together.min(count - first);
                 let a = At { from: a.wrapping_add(first * slot), stride: slot };
                 let b = At { from: b.wrapping_add(first * SIDE * width * STEP), stride: width * STEP };
                 // SAFETY: the caller's promise.
                 unsafe {
+                    if let Some(to) = waiting.take() {
+                        unit::exchange::<OF_BYTES>(&self.unit, a, b, to, from, PAIR);
+                        first += 1;
+                        continue;
+                    }
+                    let part = together.min(count - first);
                     match self.plan.passing {
                         true => unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b),
                         false => unit::multiply::<OF_BYTES, R, C>(&self.unit, part, a, b, next),
                     }
-                    if long {
-                        self.finish_some(pair, before, &mut rows, LONG_ROWS);
+                    if let (true, Some(before)) = (long, before) {
+                        let some = rows.start..rows.end.min(rows.start + LONG_ROWS);
+                        rows.start = some.end;
+                        self.finish(before, some);
                     }
+                    first += part;
                 }
-                first += part;
             }
         };
         // SAFETY: the caller's promise.
         unsafe {
-            match slots.start {
-                0 => unit::clear::<R, C>(&self.unit),
-                _ => unit::load::<R, C>(&self.unit, sums, PAIR),
-            }
             for [line, first, count] in self.plan.lines(slots.clone()) {
                 let left = (line * self.plan.units + first - slots.start) * slot;
                 for offset in 0..self.plan.slide.taps {
@@ -335,12 +387,13 @@ impl Task<'_> {
                     let whole = count.min((self.product.steps / SIDE).saturating_sub(first));
                     multiply(whole, a, b);
                     if whole < count {
-                        multiply(1, a.wrapping_add(whole * slot), self.tails.at(number, line));
+                        multiply(1, a.wrapping_add(whole * slot), self.tails.at(block.number, line));
                     }
                 }
             }
-            self.finish_some(pair, before, &mut rows, PAIR);
-            unit::store::<R, C>(&self.unit, sums, PAIR);
+            if let Some(before) = before {
+                self.finish(before, rows);
+            }
         }
     }
 }

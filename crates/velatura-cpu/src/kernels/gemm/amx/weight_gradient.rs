@@ -18,10 +18,10 @@ use super::super::epilogue::Epilogue;
 use super::super::error::GemmError;
 use super::super::pack::{Cells, Layout, Number, pack_halves};
 use super::super::tile::{Kernels, ROWS, STEP};
-use super::super::transpose::transpose_to;
 use super::SIDE;
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
+use crate::kernels::transpose::transpose_to;
 use crate::{DataMut, ThreadPool};
 
 /// Columns of the turned operand that a task makes, and steps that it turns at a time.

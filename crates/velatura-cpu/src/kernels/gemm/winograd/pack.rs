@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use super::super::pack::{Cells, Layout, Number, bf16_bits};
 use super::super::tile::Kernels;
-use super::super::transpose::transpose;
 use super::{MOST_IN, Tiling};
 use crate::kernels::elementwise::dispatch::{simd, with_scratch};
+use crate::kernels::transpose::transpose;
 use crate::{Isa, ThreadPool};
 
 /// Taps of a window.

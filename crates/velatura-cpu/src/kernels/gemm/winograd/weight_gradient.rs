@@ -18,12 +18,12 @@ use super::super::linear_gradient::add_parts;
 use super::super::pack::{Cells, Layout};
 use super::super::scratch;
 use super::super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
-use super::super::transpose::transpose;
 use super::tiles::{Pixels, Reader, Tiles};
 use super::transform::{PanelTiles, TapSums};
 use super::{Tiling, apart, image, slides};
 use crate::kernels::Streaming;
 use crate::kernels::elementwise::dispatch::{Shared, with_scratch};
+use crate::kernels::transpose::transpose;
 use crate::{Data, ThreadPool};
 use std::ops::Range;
 

@@ -6,7 +6,7 @@ use crate::Isa;
 const SIDE: usize = 16;
 
 /// `to[column * to_stride + row] = from[row * from_stride + column]` for so many rows and columns.
-pub(super) fn transpose(
+pub(crate) fn transpose(
     isa: Isa,
     from: &[u32],
     from_stride: usize,
@@ -26,7 +26,7 @@ pub(super) fn transpose(
 ///
 /// # Safety
 /// Nothing else touches `rows` cells of each of the `columns` rows of `to`, which are there.
-pub(super) unsafe fn transpose_to(
+pub(crate) unsafe fn transpose_to(
     isa: Isa,
     from: &[u32],
     from_stride: usize,
@@ -65,10 +65,58 @@ unsafe fn plain(
     to: *mut u32,
     to_stride: usize,
 ) {
-    for (row, from) in from.chunks(from_stride).take(rows).enumerate() {
-        for (column, &cell) in from.iter().take(columns).enumerate() {
+    let (whole_rows, whole_columns) = (rows / 4 * 4, columns / 4 * 4);
+    for row in (0..whole_rows).step_by(4) {
+        for column in (0..whole_columns).step_by(4) {
             // SAFETY: the caller's promise.
-            unsafe { to.add(column * to_stride + row).write(cell) };
+            unsafe {
+                let from = from.as_ptr().add(row * from_stride + column);
+                square(from, from_stride, to.add(column * to_stride + row), to_stride);
+            }
+        }
+    }
+    for row in 0..rows {
+        let begin = if row < whole_rows { whole_columns } else { 0 };
+        for column in begin..columns {
+            // SAFETY: the caller's promise.
+            unsafe { to.add(column * to_stride + row).write(from[row * from_stride + column]) };
+        }
+    }
+}
+
+/// Transposes four by four elements.
+///
+/// # Safety
+/// Four rows of four elements at these distances are inside of both allocations.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    use std::arch::x86_64::*;
+    // SAFETY: the caller's promise; every x86-64 processor has these instructions.
+    unsafe {
+        let load = |row: usize| _mm_loadu_ps(from.add(row * from_stride).cast());
+        let (a, b, c, d) = (load(0), load(1), load(2), load(3));
+        let (ab_low, ab_high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+        let (cd_low, cd_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+        let store = |row: usize, x: __m128| _mm_storeu_ps(to.add(row * to_stride).cast(), x);
+        store(0, _mm_movelh_ps(ab_low, cd_low));
+        store(1, _mm_movehl_ps(cd_low, ab_low));
+        store(2, _mm_movelh_ps(ab_high, cd_high));
+        store(3, _mm_movehl_ps(cd_high, ab_high));
+    }
+}
+
+/// Transposes four by four elements.
+///
+/// # Safety
+/// Four rows of four elements at these distances are inside of both allocations.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+unsafe fn square(from: *const u32, from_stride: usize, to: *mut u32, to_stride: usize) {
+    for row in 0..4 {
+        for column in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe { *to.add(column * to_stride + row) = *from.add(row * from_stride + column) };
         }
     }
 }
@@ -79,6 +127,8 @@ unsafe fn plain(
 /// Both matrices have these rows and columns.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
+// Loops of constant length over places keep the values in registers.
+#[allow(clippy::needless_range_loop)]
 unsafe fn avx512(
     from: *const u32,
     from_stride: usize,
