@@ -25,7 +25,8 @@ pub(crate) unsafe fn hold<const STEPS: usize>(_unit: &Unit, b: At) {
 /// The sums of one by two tiles become the products of pairs of numbers with what [`hold`] holds.
 ///
 /// # Safety
-/// As for [`multiply`](super::multiply), with as many steps as are held.
+/// As for [`multiply`](super::multiply); nothing but this and sums of one by two tiles came into registers since so many steps were
+/// held.
 #[inline(always)]
 pub(crate) unsafe fn multiply_held<const STEPS: usize>(_unit: &Unit, a: At) {
     // SAFETY: the caller's promise.

@@ -147,38 +147,23 @@ pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, cons
     }
 }
 
-/// A tile of sums goes to memory, begins anew and takes its first product. `$at` is behind the name of a base.
-macro_rules! exchanged {
-    ($product:literal, zero, $tile:literal, $at:literal, $operands:literal) => {
-        concat!(
-            "tilestored [{to",
-            $at,
-            " + {stride}*1], tmm",
-            $tile,
-            "\ntilezero tmm",
-            $tile,
-            "\n",
-            $product,
-            " tmm",
-            $tile,
-            $operands
-        )
+/// How a tile of sums begins. `$at` is behind the name of a base.
+macro_rules! begun {
+    (zero, $tile:literal, $at:literal) => {
+        concat!("tilezero tmm", $tile)
     };
-    ($product:literal, load, $tile:literal, $at:literal, $operands:literal) => {
+    (load, $tile:literal, $at:literal) => {
+        concat!("tileloadd tmm", $tile, ", [{from", $at, " + {stride}*1]")
+    };
+}
+
+/// A tile of sums goes to memory, begins anew and takes its first product.
+macro_rules! exchanged {
+    ($product:literal, $begin:ident, $tile:literal, $at:literal, $operands:literal) => {
         concat!(
-            "tilestored [{to",
-            $at,
-            " + {stride}*1], tmm",
-            $tile,
-            "\ntileloadd tmm",
-            $tile,
-            ", [{from",
-            $at,
-            " + {stride}*1]\n",
-            $product,
-            " tmm",
-            $tile,
-            $operands
+            concat!("tilestored [{to", $at, " + {stride}*1], tmm", $tile, "\n"),
+            begun!($begin, $tile, $at),
+            concat!("\n", $product, " tmm", $tile, $operands)
         )
     };
 }

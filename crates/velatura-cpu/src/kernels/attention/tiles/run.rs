@@ -1,8 +1,8 @@
 //! 32 queries against packed keys and values.
 //!
-//! The exponentials of some keys run beside the products of the next. Between tiles and vectors there are pieces so small that
-//! both are among the instructions that the processor looks at: 16 keys where the queries stay in registers, which saves most of
-//! the loads. The weights of all keys are made before the first value is read, so that sums of values stay in registers, too.
+//! The exponentials of some keys run beside the products of the next: of 16 keys where the queries stay in registers, which saves
+//! most of the loads, else of 32. The weights of all keys are made before the first value is read, so that sums of values stay
+//! in registers, too.
 //! Behind the channels of the values there is one of ones, whose sum is that of the weights.
 
 use std::arch::x86_64::*;
@@ -205,9 +205,9 @@ impl Run<'_> {
             let powers = Powers { scale, offset, seen: _mm512_setzero_ps() };
             let units = keys.len().div_ceil(PAIR);
             let units = match self.sizes.channels {
-                1 => self.weights_held::<1>(state, first, units, powers),
-                2 => self.weights_held::<2>(state, first, units, powers),
-                _ => self.weights(state, first, units, powers),
+                1 => self.weights::<1>(state, first, units, powers),
+                2 => self.weights::<2>(state, first, units, powers),
+                _ => self.weights::<0>(state, first, units, powers),
             };
             if units == 0 || !self.weigh(state, first, units, begins) {
                 return 0;
@@ -221,67 +221,58 @@ impl Run<'_> {
         }
     }
 
-    /// The weights of some units of keys. For how many units exponents were in range.
+    /// The weights of some units of keys. For how many units exponents were in range. `HELD` is the number of units of channels
+    /// of queries that stay in registers, or zero where there are too many.
     #[inline(always)]
-    unsafe fn weights(&self, state: &State, first: usize, units: usize, mut powers: Powers) -> usize {
-        let scores = |unit: usize| self.scores.wrapping_add(unit % 2 * SQUARE);
-        let weights = |unit: usize| self.weights.wrapping_add((first + unit) * CELLS);
-        // SAFETY: the caller's promise.
-        unsafe {
-            for unit in 0..units {
-                self.score(state, first + unit, scores(unit));
-                if unit > 0 {
-                    self.powers::<SIDE>(scores(unit - 1), weights(unit - 1), &mut powers);
-                    if unit % BLOCK == 0 && !Pairs::in_range(powers.seen) {
-                        return unit - BLOCK;
-                    }
-                }
-                amx::store::<2, 2>(&self.unit, scores(unit), PAIR);
-            }
-            self.powers::<SIDE>(scores(units - 1), weights(units - 1), &mut powers);
-            if Pairs::in_range(powers.seen) { units } else { (units - 1) / BLOCK * BLOCK }
-        }
-    }
-
-    /// As [`Run::weights`], where queries have `CHANNELS` units of channels, which stay in registers.
-    #[inline(always)]
-    unsafe fn weights_held<const CHANNELS: usize>(
+    unsafe fn weights<const HELD: usize>(
         &self,
         state: &State,
         first: usize,
         units: usize,
         mut powers: Powers,
     ) -> usize {
-        // Halves of units.
-        let scores = |half: usize| self.scores.wrapping_add(half % 2 * SIDE * PAIR);
-        let weights = |half: usize| self.weights.wrapping_add(first * CELLS + half * CELLS / 2);
-        let halves = 2 * units;
+        // Pieces of one tile of keys by two of queries, or of two by two.
+        let tiles = if HELD > 0 { 1 } else { 2 };
+        let (of_unit, pieces) = (2 / tiles, 2 * units / tiles);
+        let scores = |piece: usize| self.scores.wrapping_add(piece % 2 * tiles * SIDE * PAIR);
+        let weights = |piece: usize| self.weights.wrapping_add(first * CELLS + piece * tiles * CELLS / 2);
         // SAFETY: the caller's promise.
         unsafe {
-            amx::hold::<CHANNELS>(&self.unit, self.queries(state));
-            for half in 0..halves {
-                let mut keys = self.keys(first + half / 2);
-                keys.from = keys.from.wrapping_add(half % 2 * amx::TILES / 2);
-                amx::multiply_held::<CHANNELS>(&self.unit, keys);
-                if half > 0 {
-                    self.powers::<{ SIDE / 2 }>(scores(half - 1), weights(half - 1), &mut powers);
-                    if half % (2 * BLOCK) == 0 && !Pairs::in_range(powers.seen) {
-                        return half / 2 - BLOCK;
+            if HELD > 0 {
+                amx::hold::<HELD>(&self.unit, self.queries(state));
+            }
+            for piece in 0..pieces {
+                let unit = first + piece / of_unit;
+                if HELD > 0 {
+                    let mut keys = self.keys(unit);
+                    keys.from = keys.from.wrapping_add(piece % 2 * amx::TILES / 2);
+                    amx::multiply_held::<HELD>(&self.unit, keys);
+                } else {
+                    self.score(state, unit, scores(piece));
+                }
+                if piece > 0 {
+                    self.powers(tiles, scores(piece - 1), weights(piece - 1), &mut powers);
+                    if piece % (of_unit * BLOCK) == 0 && !Pairs::in_range(powers.seen) {
+                        return piece / of_unit - BLOCK;
                     }
                 }
-                amx::store::<1, 2>(&self.unit, scores(half), PAIR);
+                if HELD > 0 {
+                    amx::store::<1, 2>(&self.unit, scores(piece), PAIR);
+                } else {
+                    amx::store::<2, 2>(&self.unit, scores(piece), PAIR);
+                }
             }
-            self.powers::<{ SIDE / 2 }>(scores(halves - 1), weights(halves - 1), &mut powers);
+            self.powers(tiles, scores(pieces - 1), weights(pieces - 1), &mut powers);
             if Pairs::in_range(powers.seen) { units } else { (units - 1) / BLOCK * BLOCK }
         }
     }
 
-    /// The weights of some pairs of keys.
+    /// The weights of some tiles of keys.
     #[inline(always)]
-    unsafe fn powers<const COUNT: usize>(&self, from: *const f32, to: *mut u32, powers: &mut Powers) {
+    unsafe fn powers(&self, tiles: usize, from: *const f32, to: *mut u32, powers: &mut Powers) {
         // SAFETY: the caller's promise.
         unsafe {
-            for pair in 0..COUNT {
+            for pair in 0..tiles * SIDE / 2 {
                 for j in 0..2 {
                     let at = from.add(2 * pair * PAIR + j * SIDE);
                     let first = _mm512_fmadd_ps(_mm512_loadu_ps(at), powers.scale, powers.offset[j]);
