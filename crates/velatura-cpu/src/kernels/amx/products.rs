@@ -94,10 +94,15 @@ macro_rules! fetching {
     };
 }
 
-/// Rounds whose right operand does not stay in the first-level cache.
+/// Rounds whose right operand does not stay in the first-level cache, and those that fetch what `next` points at besides.
 macro_rules! passing {
     ($product:literal, $($rest:expr),+) => {
         products!($product, "tileloaddt1", ["", "", "", ""], $($rest),+)
+    };
+}
+macro_rules! passing_fetching {
+    ($product:literal, $($rest:expr),+) => {
+        products!($product, "tileloaddt1", [fetched!(0), fetched!(128), fetched!(256), fetched!(384)], $($rest),+)
     };
 }
 
@@ -126,7 +131,8 @@ pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usi
     }
 }
 
-/// [`multiply`] with a right operand that passes by: it leaves the first-level cache to the left one. Nothing is fetched.
+/// [`multiply`] with a right operand that passes by: it leaves the first-level cache to the left one. Nothing is fetched without
+/// `next`.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -136,13 +142,15 @@ pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, cons
     count: usize,
     a: At,
     b: At,
+    next: Option<*const f32>,
 ) {
-    let next = a.from;
     // SAFETY: the caller's promise.
     unsafe {
-        match OF_BYTES {
-            true => passing!("tdpbusd", R, C, count, a, b, next),
-            false => passing!("tdpbf16ps", R, C, count, a, b, next),
+        match (OF_BYTES, next) {
+            (true, None) => passing!("tdpbusd", R, C, count, a, b, a.from),
+            (false, None) => passing!("tdpbf16ps", R, C, count, a, b, a.from),
+            (true, Some(next)) => passing_fetching!("tdpbusd", R, C, count, a, b, next),
+            (false, Some(next)) => passing_fetching!("tdpbf16ps", R, C, count, a, b, next),
         }
     }
 }

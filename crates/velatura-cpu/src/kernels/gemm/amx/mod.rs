@@ -3,9 +3,9 @@
 //! A product adds [`SIDE`] steps of 16 rows and 16 columns at once, and two by two tiles share what is loaded. At this pace one
 //! of the operands has to be in the first-level cache and the other has to come from the second one line after the other. So a
 //! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its panels, of which as much as
-//! is read for a chunk stays in the second-level cache until all rows have met it. Sums are carried on from chunk to chunk in
-//! memory: each element is one chain of additions, as with the other kernels. Where a chunk is all of the depth, or a line serves
-//! several taps, rows take most of the first-level cache and panels pass it by.
+//! is read for a chunk stays in the second-level cache until all rows have met it. Panels pass the first-level cache by and leave
+//! it to the rows. Sums are carried on from chunk to chunk in memory: each element is one chain of additions, as with the other
+//! kernels. The next ones are brought into the first-level cache with the last products before them.
 //!
 //! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later. The chain
 //! then takes a chunk's channels tap by tap. How the depth is cut depends on it and on the taps alone, not on rows or columns.
@@ -39,6 +39,9 @@ const _: () = assert!(PAIR == Slide::ROWS);
 const SUMS: usize = PAIR * PAIR;
 /// Bytes of 16 steps of a panel, and of a pair of tiles of rows.
 const UNIT: usize = SIDE * PAIR * STEP;
+
+/// The last products of a chunk, with which the sums that come next are fetched: enough for all of their lines.
+const FETCHING: usize = 8;
 
 /// Rows that are finished at a time where that takes long.
 const LONG_ROWS: usize = 8;
@@ -323,7 +326,7 @@ impl Task<'_> {
         before: &Option<Block>,
     ) {
         let (width, slot) = (C * SIDE, self.plan.slot());
-        let (sums, next) = (self.sums(block.pair, block.number), self.sums(block.pair, block.number + 1));
+        let sums = self.sums(block.pair, block.number);
         let from = (slots.start > 0).then_some(sums.cast_const());
         let mut rows = before.map_or(0..0, |before| self.rows(before.pair));
         // A gate takes long: a few rows of it come after some of the products, and then again.
@@ -351,6 +354,9 @@ impl Task<'_> {
                 }
             }
         }
+        let mut next = self.sums(block.pair, block.number + 1).cast_const();
+        let mut remaining = slots.len() * self.plan.slide.taps;
+        let fetching = if self.kept { FETCHING } else { 0 };
         let mut multiply = |count: usize, a: *const u8, b: *const u8| {
             let mut first = 0;
             while first < count {
@@ -361,13 +367,18 @@ impl Task<'_> {
                     if let Some(to) = waiting.take() {
                         unit::exchange::<OF_BYTES>(&self.unit, a, b, to, from, PAIR);
                         first += 1;
+                        remaining -= 1;
                         continue;
                     }
-                    let part = together.min(count - first);
-                    match self.plan.passing {
-                        true => unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b),
-                        false => unit::multiply::<OF_BYTES, R, C>(&self.unit, part, a, b, next),
+                    let mut part = together.min(count - first);
+                    if remaining > fetching {
+                        part = part.min(remaining - fetching);
+                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, None);
+                    } else {
+                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Some(next));
+                        next = next.wrapping_add(part * SUMS / FETCHING);
                     }
+                    remaining -= part;
                     if let (true, Some(before)) = (long, before) {
                         let some = rows.start..rows.end.min(rows.start + LONG_ROWS);
                         rows.start = some.end;

@@ -6,9 +6,9 @@ use super::super::driver::{Product, Slide};
 use super::{PAIR, UNIT};
 use crate::kernels::amx::{ROW, SIDE};
 
-/// Units of a chunk: as much of the rows as stays in the first-level cache beside what passes by of the panels; more where several
+/// Units of a chunk: what of the rows stays in the first-level cache beside the sums and what passes by of the panels; more where several
 /// taps share it.
-const CHUNK: usize = if cfg!(test) { 3 } else { 8 };
+const CHUNK: usize = if cfg!(test) { 3 } else { 10 };
 const SLIDING: usize = if cfg!(test) { 6 } else { 60 };
 /// Units that are one chunk: no sums have to be carried on.
 const ALONE: usize = if cfg!(test) { 4 } else { 20 };
@@ -40,8 +40,6 @@ pub(super) struct Plan {
     pub slots: usize,
     /// Slots of a chunk.
     pub chunk: usize,
-    /// Whether panels pass by the first-level cache, most of which the rows take.
-    pub passing: bool,
     /// Whether panels are fetched ahead.
     pub ahead: bool,
 }
@@ -67,9 +65,8 @@ impl Plan {
         let wanted = ENOUGH_TASKS.div_ceil(product.items * blocks);
         let wanted = wanted.clamp(1, panels.div_ceil(TASK_PRODUCTS.div_ceil(of_panel)));
         let groups = panels.div_ceil(group).max(wanted);
-        let passing = slide.taps > 1 || chunk == slots;
         let ahead = product.rows < MANY_ROWS;
-        Plan { rows, panels: panels.div_ceil(groups), slide, units, slots, chunk, passing, ahead }
+        Plan { rows, panels: panels.div_ceil(groups), slide, units, slots, chunk, ahead }
     }
 
     /// Rows of a slot: those of a pair of tiles, and those that the last tap reads beyond.
