@@ -232,6 +232,8 @@ mod tests {
         };
         expected(Isa::Avx512, 32, Bf16, "Winograd F(2x4), bf16", "bf16", "bf16");
         expected(Isa::Avx512, 8, Bf16, "Winograd F(2x2), bf16", "bf16", "bf16");
+        expected(Isa::Amx, 32, Bf16, "Winograd F(2x4), bf16", "bf16", "bf16");
+        expected(Isa::Amx, 8, Bf16, "direct, bf16", "bf16", "bf16");
         expected(Isa::Avx512, 4, Int8, "direct, bf16", "int8", "scores int8, bf16");
         expected(Isa::Avx2, 4, Int8, "direct, f32", "int8", "f32");
         expected(Isa::Avx512, 32, F32, "Winograd F(4x4), f32", "f32", "f32");

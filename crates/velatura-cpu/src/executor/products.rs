@@ -51,12 +51,16 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
     let computed = gemm::compute_dtype(isa, graph.ty(node.inputs[0]).dtype);
     let rough = graph.shortcuts() == Shortcuts::Rough;
     let tiling = geometry(graph, node).and_then(|g| match node.op {
-        Op::Conv2dWeightGradient(_) => gemm::winograd_pays_for_weight_gradient(&g),
-        Op::Conv2dInputGradient(_) => gemm::winograd_pays(&g.input_gradient()?, computed, !trained(), rough),
-        _ => gemm::winograd_pays(&g, computed, !trained(), rough),
+        Op::Conv2dWeightGradient(_) => {
+            gemm::winograd_pays_for_weight_gradient(&g).filter(|_| gemm::shortcuts_pay(isa, computed))
+        }
+        Op::Conv2dInputGradient(_) => {
+            gemm::winograd_pays(isa, &g.input_gradient()?, computed, !trained(), rough)
+        }
+        _ => gemm::winograd_pays(isa, &g, computed, !trained(), rough),
     });
     tiling
-        .filter(|_| graph.shortcuts() > Shortcuts::None && gemm::shortcuts_pay(isa, computed))
+        .filter(|_| graph.shortcuts() > Shortcuts::None)
         .map_or(ConvAlgorithm::Direct, ConvAlgorithm::Winograd)
 }
 

@@ -3,22 +3,22 @@
 use std::arch::asm;
 
 use super::{At, ROW, SIDE, Unit, load, store};
+use crate::kernels::LINE;
 
 /// The loop over 16 steps after 16 steps. The lines of one round follow the operands.
 macro_rules! rounds {
-    ($count:expr, $a:expr, $b:expr, $next:expr, [$($line:expr),+]) => {
+    ($count:expr, $a:expr, $b:expr, $next:expr, $step:expr, [$($line:expr),+]) => {
         asm!(
             "2:",
             $($line,)+
             "add {a}, {unit}",
             "add {b}, {after}",
-            "add {next}, 512",
             "dec {n}",
             "jnz 2b",
             n = inout(reg) $count => _,
             a = inout(reg) $a.from => _, row = in(reg) ROW, unit = in(reg) $a.stride,
             b = inout(reg) $b.from => _, bs = in(reg) $b.stride, after = in(reg) $b.stride * SIDE,
-            next = inout(reg) $next => _,
+            next = inout(reg) $next => _, step = in(reg) $step,
             options(nostack, readonly)
         )
     };
@@ -42,75 +42,82 @@ macro_rules! b {
     };
 }
 
-/// Two of the eight lines that are fetched with a round.
+/// What is fetched at each of four places of a round, from `next` on.
 macro_rules! fetched {
-    ($first:literal) => {
-        concat!("prefetchw [{next} + ", $first, "]\nprefetchw [{next} + ", $first, " + 64]")
+    (nothing) => {
+        "# {next} {step}"
+    };
+    (sums) => {
+        "prefetchw [{next}]\nprefetchw [{next} + 64]\nadd {next}, {step}"
+    };
+    (far) => {
+        "prefetcht1 [{next}]\nadd {next}, {step}"
     };
 }
 
-/// The rounds for sums of so many tiles: the instructions of products and of loads of the right operand, and what is between the
-/// products of two by two tiles.
+/// The rounds for sums of so many tiles: the instructions of products and of loads of the right operand, and what is fetched with
+/// two by two tiles.
 macro_rules! products {
-    ($product:literal, $load:literal, [$first:expr, $second:expr, $third:expr, $fourth:expr], $rows:expr, $columns:expr, $($operand:expr),+) => {
+    ($product:literal, $load:literal, $fetched:ident, $rows:expr, $columns:expr, $($operand:expr),+) => {
         match ($rows, $columns) {
-            (1, 1) => rounds!($($operand),+, [b!($load, 0), a!(0), concat!($product, " tmm0, tmm4, tmm6")]),
+            (1, 1) => rounds!($($operand),+, [
+                b!($load, 0),
+                a!(0),
+                concat!($product, " tmm0, tmm4, tmm6"),
+                fetched!(nothing)
+            ]),
             (1, _) => rounds!($($operand),+, [
                 b!($load, 0),
                 a!(0),
                 concat!($product, " tmm0, tmm4, tmm6"),
                 b!($load, 1),
-                concat!($product, " tmm1, tmm4, tmm7")
+                concat!($product, " tmm1, tmm4, tmm7"),
+                fetched!(nothing)
             ]),
             (_, 1) => rounds!($($operand),+, [
                 b!($load, 0),
                 a!(0),
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
-                concat!($product, " tmm2, tmm5, tmm6")
+                concat!($product, " tmm2, tmm5, tmm6"),
+                fetched!(nothing)
             ]),
             (_, _) => rounds!($($operand),+, [
                 b!($load, 0),
                 a!(0),
-                $first,
+                fetched!($fetched),
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
-                $second,
+                fetched!($fetched),
                 concat!($product, " tmm2, tmm5, tmm6"),
                 b!($load, 1),
-                $third,
+                fetched!($fetched),
                 concat!($product, " tmm1, tmm4, tmm7"),
-                $fourth,
+                fetched!($fetched),
                 concat!($product, " tmm3, tmm5, tmm7")
             ]),
         }
     };
 }
 
-/// Rounds that fetch what `next` points at.
-macro_rules! fetching {
-    ($product:literal, $($rest:expr),+) => {
-        products!($product, "tileloadd", [fetched!(0), fetched!(128), fetched!(256), fetched!(384)], $($rest),+)
-    };
+/// What is brought nearer with each 16 steps of two by two tiles. It need not be there.
+#[derive(Clone, Copy)]
+pub(crate) enum Fetched {
+    Nothing,
+    /// Eight lines into the first-level cache, to be written.
+    Sums(*const f32),
+    /// Four lines into the second-level cache, which are so many bytes apart: enough for the processor to fetch those between
+    /// them by itself.
+    Far(At),
 }
 
-/// Rounds whose right operand does not stay in the first-level cache, and those that fetch what `next` points at besides.
-macro_rules! passing {
-    ($product:literal, $($rest:expr),+) => {
-        products!($product, "tileloaddt1", ["", "", "", ""], $($rest),+)
-    };
-}
-macro_rules! passing_fetching {
-    ($product:literal, $($rest:expr),+) => {
-        products!($product, "tileloaddt1", [fetched!(0), fetched!(128), fetched!(256), fetched!(384)], $($rest),+)
-    };
-}
+/// Bytes that [`Fetched::Sums`] brings at each place.
+const FETCHED: usize = 2 * LINE;
 
 /// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
 /// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps
-/// are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. With each
-/// 16 steps of two by two tiles eight lines from `next` on, which need not be there, are brought into the first-level cache, to
-/// be written.
+/// are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. Sums from
+/// `next` on are [fetched](Fetched::Sums).
 ///
 /// # Safety
 /// The operands have so many steps, and `count` is not zero; the unit is of this thread.
@@ -125,14 +132,13 @@ pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usi
     // SAFETY: the caller's promise.
     unsafe {
         match OF_BYTES {
-            true => fetching!("tdpbusd", R, C, count, a, b, next),
-            false => fetching!("tdpbf16ps", R, C, count, a, b, next),
+            true => products!("tdpbusd", "tileloadd", sums, R, C, count, a, b, next, FETCHED),
+            false => products!("tdpbf16ps", "tileloadd", sums, R, C, count, a, b, next, FETCHED),
         }
     }
 }
 
-/// [`multiply`] with a right operand that passes by: it leaves the first-level cache to the left one. Nothing is fetched without
-/// `next`.
+/// [`multiply`] with a right operand that passes by: it leaves the first-level cache to the left one.
 ///
 /// # Safety
 /// As for [`multiply`].
@@ -142,15 +148,22 @@ pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, cons
     count: usize,
     a: At,
     b: At,
-    next: Option<*const f32>,
+    fetched: Fetched,
 ) {
+    macro_rules! passing {
+        ($fetched:ident, $next:expr, $step:expr) => {
+            match OF_BYTES {
+                true => products!("tdpbusd", "tileloaddt1", $fetched, R, C, count, a, b, $next, $step),
+                false => products!("tdpbf16ps", "tileloaddt1", $fetched, R, C, count, a, b, $next, $step),
+            }
+        };
+    }
     // SAFETY: the caller's promise.
     unsafe {
-        match (OF_BYTES, next) {
-            (true, None) => passing!("tdpbusd", R, C, count, a, b, a.from),
-            (false, None) => passing!("tdpbf16ps", R, C, count, a, b, a.from),
-            (true, Some(next)) => passing_fetching!("tdpbusd", R, C, count, a, b, next),
-            (false, Some(next)) => passing_fetching!("tdpbf16ps", R, C, count, a, b, next),
+        match fetched {
+            Fetched::Nothing => passing!(nothing, a.from, FETCHED),
+            Fetched::Sums(next) => passing!(sums, next, FETCHED),
+            Fetched::Far(At { from, stride }) => passing!(far, from, stride),
         }
     }
 }

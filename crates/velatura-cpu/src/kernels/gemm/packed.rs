@@ -16,7 +16,8 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
 }
 
 /// Whether algorithms that multiply less than is written can gain anything: not where direct products run on AMX tiles and theirs
-/// do not, which takes several times as long. `computed` is the type of the products ([`compute_dtype`]).
+/// do not, which takes several times as long. Those of a convolution by Winograd's algorithm do: see
+/// [`winograd_pays`](super::winograd_pays). `computed` is the type of the products ([`compute_dtype`]).
 pub fn shortcuts_pay(isa: Isa, computed: DType) -> bool {
     (isa, computed) != (Isa::Amx, DType::Bf16)
 }

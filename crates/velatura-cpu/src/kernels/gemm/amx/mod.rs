@@ -25,7 +25,7 @@ use super::finish::Sums;
 use super::pack::Layout;
 use super::tile::{ROWS, STEP, Steps};
 use crate::ThreadPool;
-use crate::kernels::amx::{self as unit, At, ROW, SIDE, Unit};
+use crate::kernels::amx::{self as unit, At, Fetched, ROW, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::kernels::transpose::transpose_to;
 use crate::kernels::{LINE, fetch_far};
@@ -373,9 +373,9 @@ impl Task<'_> {
                     let mut part = together.min(count - first);
                     if remaining > fetching {
                         part = part.min(remaining - fetching);
-                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, None);
+                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Fetched::Nothing);
                     } else {
-                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Some(next));
+                        unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Fetched::Sums(next));
                         next = next.wrapping_add(part * SUMS / FETCHING);
                     }
                     remaining -= part;

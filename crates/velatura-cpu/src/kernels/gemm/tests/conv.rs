@@ -307,6 +307,7 @@ fn winograds_convolutions() {
             winograd_case(isa, dtype, tiling, square(3, [18, 13], [48, 32], 3, 1), 0x12);
             winograd_case(isa, dtype, tiling, square(1, [11, 6], [16, 144], 3, 1), 0x12);
             winograd_case(isa, dtype, tiling, square(1, [2, 1], [32, 5], 3, 1), 0x77);
+            winograd_case(isa, dtype, tiling, square(2, [39, 22], [96, 83], 3, 1), 0x31);
             let uneven = ConvGeometry { padding: [0, 2, 1, 0], ..square(1, [9, 8], [16, 64], 3, 1) };
             winograd_case(isa, dtype, tiling, uneven, 0x70);
         }

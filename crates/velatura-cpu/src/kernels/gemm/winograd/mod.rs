@@ -15,6 +15,8 @@
 //! third-level cache; then each takes some tiles and one panel of columns, makes the products of all points in its
 //! second-level cache, and transforms them back into pixels, where the epilogue meets them.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod pack;
 mod tiles;
 mod transform;
@@ -22,10 +24,12 @@ mod weight_gradient;
 
 pub(super) use pack::{Windows, pack};
 use tiles::{Reader, Tiles};
-use transform::{InputTile, OutputTiles};
+use transform::{InputTile, OutputTiles, SOME};
 pub(super) use transform::{Transforms, avx2, avx512, portable};
 pub use weight_gradient::winograd_pays_for_weight_gradient;
 pub(super) use weight_gradient::{weight_gradient, weight_gradient_bytes};
+
+use std::ops::Range;
 
 use super::conv::ConvGeometry;
 use super::error::GemmError;
@@ -34,7 +38,7 @@ use super::packed::PackedMatrix;
 use super::tile::{Add, Kernels, Lines, ROWS, STEP, Tile};
 use crate::kernels::LINE;
 use crate::kernels::elementwise::dispatch::with_scratch;
-use crate::{Data, ThreadPool};
+use crate::{Data, Isa, ThreadPool};
 use velatura_graph::DType;
 
 /// How large the tiles are.
@@ -73,6 +77,12 @@ impl Tiling {
         down * across
     }
 
+    /// Pixels of an output tile.
+    const fn pixels(self) -> usize {
+        let [down, across] = self.out();
+        down * across
+    }
+
     /// Tiles of a task.
     const fn block(self) -> usize {
         match self {
@@ -100,7 +110,15 @@ const TRANSFORMED: usize = 8;
 /// Weights that are `kept` are packed once; then the images of a batch are not counted, so that a picture does not depend on
 /// it. Weights that are packed at every step of a training pay from many pixels on, whatever images they belong to. `rough`
 /// allows brain floating-point numbers the largest tiling, which rounds them half as much again.
-pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool, rough: bool) -> Option<Tiling> {
+///
+/// On AMX tiles products are so fast that weights must be kept, and must not take long to read: those of the largest tiling do.
+pub fn winograd_pays(
+    isa: Isa,
+    geometry: &ConvGeometry,
+    computed: DType,
+    kept: bool,
+    rough: bool,
+) -> Option<Tiling> {
     let g = geometry;
     let wide = g.in_channels >= 64 && g.in_channels.is_multiple_of(16) && g.out_channels >= 64;
     let repaid = kept || (g.out_pixels() >= 1024 && g.out_height().min(g.out_width()) >= 4);
@@ -108,6 +126,7 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool, rough
     // single precision bears.
     match (g.out_height() * g.out_width(), computed) {
         _ if !slides(g) || !wide || !repaid => None,
+        _ if !super::shortcuts_pay(isa, computed) => pays_on_tiles(g, kept).then_some(Tiling::Wide),
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) if rough => Some(Tiling::Large),
@@ -115,6 +134,16 @@ pub fn winograd_pays(geometry: &ConvGeometry, computed: DType, kept: bool, rough
         (64.., _) => Some(Tiling::Small),
         _ => None,
     }
+}
+
+/// Inputs times outputs of the largest convolution that is faster so on AMX tiles. With more the weights of all points come from
+/// memory slower than they are multiplied.
+const MOST_WEIGHTS: usize = 1 << 20;
+
+/// Whether a convolution pays on AMX tiles: with fewer pixels it is not faster.
+fn pays_on_tiles(g: &ConvGeometry, kept: bool) -> bool {
+    let size = g.out_height() * g.out_width() >= 1024 && g.in_channels * g.out_channels <= MOST_WEIGHTS;
+    kept && size && g.in_channels.is_multiple_of(SOME)
 }
 
 /// Tiles that are worked on at a time.
@@ -139,6 +168,10 @@ fn number(kernels: &Kernels) -> usize {
 
 /// Bytes of memory for the transformed input.
 pub(super) fn bytes(kernels: &Kernels, tiling: Tiling, g: &ConvGeometry) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if amx::takes(kernels, g) {
+        return 0;
+    }
     let (tiles, row) = (chunk(tiling, g, number(kernels)), g.in_channels * number(kernels));
     // Blocks are of at least half their size, unless there is but one.
     let blocks = tiles.div_ceil(tiling.block() / 2);
@@ -225,6 +258,12 @@ pub(super) unsafe fn conv2d(
         size: tiling.input(),
         places,
     };
+    #[cfg(target_arch = "x86_64")]
+    if amx::takes(kernels, g) {
+        // SAFETY: the caller's promise; the kernels were chosen for the processor.
+        unsafe { amx::conv2d(pool, g, &reader, weight, finish) };
+        return Ok(());
+    }
     let step = chunk(tiling, g, number(kernels));
     for first in (0..all).step_by(step.max(1)) {
         let count = step.min(all - first);
@@ -240,6 +279,7 @@ pub(super) unsafe fn conv2d(
                     pixels: reader.pixels(first + tile),
                     to: transformed.start(block).wrapping_add(at * transformed.row),
                     point: transformed.point(block),
+                    some: SOME * number(kernels),
                 };
                 // SAFETY: the caller's promise: pixels inside of the image have all channels; one task for each tile.
                 unsafe { (kernels.winograd.of(tiling).0)(&input) };
@@ -270,8 +310,7 @@ unsafe fn products(
     let (width, count) = (layout.width(panel), transformed.len(block));
     let base = weight.panels(0).wrapping_add(layout.start(panel) * STEP);
     let point = apart(count.next_multiple_of(ROWS) * width * size_of::<f32>()) / size_of::<f32>();
-    let (points, [down, across]) = (places.tiling.points(), places.tiling.out());
-    let pixels = ROWS * down * across;
+    let (points, pixels) = (places.tiling.points(), ROWS * places.tiling.pixels());
     with_scratch(points * point + pixels * width, |memory: &mut [f32]| {
         let (sums, pixels) = memory.split_at_mut(points * point);
         for p in 0..points {
@@ -319,34 +358,66 @@ unsafe fn products(
                 unsafe { kernels.run(n, width, &tile) };
             }
         }
-        let mut outputs = [0; ROWS * MOST_OUT * MOST_OUT];
-        let place = |tile: usize| places.place(first + block * transformed.block + tile);
+        let tiles = first + block * transformed.block;
         let (column, columns) = (panel * layout.panel, layout.valid(panel));
-        for at in (0..count).step_by(ROWS) {
-            let n = ROWS.min(count - at);
+        let made = Made { sums, point, width, column, columns };
+        // SAFETY: the caller's promise; all points of all tiles were made.
+        unsafe { made.write(kernels, places, tiles..tiles + count, finish, pixels) };
+    });
+}
+
+/// Products of some tiles by a panel: for each point, `point` elements apart, a row of `width` for each tile.
+struct Made<'a> {
+    sums: &'a [f32],
+    point: usize,
+    width: usize,
+    /// The first column of the output, and how many there are.
+    column: usize,
+    columns: usize,
+}
+
+impl Made<'_> {
+    /// Back to pixels, and through the epilogue. `pixels` has room for those of [`ROWS`] tiles.
+    ///
+    /// # Safety
+    /// There are all points of the tiles; the output of `finish` has their pixels, which no other task writes meanwhile.
+    unsafe fn write(
+        &self,
+        kernels: &Kernels,
+        places: &Tiles,
+        tiles: Range<usize>,
+        finish: &Finish,
+        pixels: &mut [f32],
+    ) {
+        let (width, column, columns, [down, across]) =
+            (self.width, self.column, self.columns, places.tiling.out());
+        let mut outputs = [0; ROWS * MOST_OUT * MOST_OUT];
+        for first in tiles.clone().step_by(ROWS) {
+            let n = ROWS.min(tiles.end - first);
             // Where the next tiles go, which are far apart.
-            for tile in at + ROWS..count.min(at + 2 * ROWS) {
-                let [image, y, x] = place(tile);
+            for tile in first + ROWS..tiles.end.min(first + 2 * ROWS) {
+                let [image, y, x] = places.place(tile);
                 for i in 0..down {
                     let row = (image * places.out_height + y + i) * places.out_width + x;
                     finish.fetch(&[row, row + 1, row + 2, row + 3][..across], column, columns);
                 }
             }
             let tiles = OutputTiles {
-                from: sums[at * width..].as_ptr(),
-                point,
+                from: self.sums[(first - tiles.start) * width..].as_ptr(),
+                point: self.point,
                 tiles: n,
                 width,
                 to: pixels.as_mut_ptr(),
             };
             // SAFETY: all points of `n` rows; all pixels for each.
             unsafe { (kernels.winograd.of(places.tiling).1)(&tiles) };
-            let rows = outside_dropped(pixels, width, &mut outputs, |tile| place(at + tile), n, places);
+            let rows =
+                outside_dropped(pixels, width, &mut outputs, |tile| places.place(first + tile), n, places);
             let finished = Sums { data: pixels.as_mut_ptr(), width, rows: &outputs[..rows], column, columns };
             // SAFETY: the caller's promise.
             unsafe { (kernels.finish)(finish, &finished) };
         }
-    });
+    }
 }
 
 /// Names the output rows of the pixels of some tiles, and closes the gaps of pixels that lie outside of the image.

@@ -14,7 +14,12 @@ pub(in super::super) struct InputTile {
     pub to: *mut u8,
     /// Bytes from point to point.
     pub point: usize,
+    /// Bytes from [`SOME`] channels to the next.
+    pub some: usize,
 }
+
+/// Channels that lie together: the steps of a row of an AMX tile.
+pub(super) const SOME: usize = 32;
 
 /// Some tiles that become steps of panels over channels: each a step of single numbers, or two of them one of pairs.
 pub(in super::super) struct PanelTiles<'a> {
@@ -246,10 +251,11 @@ unsafe fn input<L: Lanes, const PAIRS: bool, const NARROW: bool, const DOWN: usi
         // SAFETY: the caller's promise.
         unsafe {
             let points = input_points::<L, NARROW, DOWN, ACROSS>(&t.pixels, channel);
+            let size = if PAIRS { 2 } else { 4 };
+            let to = t.to.wrapping_add(channel / SOME * t.some + channel % SOME * size);
             for i in 0..DOWN {
                 for j in 0..ACROSS {
-                    let size = if PAIRS { 2 } else { 4 };
-                    let to = t.to.wrapping_add((i * ACROSS + j) * t.point + channel * size);
+                    let to = to.wrapping_add((i * ACROSS + j) * t.point);
                     if PAIRS {
                         points[i][j].store_bf16(to.cast());
                     } else {
