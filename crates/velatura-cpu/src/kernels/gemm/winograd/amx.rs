@@ -20,7 +20,7 @@ const PAIR: usize = 2 * SIDE;
 /// Bytes of transformed input of a task: what stays in the second-level cache beside the sums and a panel.
 const INPUT_BYTES: usize = if cfg!(test) { 1 << 18 } else { 800 << 10 };
 /// The most pairs of a task, and tasks that keep a few threads evenly busy.
-const MOST_PAIRS: usize = 5;
+const MOST_PAIRS: usize = 2;
 const ENOUGH_TASKS: usize = 8;
 
 /// Lines that are [fetched](Fetched::Far) with each round of products.
