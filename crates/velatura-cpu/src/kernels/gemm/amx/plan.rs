@@ -6,8 +6,8 @@ use super::super::driver::{Product, Slide};
 use super::{PAIR, UNIT};
 use crate::kernels::amx::{ROW, SIDE};
 
-/// Units of a chunk: what of the rows stays in the first-level cache beside the sums and what passes by of the panels; more where several
-/// taps share it.
+/// Units of a chunk: what of the rows stays in the first-level cache beside the sums and what passes by of the panels; more where
+/// several taps share it.
 const CHUNK: usize = if cfg!(test) { 3 } else { 10 };
 const SLIDING: usize = if cfg!(test) { 6 } else { 60 };
 /// Units that are one chunk: no sums have to be carried on.

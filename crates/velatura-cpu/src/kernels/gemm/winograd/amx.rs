@@ -1,8 +1,7 @@
 //! Winograd's convolution with products on AMX tiles.
 //!
-//! These are so fast that the memory decides. A task transforms the input of some tiles into its second-level cache, in the order
-//! in which the registers are loaded, and takes them through all panels of the weight: what comes from further away is the weight
-//! alone, and line after line.
+//! A task transforms the input of some tiles into its second-level cache, in the order in which the registers are loaded, and takes
+//! them through all panels of the weight: what comes from further away is the weight alone, and line after line.
 
 use super::super::conv::ConvGeometry;
 use super::super::finish::Finish;
