@@ -192,9 +192,7 @@ mod tests {
             let conv = |errors| of(errors, "conv2d").unwrap();
             let (fast, direct) = (conv(&fast), conv(&direct));
             match isa {
-                // Products of tiles are made as they are written.
-                Isa::Amx => assert_eq!(fast, direct),
-                Isa::Avx512 => assert!(fast > 1.5 * direct, "{isa:?}: {fast:.2e}, {direct:.2e}"),
+                Isa::Amx | Isa::Avx512 => assert!(fast > 1.5 * direct, "{isa:?}: {fast:.2e}, {direct:.2e}"),
                 // Products of single precision hide behind the rounding of the result.
                 _ => assert!(fast > 0.99 * direct, "{isa:?}: {fast:.2e}, {direct:.2e}"),
             }
