@@ -52,7 +52,7 @@ pub(super) fn conv_algorithm(graph: &Graph, node: &Node, isa: Isa) -> ConvAlgori
     let rough = graph.shortcuts() == Shortcuts::Rough;
     let tiling = geometry(graph, node).and_then(|g| match node.op {
         Op::Conv2dWeightGradient(_) => {
-            gemm::winograd_pays_for_weight_gradient(&g).filter(|_| gemm::shortcuts_pay(isa, computed))
+            gemm::winograd_pays_for_weight_gradient(&g).filter(|_| !gemm::on_tiles(isa, computed))
         }
         Op::Conv2dInputGradient(_) => {
             gemm::winograd_pays(isa, &g.input_gradient()?, computed, !trained(), rough)
@@ -77,7 +77,7 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     let rough = graph.shortcuts() == Shortcuts::Rough;
     let levels = gemm::strassen_pays(tokens, inputs, outputs, computed, rough);
     levels
-        .filter(|_| graph.shortcuts() > Shortcuts::None && gemm::shortcuts_pay(isa, computed))
+        .filter(|_| graph.shortcuts() > Shortcuts::None && !gemm::on_tiles(isa, computed))
         .map_or(LinearAlgorithm::Direct, LinearAlgorithm::Strassen)
 }
 

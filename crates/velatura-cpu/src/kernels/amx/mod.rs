@@ -11,7 +11,7 @@ mod products;
 use std::arch::asm;
 
 pub(crate) use planes::{hold, multiply_held, multiply_planes};
-pub(crate) use products::{Fetched, add_up, exchange, multiply, multiply_passing};
+pub(crate) use products::{FETCHED_SUMS, Fetched, PLACES, add_up, exchange, multiply, multiply_passing};
 
 /// Rows of a tile, its columns, and the steps that one product adds up.
 pub(crate) const SIDE: usize = 16;

@@ -42,7 +42,7 @@ macro_rules! b {
     };
 }
 
-/// What is fetched at each of four places of a round, from `next` on.
+/// What is fetched at each of the [`PLACES`] of a round, from `next` on.
 macro_rules! fetched {
     (nothing) => {
         "# {next} {step}"
@@ -104,15 +104,18 @@ macro_rules! products {
 #[derive(Clone, Copy)]
 pub(crate) enum Fetched {
     Nothing,
-    /// Eight lines into the first-level cache, to be written.
+    /// [`FETCHED_SUMS`] into the first-level cache, to be written.
     Sums(*const f32),
-    /// Four lines into the second-level cache, which are so many bytes apart: enough for the processor to fetch those between
-    /// them by itself.
+    /// [`PLACES`] lines into the second-level cache, which are so many bytes apart. Of a stream one line of four is nearly as good
+    /// as all.
     Far(At),
 }
 
-/// Bytes that [`Fetched::Sums`] brings at each place.
+/// Places of a round at which something is fetched.
+pub(crate) const PLACES: usize = 4;
+/// Bytes that [`Fetched::Sums`] brings at each of them, and sums with the whole round.
 const FETCHED: usize = 2 * LINE;
+pub(crate) const FETCHED_SUMS: usize = PLACES * FETCHED / size_of::<f32>();
 
 /// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
 /// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps

@@ -53,7 +53,7 @@ pub use linear::{LinearAlgorithm, linear, linear_int8_scratch_bytes, linear_scra
 pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;
-pub use packed::{PackedMatrix, compute_dtype, shortcuts_pay};
+pub use packed::{PackedMatrix, compute_dtype, on_tiles};
 pub use peak::{byte_peak, fma_peak};
 pub use strassen::{Levels, strassen_pays};
 pub use sums::{column_sums, column_sums_scratch_bytes};

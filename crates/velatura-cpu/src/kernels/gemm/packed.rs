@@ -15,11 +15,10 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
     if isa.multiplies_bf16() && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
 }
 
-/// Whether algorithms that multiply less than is written can gain anything: not where direct products run on AMX tiles and theirs
-/// do not, which takes several times as long. Those of a convolution by Winograd's algorithm do: see
-/// [`winograd_pays`](super::winograd_pays). `computed` is the type of the products ([`compute_dtype`]).
-pub fn shortcuts_pay(isa: Isa, computed: DType) -> bool {
-    (isa, computed) != (Isa::Amx, DType::Bf16)
+/// Whether products as they are written run on AMX tiles. Those of Strassen's algorithm, and of weight gradients by Winograd's, do
+/// not, and take several times as long. `computed` is the type of the products ([`compute_dtype`]).
+pub fn on_tiles(isa: Isa, computed: DType) -> bool {
+    (isa, computed) == (Isa::Amx, DType::Bf16)
 }
 
 /// What a packed weight is for.

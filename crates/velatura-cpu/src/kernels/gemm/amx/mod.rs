@@ -25,7 +25,7 @@ use super::finish::Sums;
 use super::pack::Layout;
 use super::tile::{ROWS, STEP, Steps};
 use crate::ThreadPool;
-use crate::kernels::amx::{self as unit, At, Fetched, ROW, SIDE, Unit};
+use crate::kernels::amx::{self as unit, At, FETCHED_SUMS, Fetched, ROW, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::kernels::transpose::transpose_to;
 use crate::kernels::{LINE, fetch_far};
@@ -40,8 +40,8 @@ const SUMS: usize = PAIR * PAIR;
 /// Bytes of 16 steps of a panel, and of a pair of tiles of rows.
 const UNIT: usize = SIDE * PAIR * STEP;
 
-/// The last products of a chunk, with which the sums that come next are fetched: enough for all of their lines.
-const FETCHING: usize = 8;
+/// The last products of a chunk, with which the sums that come next are fetched.
+const FETCHING: usize = SUMS / FETCHED_SUMS;
 
 /// Rows that are finished at a time where that takes long.
 const LONG_ROWS: usize = 8;
@@ -376,7 +376,7 @@ impl Task<'_> {
                         unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Fetched::Nothing);
                     } else {
                         unit::multiply_passing::<OF_BYTES, R, C>(&self.unit, part, a, b, Fetched::Sums(next));
-                        next = next.wrapping_add(part * SUMS / FETCHING);
+                        next = next.wrapping_add(part * FETCHED_SUMS);
                     }
                     remaining -= part;
                     if let (true, Some(before)) = (long, before) {

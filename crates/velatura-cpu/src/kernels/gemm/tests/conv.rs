@@ -315,6 +315,22 @@ fn winograds_convolutions() {
 }
 
 #[test]
+fn winograd_of_no_image_is_no_work() {
+    everywhere(|isa, dtype| {
+        let (pool, g) = (crate::ThreadPool::new(2), square(0, [8, 8], [32, 32], 3, 1));
+        for tiling in Tiling::ALL {
+            let w = vec![1.0; 32 * 32 * 9];
+            let weight =
+                PackedMatrix::conv2d_winograd(&pool, isa, dtype, &w, g.weight_shape(), tiling).unwrap();
+            let (x, mut out) = (Store::new(dtype, &[]), Store::nan(dtype, 0));
+            let mut memory = scratch(conv2d_scratch_bytes(isa, dtype, &g, ConvAlgorithm::Winograd(tiling)));
+            let epilogue = Epilogue::default();
+            conv2d(&pool, isa, &g, x.data(), &weight, &epilogue, out.data_mut(), &mut memory).unwrap();
+        }
+    });
+}
+
+#[test]
 fn winograd_is_refused_where_it_does_not_apply() {
     let (pool, isa) = (crate::ThreadPool::new(1), Isa::active());
     let w = vec![0.0; 16 * 16 * 9];

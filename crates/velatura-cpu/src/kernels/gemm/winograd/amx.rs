@@ -9,9 +9,9 @@ use super::super::packed::PackedMatrix;
 use super::super::tile::{Kernels, ROWS, STEP};
 use super::tiles::Reader;
 use super::transform::{InputTile, SOME};
-use super::{Made, Tiling, apart};
+use super::{Made, Tiling, apart, fills_tiles};
 use crate::ThreadPool;
-use crate::kernels::amx::{self as unit, At, Fetched, ROW, SIDE, TILES, Unit};
+use crate::kernels::amx::{self as unit, At, Fetched, PLACES, ROW, SIDE, TILES, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 
 /// Image tiles in two tile registers.
@@ -22,12 +22,9 @@ const INPUT_BYTES: usize = if cfg!(test) { 1 << 18 } else { 800 << 10 };
 const MOST_PAIRS: usize = 2;
 const ENOUGH_TASKS: usize = 8;
 
-/// Lines that are [fetched](Fetched::Far) with each round of products.
-const FETCHED: usize = 4;
-
 /// Whether the products of such a convolution run on tiles.
 pub(super) fn takes(kernels: &Kernels, g: &ConvGeometry) -> bool {
-    kernels.amx && g.in_channels.is_multiple_of(SOME)
+    kernels.amx && fills_tiles(g)
 }
 
 /// Image tiles of a task, of `all`.
@@ -35,7 +32,7 @@ fn block(tiling: Tiling, g: &ConvGeometry, all: usize) -> usize {
     let pair = tiling.points() * PAIR * g.in_channels * 2;
     let most = (INPUT_BYTES / pair).clamp(1, MOST_PAIRS);
     let blocks = all.div_ceil(most * PAIR).max(ENOUGH_TASKS.min(all.div_ceil(PAIR)));
-    all.div_ceil(blocks).next_multiple_of(PAIR)
+    all.div_ceil(blocks.max(1)).next_multiple_of(PAIR)
 }
 
 /// See [`conv2d`](super::conv2d).
@@ -142,7 +139,7 @@ impl Products<'_> {
                 let sums = self.sums.wrapping_add(point * self.point + pair * PAIR * width);
                 // A part of the weight of the next point.
                 let next = panel.wrapping_add(segment + segment / pairs * pair);
-                let far = Fetched::Far(At { from: next, stride: TILES / pairs / FETCHED });
+                let far = Fetched::Far(At { from: next, stride: TILES / pairs / PLACES });
                 // SAFETY: the caller's promise.
                 unsafe {
                     match before {

@@ -13,7 +13,8 @@
 //! Each of the 16, 24 or 36 points of the transformed tiles is a product of matrices, `[tiles, in] x [in, out]`. They are made
 //! for some tiles at a time, in two passes: all threads transform the input of those tiles into memory that stays in the
 //! third-level cache; then each takes some tiles and one panel of columns, makes the products of all points in its
-//! second-level cache, and transforms them back into pixels, where the epilogue meets them.
+//! second-level cache, and transforms them back into pixels, where the epilogue meets them. On AMX tiles a task does all of that for
+//! some tiles: see `amx`.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -127,7 +128,7 @@ pub fn winograd_pays(
     // single precision bears.
     match (g.out_height() * g.out_width(), computed) {
         _ if !slides(g) || !wide || !repaid => None,
-        _ if !super::shortcuts_pay(isa, computed) => pays_on_tiles(g, kept).then_some(Tiling::Wide),
+        _ if super::on_tiles(isa, computed) => pays_on_tiles(g, kept).then_some(Tiling::Wide),
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) if rough => Some(Tiling::Large),
@@ -138,13 +139,18 @@ pub fn winograd_pays(
 }
 
 /// Inputs times outputs of the largest convolution that is faster so on AMX tiles: one of 1280 to 1280 channels is not, one of 1920
-/// to 640 by a tenth for three times the weights.
+/// to 640 by a tenth for 2.7 times the weights.
 const MOST_WEIGHTS: usize = 1 << 20;
 
-/// Whether a convolution pays on AMX tiles: with fewer pixels it is not faster.
+/// Whether a convolution pays on AMX tiles. As elsewhere small images, which have wide layers, are not worth the memory.
 fn pays_on_tiles(g: &ConvGeometry, kept: bool) -> bool {
     let size = g.out_height() * g.out_width() >= 1024 && g.in_channels * g.out_channels <= MOST_WEIGHTS;
-    kept && size && g.in_channels.is_multiple_of(SOME)
+    kept && size && fills_tiles(g)
+}
+
+/// Whether the channels fill the steps of AMX tiles.
+fn fills_tiles(g: &ConvGeometry) -> bool {
+    g.in_channels.is_multiple_of(SOME)
 }
 
 /// Tiles that are worked on at a time.
