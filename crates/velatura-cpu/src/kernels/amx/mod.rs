@@ -74,6 +74,29 @@ pub(crate) struct At {
     pub stride: usize,
 }
 
+/// Memory that two tiles of columns are loaded from.
+#[derive(Clone, Copy)]
+pub(crate) struct Right {
+    /// The first step of the first tile.
+    pub from: *const u8,
+    /// Bytes from step to step.
+    pub stride: usize,
+    /// Bytes from the first tile to the second.
+    pub apart: usize,
+}
+
+impl Right {
+    /// Rows of `columns` cells, of which the first ones are those of the tiles.
+    pub(crate) fn rows(from: *const u32, columns: usize) -> Right {
+        Right { from: from.cast(), stride: columns * size_of::<u32>(), apart: ROW }
+    }
+
+    /// The tiles of `count` times 16 steps later.
+    pub(crate) fn later(self, count: usize) -> Right {
+        Right { from: self.from.wrapping_add(count * SIDE * self.stride), ..self }
+    }
+}
+
 /// An instruction on one of the registers of sums, between what is before its number and behind it.
 macro_rules! on {
     ($register:expr, $before:literal, $after:literal $(, $operand:ident)*) => {

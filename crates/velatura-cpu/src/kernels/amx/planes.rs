@@ -2,21 +2,23 @@
 
 use std::arch::asm;
 
-use super::{At, ROW, SIDE, Unit};
+use super::{At, ROW, Right, SIDE, Unit};
 
 /// A right operand of two tiles of columns and once or twice (`STEPS`) 16 steps comes into registers 4 to 7.
 ///
 /// # Safety
 /// As for [`multiply`](super::multiply).
 #[inline(always)]
-pub(crate) unsafe fn hold<const STEPS: usize>(_unit: &Unit, b: At) {
+pub(crate) unsafe fn hold<const STEPS: usize>(_unit: &Unit, b: Right) {
     // SAFETY: the caller's promise.
     unsafe {
-        asm!("tileloadd tmm4, [{b} + {bs}*1]", "tileloadd tmm5, [{b} + {bs}*1 + 64]",
-            b = in(reg) b.from, bs = in(reg) b.stride, options(nostack, readonly, preserves_flags));
+        asm!("tileloadd tmm4, [{b} + {bs}*1]", "tileloadd tmm5, [{c} + {bs}*1]",
+            b = in(reg) b.from, c = in(reg) b.from.wrapping_add(b.apart), bs = in(reg) b.stride,
+            options(nostack, readonly, preserves_flags));
         if STEPS == 2 {
-            asm!("tileloadd tmm6, [{b} + {bs}*1]", "tileloadd tmm7, [{b} + {bs}*1 + 64]",
-                b = in(reg) b.from.wrapping_add(SIDE * b.stride), bs = in(reg) b.stride,
+            let b = b.later(1);
+            asm!("tileloadd tmm6, [{b} + {bs}*1]", "tileloadd tmm7, [{c} + {bs}*1]",
+                b = in(reg) b.from, c = in(reg) b.from.wrapping_add(b.apart), bs = in(reg) b.stride,
                 options(nostack, readonly, preserves_flags));
         }
     }
@@ -53,7 +55,7 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
     count: usize,
     a: *const u8,
     plane: usize,
-    b: At,
+    b: Right,
 ) {
     macro_rules! planes {
         ([$($line:expr),+] $(, $name:ident = $number:literal)*) => {
@@ -63,11 +65,12 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
                 "add {a}, 1024",
                 $(concat!("add {", stringify!($name), "}, 1024"),)*
                 "add {b}, {after}",
+                "add {c}, {after}",
                 "dec {n}",
                 "jnz 2b",
                 n = inout(reg) count => _, a = inout(reg) a => _, row = in(reg) ROW,
                 $($name = inout(reg) a.wrapping_add($number * plane) => _,)*
-                b = inout(reg) b.from => _, bs = in(reg) b.stride, after = in(reg) SIDE * b.stride,
+                b = inout(reg) b.from => _, c = inout(reg) b.from.wrapping_add(b.apart) => _, bs = in(reg) b.stride, after = in(reg) SIDE * b.stride,
                 options(nostack, readonly)
             )
         };
@@ -79,7 +82,7 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
                 "tileloadd tmm7, [{b} + {bs}*1]",
                 "tileloadd tmm6, [{a} + {row}*1]",
                 "tdpbf16ps tmm0, tmm6, tmm7",
-                "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                "tileloadd tmm7, [{c} + {bs}*1]",
                 "tdpbf16ps tmm1, tmm6, tmm7"
             ]),
             2 => planes!(
@@ -89,7 +92,7 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
                     "tdpbf16ps tmm0, tmm6, tmm7",
                     "tileloadd tmm5, [{a1} + {row}*1]",
                     "tdpbf16ps tmm2, tmm5, tmm7",
-                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                    "tileloadd tmm7, [{c} + {bs}*1]",
                     "tdpbf16ps tmm1, tmm6, tmm7",
                     "tdpbf16ps tmm3, tmm5, tmm7"
                 ],
@@ -104,7 +107,7 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
                     "tdpbf16ps tmm2, tmm6, tmm7",
                     "tileloadd tmm6, [{a2} + {row}*1]",
                     "tdpbf16ps tmm4, tmm6, tmm7",
-                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                    "tileloadd tmm7, [{c} + {bs}*1]",
                     "tdpbf16ps tmm5, tmm6, tmm7",
                     "tileloadd tmm6, [{a1} + {row}*1]",
                     "tdpbf16ps tmm3, tmm6, tmm7",

@@ -2,7 +2,7 @@
 
 use std::arch::asm;
 
-use super::{At, ROW, SIDE, Unit, load, store};
+use super::{At, ROW, Right, SIDE, Unit, load, store};
 use crate::kernels::LINE;
 
 /// The loop over 16 steps after 16 steps. The lines of one round follow the operands.
@@ -13,11 +13,13 @@ macro_rules! rounds {
             $($line,)+
             "add {a}, {unit}",
             "add {b}, {after}",
+            "add {c}, {after}",
             "dec {n}",
             "jnz 2b",
             n = inout(reg) $count => _,
             a = inout(reg) $a.from => _, row = in(reg) ROW, unit = in(reg) $a.stride,
             b = inout(reg) $b.from => _, bs = in(reg) $b.stride, after = in(reg) $b.stride * SIDE,
+            c = inout(reg) $b.from.wrapping_add($b.apart) => _, apart = in(reg) $b.apart,
             next = inout(reg) $next => _, step = in(reg) $step,
             options(nostack, readonly)
         )
@@ -38,20 +40,23 @@ macro_rules! b {
         concat!($load, " tmm6, [{b} + {bs}*1]")
     };
     ($load:literal, 1) => {
-        concat!($load, " tmm7, [{b} + {bs}*1 + 64]")
+        concat!($load, " tmm7, [{c} + {bs}*1]")
     };
 }
 
-/// What is fetched at each of the [`PLACES`] of a round, from `next` on.
+/// What is fetched at each of the [`PLACES`] of a round, from `next` on. They go by pairs.
 macro_rules! fetched {
-    (nothing) => {
-        "# {next} {step}"
+    (nothing, $place:ident) => {
+        "# {next} {step} {apart}"
     };
-    (sums) => {
-        "prefetchw [{next}]\nprefetchw [{next} + 64]\nadd {next}, {step}"
+    (sums, $place:ident) => {
+        "prefetchw [{next}]\nprefetchw [{next} + 64]\nadd {next}, {step} # {apart}"
     };
-    (far) => {
-        "prefetcht1 [{next}]\nadd {next}, {step}"
+    (far, first) => {
+        "prefetcht1 [{next}]"
+    };
+    (far, second) => {
+        "prefetcht1 [{next} + {apart}*1]\nadd {next}, {step}"
     };
 }
 
@@ -64,7 +69,7 @@ macro_rules! products {
                 b!($load, 0),
                 a!(0),
                 concat!($product, " tmm0, tmm4, tmm6"),
-                fetched!(nothing)
+                fetched!(nothing, first)
             ]),
             (1, _) => rounds!($($operand),+, [
                 b!($load, 0),
@@ -72,7 +77,7 @@ macro_rules! products {
                 concat!($product, " tmm0, tmm4, tmm6"),
                 b!($load, 1),
                 concat!($product, " tmm1, tmm4, tmm7"),
-                fetched!(nothing)
+                fetched!(nothing, first)
             ]),
             (_, 1) => rounds!($($operand),+, [
                 b!($load, 0),
@@ -80,20 +85,20 @@ macro_rules! products {
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
                 concat!($product, " tmm2, tmm5, tmm6"),
-                fetched!(nothing)
+                fetched!(nothing, first)
             ]),
             (_, _) => rounds!($($operand),+, [
                 b!($load, 0),
                 a!(0),
-                fetched!($fetched),
+                fetched!($fetched, first),
                 concat!($product, " tmm0, tmm4, tmm6"),
                 a!(1),
-                fetched!($fetched),
+                fetched!($fetched, second),
                 concat!($product, " tmm2, tmm5, tmm6"),
                 b!($load, 1),
-                fetched!($fetched),
+                fetched!($fetched, first),
                 concat!($product, " tmm1, tmm4, tmm7"),
-                fetched!($fetched),
+                fetched!($fetched, second),
                 concat!($product, " tmm3, tmm5, tmm7")
             ]),
         }
@@ -106,8 +111,8 @@ pub(crate) enum Fetched {
     Nothing,
     /// [`FETCHED_SUMS`] into the first-level cache, to be written.
     Sums(*const f32),
-    /// [`PLACES`] lines into the second-level cache, which are so many bytes apart. Of a stream one line of four is nearly as good
-    /// as all.
+    /// [`PLACES`] lines into the second-level cache, at every other place one that is [apart](Right::apart); those of a panel are
+    /// a stride from each other. Of a stream one line of four is nearly as good as all.
     Far(At),
 }
 
@@ -118,8 +123,7 @@ const FETCHED: usize = 2 * LINE;
 pub(crate) const FETCHED_SUMS: usize = PLACES * FETCHED / size_of::<f32>();
 
 /// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
-/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step of `16 * C` columns. Steps
-/// are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. Sums from
+/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step. Steps are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. Sums from
 /// `next` on are [fetched](Fetched::Sums).
 ///
 /// # Safety
@@ -129,7 +133,7 @@ pub(crate) unsafe fn multiply<const OF_BYTES: bool, const R: usize, const C: usi
     _unit: &Unit,
     count: usize,
     a: At,
-    b: At,
+    b: Right,
     next: *const f32,
 ) {
     // SAFETY: the caller's promise.
@@ -150,7 +154,7 @@ pub(crate) unsafe fn multiply_passing<const OF_BYTES: bool, const R: usize, cons
     _unit: &Unit,
     count: usize,
     a: At,
-    b: At,
+    b: Right,
     fetched: Fetched,
 ) {
     macro_rules! passing {
@@ -205,7 +209,7 @@ macro_rules! exchange {
             exchanged!($product, $begin, 1, "} + 64", ", tmm4, tmm7"),
             exchanged!($product, $begin, 3, "_low} + 64", ", tmm5, tmm7"),
             a = in(reg) $a.from, row = in(reg) ROW,
-            b = in(reg) $b.from, bs = in(reg) $b.stride,
+            b = in(reg) $b.from, bs = in(reg) $b.stride, c = in(reg) $b.from.wrapping_add($b.apart),
             to = in(reg) $to, to_low = in(reg) $to.wrapping_byte_add(SIDE * $stride),
             $($name = in(reg) $from,)*
             stride = in(reg) $stride,
@@ -224,7 +228,7 @@ macro_rules! exchange {
 pub(crate) unsafe fn exchange<const OF_BYTES: bool>(
     _unit: &Unit,
     a: At,
-    b: At,
+    b: Right,
     to: *mut f32,
     from: Option<*const f32>,
     stride: usize,
@@ -256,7 +260,7 @@ pub(crate) unsafe fn add_up<const R: usize, const C: usize>(
     unit: &Unit,
     count: usize,
     a: At,
-    b: At,
+    b: Right,
     sums: *mut f32,
     stride: usize,
 ) {

@@ -18,7 +18,8 @@ use velatura_graph::DType;
 pub enum LinearAlgorithm {
     /// As it is written.
     Direct,
-    /// Strassen's algorithm where rows and depth can be divided so often; see [`strassen_pays`](super::strassen_pays).
+    /// Strassen's algorithm where rows and depth can be divided so often, and products do not run [on tiles](super::on_tiles); see
+    /// [`strassen_pays`](super::strassen_pays).
     Strassen(Levels),
 }
 

@@ -379,16 +379,12 @@ impl PackedMatrix {
         }
     }
 
-    /// The rows of a gated layer in another order: for each panel some of the first half, then those of the second half
-    /// that gate them.
+    /// The rows of a gated layer in another order: for all that are finished together some of the first half, then those of the
+    /// second half that gate them.
     fn halves_by_panel<T: Number>(&self, weight: &[T]) -> Vec<T> {
-        let (layout, depth) = (self.layout(0), self.depth);
         let (values, gates) = weight.split_at(weight.len() / 2);
-        let rows = (0..layout.panels()).flat_map(|p| {
-            let first = p * layout.panel / 2 * depth;
-            let part = first..first + layout.valid(p) / 2 * depth;
-            [&values[part.clone()], &gates[part]]
-        });
+        let some = self.kernels.together() / 2 * self.depth;
+        let rows = values.chunks(some).zip(gates.chunks(some)).flat_map(|(values, gates)| [values, gates]);
         rows.collect::<Vec<_>>().concat()
     }
 

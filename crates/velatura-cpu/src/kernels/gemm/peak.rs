@@ -106,7 +106,7 @@ mod x86 {
 
     use super::{ROUNDS, rounds};
     use crate::AlignedBytes;
-    use crate::kernels::amx::{self as unit, At, SIDE, Unit};
+    use crate::kernels::amx::{self as unit, At, Right, SIDE, Unit};
 
     /// Products of two by two tiles, whose operands are loaded from the first-level cache.
     pub(super) unsafe fn amx<const OF_BYTES: bool>() -> f64 {
@@ -117,7 +117,7 @@ mod x86 {
         }
         let from = memory.as_ptr();
         let a = At { from, stride: unit::TILES };
-        let b = At { from: from.wrapping_add(2 * unit::TILES), stride: 2 * unit::ROW };
+        let b = Right::rows(from.wrapping_add(2 * unit::TILES).cast(), 2 * SIDE);
         // SAFETY: the processor has the tiles; two steps read two pairs of either operand.
         unsafe {
             let unit = Unit::take();

@@ -166,6 +166,11 @@ impl Kernels {
         }
     }
 
+    /// Columns that are finished together: for a gated layer half of them are values, and half their gates.
+    pub(super) fn together(&self) -> usize {
+        if self.amx { 2 * self.panel } else { self.panel }
+    }
+
     /// Whether a step is a pair of brain floating-point numbers.
     pub(super) fn pairs(&self) -> bool {
         self.steps == Steps::Pairs
@@ -461,9 +466,9 @@ mod x86 {
         ..AVX512_F32
     };
 
-    pub(super) static AMX_BF16: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 32, ..AVX512_BF16 };
+    pub(super) static AMX_BF16: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 16, ..AVX512_BF16 };
 
-    pub(super) static AMX_BYTES: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 32, ..AVX512_BYTES };
+    pub(super) static AMX_BYTES: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 16, ..AVX512_BYTES };
 
     pub(super) const AVX512_BF16: Kernels = Kernels {
         isa: Isa::Avx512,

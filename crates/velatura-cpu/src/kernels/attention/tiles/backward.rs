@@ -20,7 +20,7 @@ use super::super::vector::Vector;
 use super::pack::{self, Turned};
 use super::{CELLS, PAIR, Pairs, SQUARE, tiles};
 use crate::ThreadPool;
-use crate::kernels::amx::{self, At, SIDE, Unit};
+use crate::kernels::amx::{self, Right, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::kernels::transpose::transpose;
 
@@ -271,7 +271,7 @@ impl Task<'_> {
                 amx::store::<2, 2>(&self.unit, slopes, PAIR);
             }
             self.finish(queries, &keys, units - 1, square(units - 1, 0), square(units - 1, 1));
-            let slopes = At { from: self.slopes.cast_const().cast(), stride: PAIR * size_of::<u32>() };
+            let slopes = Right::rows(self.slopes.cast_const(), PAIR);
             for pair in 0..self.sizes.pairs() {
                 let turned = tiles(self.k_turned.wrapping_add(pair * BLOCK * CELLS));
                 let sums = queries.dq.wrapping_add(pair * SQUARE);
@@ -287,7 +287,7 @@ impl Task<'_> {
     #[inline(always)]
     unsafe fn multiply(&self, rows: *const u32, unit: usize, lanes: *const u32, next: *const f32) {
         let rows = rows.wrapping_add(unit * self.sizes.channels * CELLS);
-        let lanes = At { from: lanes.cast(), stride: PAIR * size_of::<u32>() };
+        let lanes = Right::rows(lanes, PAIR);
         // SAFETY: the caller's promise.
         unsafe {
             amx::clear::<2, 2>(&self.unit);
@@ -360,12 +360,11 @@ impl Task<'_> {
     #[inline(always)]
     unsafe fn add_up(&self, units: usize, runs: usize, rows: *const u32, tokens: *const u32, sums: *mut f32) {
         let columns = self.sizes.columns();
-        let stride = columns * size_of::<u32>();
         for unit in 0..units {
             let rows = tiles(rows.wrapping_add(unit * runs * CELLS));
             for pair in 0..self.sizes.pairs() {
                 let sums = sums.wrapping_add(unit * PAIR * columns + pair * PAIR);
-                let tokens = At { from: tokens.wrapping_add(pair * PAIR).cast(), stride };
+                let tokens = Right::rows(tokens.wrapping_add(pair * PAIR), columns);
                 // SAFETY: the caller's promise.
                 unsafe {
                     match self.sizes.tiles - 2 * pair >= 2 {

@@ -14,7 +14,7 @@ use super::super::product::Product;
 use super::super::vector::Vector;
 use super::forward::Sizes;
 use super::{CELLS, PAIR, Pairs, SQUARE, tiles};
-use crate::kernels::amx::{self, At, SIDE, Unit};
+use crate::kernels::amx::{self, At, Right, SIDE, Unit};
 
 /// Units of keys whose scores are known together, and whose exponents are checked.
 pub(super) const BLOCK: usize = if cfg!(test) { 2 } else { 8 };
@@ -95,8 +95,8 @@ impl Run<'_> {
     }
 
     /// Packed queries.
-    fn queries(&self, state: &State) -> At {
-        At { from: state.queries.cast(), stride: PAIR * size_of::<u32>() }
+    fn queries(&self, state: &State) -> Right {
+        Right::rows(state.queries, PAIR)
     }
 
     /// Packed keys of a unit.
@@ -170,7 +170,7 @@ impl Run<'_> {
             (SIDE * SIDE * size_of::<u32>(), self.sizes.keys * SIDE * SIDE * size_of::<u32>());
         let values = self.values.cast::<u8>().wrapping_add(tile * plane + first * size);
         let weights = self.weights.wrapping_add(first * CELLS).cast_const();
-        let weights = At { from: weights.cast(), stride: PAIR * size_of::<u32>() };
+        let weights = Right::rows(weights, PAIR);
         macro_rules! rows {
             ($count:literal) => {{
                 amx::load::<$count, 2>(&self.unit, from, PAIR);

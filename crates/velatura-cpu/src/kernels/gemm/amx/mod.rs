@@ -1,9 +1,9 @@
-//! The loops around products on AMX tiles: blocks of rows by groups of panels, in parallel.
+//! The loops around products on AMX tiles: blocks of rows by groups of strips, in parallel.
 //!
 //! A product adds [`SIDE`] steps of 16 rows and 16 columns at once, and two by two tiles share what is loaded. At this pace one
 //! of the operands has to be in the first-level cache and the other has to come from the second one line after the other. So a
-//! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its panels, of which as much as
-//! is read for a chunk stays in the second-level cache until all rows have met it. Panels pass the first-level cache by and leave
+//! task takes the depth in chunks: it copies a chunk of 32 rows, tile by tile, and lets it meet its [`strip`]s, of which as much as
+//! is read for a chunk stays in the second-level cache until all rows have met it. Strips pass the first-level cache by and leave
 //! it to the rows. Sums are carried on from chunk to chunk in memory: each element is one chain of additions, as with the other
 //! kernels. The next ones are brought into the first-level cache with the last products before them.
 //!
@@ -15,6 +15,7 @@
 
 mod left;
 mod plan;
+mod strip;
 mod tail;
 pub(super) mod weight_gradient;
 
@@ -22,22 +23,22 @@ use std::ops::Range;
 
 use super::driver::{self, Product, RowBlock, Slide};
 use super::finish::Sums;
-use super::pack::Layout;
 use super::tile::{ROWS, STEP, Steps};
 use crate::ThreadPool;
-use crate::kernels::amx::{self as unit, At, FETCHED_SUMS, Fetched, ROW, SIDE, Unit};
+use crate::kernels::amx::{self as unit, At, FETCHED_SUMS, Fetched, ROW, Right, SIDE, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 use crate::kernels::transpose::transpose_to;
 use crate::kernels::{LINE, fetch_far};
 use plan::Plan;
+use strip::Strips;
 use tail::Tails;
 
-/// Rows, and columns, of two tiles: those of a panel.
+/// Rows of two tiles, and columns of a strip.
 pub(super) const PAIR: usize = 2 * SIDE;
 const _: () = assert!(PAIR == Slide::ROWS);
-/// Elements of the sums of a pair of tiles of rows and a panel.
+/// Elements of the sums of a pair of tiles of rows and a strip.
 const SUMS: usize = PAIR * PAIR;
-/// Bytes of 16 steps of a panel, and of a pair of tiles of rows.
+/// Bytes of 16 steps of a strip, and of a pair of tiles of rows.
 const UNIT: usize = SIDE * PAIR * STEP;
 
 /// The last products of a chunk, with which the sums that come next are fetched.
@@ -61,41 +62,39 @@ pub(super) unsafe fn run(
     zeros: usize,
     fill: impl Fn(&mut RowBlock<'_>) + Sync,
 ) {
-    let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
-    let plan = Plan::new(product, layout.panels());
-    let (blocks, groups) = (product.rows.div_ceil(plan.rows), layout.panels().div_ceil(plan.panels));
+    let all = Strips::new(product, 0).count();
+    let plan = Plan::new(product, all);
+    let (blocks, groups) = (product.rows.div_ceil(plan.rows), all.div_ceil(plan.strips));
     pool.run(product.items * groups * blocks, |index, _| {
-        // Neighbouring tasks share the panels.
+        // Neighbouring tasks share the strips.
         let (index, item) = (index % (groups * blocks), index / (groups * blocks));
-        let (first, panel) = (index % blocks * plan.rows, index / blocks * plan.panels);
+        let (first, strip) = (index % blocks * plan.rows, index / blocks * plan.strips);
         let rows = plan.rows.min(product.rows - first);
-        let panels = panel..layout.panels().min(panel + plan.panels);
-        // SAFETY: the caller's promise; the task's rows and panels are inside the shapes.
-        unsafe { task(product, &layout, &plan, item, first, rows, panels, zeros, &fill) };
+        let some = strip..all.min(strip + plan.strips);
+        // SAFETY: the caller's promise; the task's rows and strips are inside the shapes.
+        unsafe { task(&Strips::new(product, item), &plan, first, rows, some, zeros, &fill) };
     });
 }
 
-#[allow(clippy::too_many_arguments)]
 unsafe fn task(
-    product: &Product<'_>,
-    layout: &Layout,
+    strips: &Strips<'_>,
     plan: &Plan,
-    item: usize,
     first: usize,
     rows: usize,
-    panels: Range<usize>,
+    some: Range<usize>,
     zeros: usize,
     fill: &(impl Fn(&mut RowBlock<'_>) + Sync),
 ) {
+    let (product, item) = (strips.product, strips.item);
     let table = rows.div_ceil(ROWS) * product.segments;
     let whole = plan.slots == plan.chunk;
-    let sums = if whole { 1 } else { rows.div_ceil(PAIR) * panels.len() };
+    let sums = if whole { 1 } else { rows.div_ceil(PAIR) * some.len() };
     let sizes = [
         table * size_of::<[*const u8; ROWS]>(),
         rows * size_of::<usize>(),
         zeros,
         plan.chunk * plan.slot(),
-        Tails::bytes(product, panels.len()),
+        Tails::bytes(product, some.len()),
         sums * SUMS * size_of::<f32>(),
     ];
     let sizes = sizes.map(|bytes| bytes.next_multiple_of(LINE));
@@ -116,13 +115,12 @@ unsafe fn task(
         fill(&mut RowBlock { item, first, pointers, outputs, zeros: zeros.as_ptr() });
         // SAFETY: the caller's promise; the memory was sized for it; no other unit is taken while this one is.
         unsafe {
-            let tails = Tails::make(product, layout, item, panels.clone(), tails.as_mut_ptr());
+            let tails = Tails::make(strips, some.clone(), tails.as_mut_ptr());
             let task = Task {
                 product,
-                layout,
                 plan,
-                item,
-                panels,
+                strips,
+                some,
                 unit: Unit::take(),
                 pointers,
                 outputs,
@@ -139,13 +137,12 @@ unsafe fn task(
     });
 }
 
-/// Some rows of a product by some panels.
+/// Some rows of a product by some strips.
 struct Task<'a> {
     product: &'a Product<'a>,
-    layout: &'a Layout,
     plan: &'a Plan,
-    item: usize,
-    panels: Range<usize>,
+    strips: &'a Strips<'a>,
+    some: Range<usize>,
     unit: Unit,
     /// Of rows, as in [`RowBlock`].
     pointers: &'a [[*const u8; ROWS]],
@@ -153,16 +150,16 @@ struct Task<'a> {
     /// A chunk of a pair of tiles of rows.
     left: *mut u8,
     tails: Tails,
-    /// Whether there are sums of each pair of tiles of rows by each panel, or of one at a time.
+    /// Whether there are sums of each pair of tiles of rows by each strip, or of one at a time.
     kept: bool,
     sums: *mut f32,
 }
 
-/// A pair of tiles of rows by a panel.
+/// A pair of tiles of rows by a strip.
 #[derive(Clone, Copy)]
 struct Block {
     pair: usize,
-    /// Of the panel.
+    /// Of the strip.
     number: usize,
     /// Whether there are two tiles of rows, and of columns.
     two: [bool; 2],
@@ -204,7 +201,7 @@ impl Task<'_> {
         pair * PAIR..self.outputs.len().min((pair + 1) * PAIR)
     }
 
-    /// A pair of tiles of rows by all panels.
+    /// A pair of tiles of rows by all strips.
     ///
     /// # Safety
     /// As for [`Task::run`].
@@ -219,14 +216,13 @@ impl Task<'_> {
         // SAFETY: the caller's promise; there is room for a chunk.
         unsafe { left::copy(self.product, self.plan, self.pointers, rows.clone(), slots.clone(), self.left) };
         let upcoming = slots.end..self.plan.slots.min(slots.end + self.plan.chunk);
-        for number in 0..self.panels.len() {
-            let panel = self.panels.start + number;
-            let width = self.layout.width(panel);
-            let start = driver::panel_start(self.product, self.layout, self.item, panel);
+        for number in 0..self.some.len() {
+            let strip = self.some.start + number;
+            let (start, panels) = (self.strips.start(strip), self.strips.panels(strip));
             if self.plan.ahead {
-                self.fetch(start, width, upcoming.clone(), pair, pairs);
+                self.fetch(start, panels, upcoming.clone(), pair, pairs);
             }
-            let two = [rows.len() > SIDE, width > SIDE];
+            let two = [rows.len() > SIDE, panels > 1];
             let block = Block { pair, number, two, ends: slots.end == self.plan.slots };
             // SAFETY: the caller's promise.
             unsafe {
@@ -241,28 +237,31 @@ impl Task<'_> {
         }
     }
 
-    /// Brings part `part` of `parts` of some slots of a panel into the second-level cache.
-    fn fetch(&self, panel: *const u8, width: usize, slots: Range<usize>, part: usize, parts: usize) {
+    /// Brings part `part` of `parts` of some slots of a strip into the second-level cache.
+    fn fetch(&self, start: Right, panels: usize, slots: Range<usize>, part: usize, parts: usize) {
         for [line, first, count] in self.plan.lines(slots) {
             for offset in 0..self.plan.slide.taps {
-                let from = panel.wrapping_add(self.place(line, offset, first, width));
-                let lines = (count * SIDE * width * STEP).div_ceil(LINE);
+                let from = self.slot(start, line, offset, first).from;
+                let lines = count * SIDE * ROW / LINE;
                 let share = lines.div_ceil(parts);
-                for line in (part * share..lines).take(share) {
-                    fetch_far(from.wrapping_add(line * LINE));
+                for panel in 0..panels {
+                    for line in (part * share..lines).take(share) {
+                        fetch_far(from.wrapping_add(panel * start.apart + line * LINE));
+                    }
                 }
             }
         }
     }
 
-    /// Bytes of a panel before slot `unit` of a segment.
-    fn place(&self, line: usize, offset: usize, unit: usize, width: usize) -> usize {
-        (self.plan.segment(line, offset) * self.product.steps + unit * SIDE) * width * STEP
+    /// Slot `unit` of a segment of a strip.
+    fn slot(&self, start: Right, line: usize, offset: usize, unit: usize) -> Right {
+        let steps = self.plan.segment(line, offset) * self.product.steps + unit * SIDE;
+        Right { from: start.from.wrapping_add(steps * start.stride), ..start }
     }
 
-    /// Sums of a pair of tiles of rows and panel number `number`.
+    /// Sums of a pair of tiles of rows and strip number `number`.
     fn sums(&self, pair: usize, number: usize) -> *mut f32 {
-        let place = if self.kept { pair * self.panels.len() + number } else { 0 };
+        let place = if self.kept { pair * self.some.len() + number } else { 0 };
         self.sums.wrapping_add(place * SUMS)
     }
 
@@ -292,16 +291,14 @@ impl Task<'_> {
         if !block.ends || rows.is_empty() {
             return;
         }
-        let panel = self.panels.start + block.number;
+        let strip = self.some.start + block.number;
         let sums = self.sums(block.pair, block.number);
         let finished = Sums {
             data: sums.wrapping_add((rows.start - block.pair * PAIR) * PAIR),
             width: PAIR,
             rows: &self.outputs[rows],
-            column: self.product.first_column
-                + self.item * self.product.item_columns
-                + panel * self.layout.panel,
-            columns: self.layout.valid(panel),
+            column: self.product.first_column + self.strips.item * self.product.item_columns + strip * PAIR,
+            columns: self.strips.columns(strip),
         };
         // SAFETY: the caller's promise.
         unsafe {
@@ -321,11 +318,11 @@ impl Task<'_> {
     unsafe fn tiles<const OF_BYTES: bool, const R: usize, const C: usize>(
         &self,
         slots: &Range<usize>,
-        panel: *const u8,
+        start: Right,
         block: &Block,
         before: &Option<Block>,
     ) {
-        let (width, slot) = (C * SIDE, self.plan.slot());
+        let slot = self.plan.slot();
         let sums = self.sums(block.pair, block.number);
         let from = (slots.start > 0).then_some(sums.cast_const());
         let mut rows = before.map_or(0..0, |before| self.rows(before.pair));
@@ -357,11 +354,11 @@ impl Task<'_> {
         let mut next = self.sums(block.pair, block.number + 1).cast_const();
         let mut remaining = slots.len() * self.plan.slide.taps;
         let fetching = if self.kept { FETCHING } else { 0 };
-        let mut multiply = |count: usize, a: *const u8, b: *const u8| {
+        let mut multiply = |count: usize, a: *const u8, b: Right| {
             let mut first = 0;
             while first < count {
                 let a = At { from: a.wrapping_add(first * slot), stride: slot };
-                let b = At { from: b.wrapping_add(first * SIDE * width * STEP), stride: width * STEP };
+                let b = b.later(first);
                 // SAFETY: the caller's promise.
                 unsafe {
                     if let Some(to) = waiting.take() {
@@ -394,7 +391,7 @@ impl Task<'_> {
                 let left = (line * self.plan.units + first - slots.start) * slot;
                 for offset in 0..self.plan.slide.taps {
                     let a = self.left.wrapping_add(left + offset * ROW).cast_const();
-                    let b = panel.wrapping_add(self.place(line, offset, first, width));
+                    let b = self.slot(start, line, offset, first);
                     let whole = count.min((self.product.steps / SIDE).saturating_sub(first));
                     multiply(whole, a, b);
                     if whole < count {

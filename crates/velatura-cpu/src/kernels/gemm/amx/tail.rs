@@ -2,57 +2,56 @@
 
 use std::ops::Range;
 
-use super::super::driver::{Product, panel_start};
-use super::super::pack::Layout;
-use super::super::tile::STEP;
-use super::UNIT;
-use crate::kernels::amx::SIDE;
+use super::super::driver::Product;
+use super::strip::Strips;
+use crate::kernels::amx::{ROW, Right, SIDE};
 
-/// For some panels the last steps of each segment, where they are not 16, with zeros behind them.
+/// Bytes of a tile.
+const TILE: usize = SIDE * ROW;
+
+/// For some strips the last steps of each segment, where they are not 16, with zeros behind them.
 pub(super) struct Tails {
     data: Option<*const u8>,
     segments: usize,
 }
 
 impl Tails {
-    /// Bytes of memory for those of so many panels.
-    pub(super) fn bytes(product: &Product<'_>, panels: usize) -> usize {
-        if product.steps.is_multiple_of(SIDE) { 0 } else { panels * product.segments * UNIT }
+    /// Bytes of memory for those of so many strips.
+    pub(super) fn bytes(product: &Product<'_>, strips: usize) -> usize {
+        if product.steps.is_multiple_of(SIDE) { 0 } else { strips * product.segments * 2 * TILE }
     }
 
     /// # Safety
-    /// The panels are the product's, and `memory` has [`Tails::bytes`].
-    pub(super) unsafe fn make(
-        product: &Product<'_>,
-        layout: &Layout,
-        item: usize,
-        panels: Range<usize>,
-        memory: *mut u8,
-    ) -> Tails {
+    /// The strips are the product's, and `memory` has [`Tails::bytes`].
+    pub(super) unsafe fn make(strips: &Strips<'_>, some: Range<usize>, memory: *mut u8) -> Tails {
+        let product = strips.product;
         let (over, segments) = (product.steps % SIDE, product.segments);
         if over == 0 {
             return Tails { data: None, segments };
         }
-        for (number, panel) in panels.enumerate() {
-            let row = layout.width(panel) * STEP;
-            for segment in 0..segments {
-                let behind = (segment + 1) * product.steps;
-                let from = panel_start(product, layout, item, panel).wrapping_add((behind - over) * row);
-                let to = memory.wrapping_add((number * segments + segment) * UNIT);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(from, to, over * row);
-                    to.wrapping_add(over * row).write_bytes(0, (SIDE - over) * row);
+        for (number, strip) in some.enumerate() {
+            let start = strips.start(strip);
+            for panel in 0..strips.panels(strip) {
+                for segment in 0..segments {
+                    let before = ((segment + 1) * product.steps - over) * ROW;
+                    let from = start.from.wrapping_add(panel * start.apart + before);
+                    let to = memory.wrapping_add(((2 * number + panel) * segments + segment) * TILE);
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(from, to, over * ROW);
+                        to.wrapping_add(over * ROW).write_bytes(0, (SIDE - over) * ROW);
+                    }
                 }
             }
         }
         Tails { data: Some(memory), segments }
     }
 
-    /// That of a segment of panel number `panel`.
+    /// That of a segment of strip number `number`.
     #[inline(always)]
-    pub(super) fn at(&self, panel: usize, segment: usize) -> *const u8 {
+    pub(super) fn at(&self, number: usize, segment: usize) -> Right {
         let data = self.data.unwrap_or(std::ptr::null());
-        data.wrapping_add((panel * self.segments + segment) * UNIT)
+        let from = data.wrapping_add((2 * number * self.segments + segment) * TILE);
+        Right { from, stride: ROW, apart: self.segments * TILE }
     }
 }

@@ -95,13 +95,14 @@ struct Plan {
 }
 
 impl Plan {
-    /// `None` where the rows or the depth cannot be divided, or all columns fit less than a group of panels.
+    /// `None` where the rows or the depth cannot be divided, or all columns fit less than a group of panels; and where products run
+    /// on AMX tiles, which are faster than its sums.
     fn new(kernels: &'static Kernels, [m, depth, columns]: [usize; 3], levels: Levels) -> Option<Plan> {
         let steps = depth.div_ceil(kernels.depth());
         let layout = Layout::right(kernels, columns, steps);
         let parts = if levels == Levels::Two { 4 } else { 2 };
         let groups = columns / kernels.panel / parts;
-        let divides = m.is_multiple_of(parts) && steps.is_multiple_of(parts) && groups > 0;
+        let divides = !kernels.amx && m.is_multiple_of(parts) && steps.is_multiple_of(parts) && groups > 0;
         divides.then_some(Plan { kernels, layout, levels, rows: m / parts, steps: steps / parts, groups })
     }
 

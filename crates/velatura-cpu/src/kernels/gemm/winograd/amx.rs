@@ -11,7 +11,7 @@ use super::tiles::Reader;
 use super::transform::{InputTile, SOME};
 use super::{Made, Tiling, apart, fills_tiles};
 use crate::ThreadPool;
-use crate::kernels::amx::{self as unit, At, Fetched, PLACES, ROW, SIDE, TILES, Unit};
+use crate::kernels::amx::{self as unit, At, Fetched, PLACES, ROW, Right, SIDE, TILES, Unit};
 use crate::kernels::elementwise::dispatch::with_scratch;
 
 /// Image tiles in two tile registers.
@@ -79,25 +79,31 @@ unsafe fn task(reader: &Reader, weight: &PackedMatrix, finish: &Finish, first: u
         }
         // SAFETY: the caller's promise; no other unit is taken while this one is.
         let unit = unsafe { Unit::take() };
-        for panel in 0..layout.panels() {
-            let width = layout.width(panel);
+        // Panels are as wide as a tile, and taken two by two.
+        for panel in (0..layout.panels()).step_by(2) {
+            let two = panel + 1 < layout.panels();
             let products = Products {
                 unit: &unit,
                 input: input.as_ptr(),
                 input_point,
                 units,
-                panel: weight.panels(0).wrapping_add(layout.start(panel) * STEP),
+                panels: Right {
+                    from: weight.panels(0).wrapping_add(layout.start(panel) * STEP),
+                    stride: ROW,
+                    apart: layout.start(1) * STEP,
+                },
                 sums: sums.as_mut_ptr(),
                 point: point / size_of::<f32>(),
             };
-            // SAFETY: the input was made; the panel has a segment for each point, and there is room for all sums.
+            // SAFETY: the input was made; panels have a segment for each point, and there is room for all sums.
             unsafe {
-                match width > SIDE {
+                match two {
                     true => products.run::<2>(points, pairs),
                     false => products.run::<1>(points, pairs),
                 }
             }
-            let (column, columns) = (panel * layout.panel, layout.valid(panel));
+            let column = panel * layout.panel;
+            let (width, columns) = (if two { PAIR } else { SIDE }, PAIR.min(layout.columns - column));
             let made = Made { sums, point: point / size_of::<f32>(), width, column, columns };
             // SAFETY: the caller's promise; all points of all tiles were made.
             unsafe { made.write(kernels, places, first..first + count, finish, pixels) };
@@ -105,7 +111,7 @@ unsafe fn task(reader: &Reader, weight: &PackedMatrix, finish: &Finish, first: u
     });
 }
 
-/// The products of a task with a panel.
+/// The products of a task with two panels, or one.
 struct Products<'a> {
     unit: &'a Unit,
     /// For each point and pair of tiles of rows, and [`SOME`] channels at a time, two tiles.
@@ -114,31 +120,31 @@ struct Products<'a> {
     input_point: usize,
     /// Times [`SOME`] channels.
     units: usize,
-    panel: *const u8,
+    panels: Right,
     sums: *mut f32,
     /// Elements from point to point.
     point: usize,
 }
 
 impl Products<'_> {
-    /// By a panel of `C` tiles of columns.
+    /// By `C` panels.
     ///
     /// # Safety
     /// All operands are there, and room for the sums.
     unsafe fn run<const C: usize>(&self, points: usize, pairs: usize) {
         let width = C * SIDE;
-        let segment = self.units * SIDE * width * STEP;
+        let segment = self.units * SIDE * ROW;
         // Where those go that are in the registers.
         let mut before: Option<*mut f32> = None;
         for point in 0..points {
-            let panel = self.panel.wrapping_add(point * segment);
+            let panels = self.panels.later(point * self.units);
             for pair in 0..pairs {
                 let input = self.input.wrapping_add(point * self.input_point + pair * self.units * TILES);
                 let mut a = At { from: input, stride: TILES };
-                let mut b = At { from: panel, stride: width * STEP };
+                let mut b = panels;
                 let sums = self.sums.wrapping_add(point * self.point + pair * PAIR * width);
                 // A part of the weight of the next point.
-                let next = panel.wrapping_add(segment + segment / pairs * pair);
+                let next = panels.from.wrapping_add(segment + segment / pairs * pair);
                 let far = Fetched::Far(At { from: next, stride: TILES / pairs / PLACES });
                 // SAFETY: the caller's promise.
                 unsafe {
@@ -146,7 +152,7 @@ impl Products<'_> {
                         Some(before) if C == 2 => {
                             unit::exchange::<false>(self.unit, a, b, before, None, width);
                             a.from = a.from.wrapping_add(TILES);
-                            b.from = b.from.wrapping_add(SIDE * width * STEP);
+                            b = b.later(1);
                             if self.units > 1 {
                                 unit::multiply_passing::<false, 2, C>(self.unit, self.units - 1, a, b, far);
                             }
