@@ -47,9 +47,9 @@ const FETCHING: usize = SUMS / FETCHED_SUMS;
 /// Rows that are finished at a time where that takes long.
 const LONG_ROWS: usize = 8;
 
-/// Whether a product runs on tiles: steps of a row lie together.
+/// Whether a product runs on tiles. Steps of its rows lie together then.
 pub(super) fn takes(product: &Product<'_>) -> bool {
-    product.kernels.amx && product.row_step == STEP
+    product.kernels.amx
 }
 
 /// Computes the products: see [`driver::run`].
