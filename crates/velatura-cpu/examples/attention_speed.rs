@@ -5,6 +5,7 @@
 use std::time::Instant;
 
 use half::bf16;
+use velatura_cpu::kernels::Order;
 use velatura_cpu::kernels::attention::{AttentionShape, Gradients, Rows, backward, forward};
 use velatura_cpu::kernels::gemm::fma_peak;
 use velatura_cpu::{Data, DataMut, Isa, ThreadPool};
@@ -67,7 +68,7 @@ fn measure(pool: &ThreadPool, isa: Isa, short: bool, peak: f64, batch: usize, si
     let mut out = vec![0.0; s.q_len()];
     let mut lse = vec![0.0; batch * heads * q_tokens];
     let seconds = best(|| {
-        forward(pool, isa, &s, q, k, v, None, false, DataMut::F32(&mut out), Some(&mut lse));
+        forward(pool, isa, &s, q, k, v, None, false, DataMut::F32(&mut out), Order::Rows, Some(&mut lse));
     });
     let (mut dq, mut dk, mut dv) = (vec![0.0; s.q_len()], vec![0.0; s.k_len()], vec![0.0; s.k_len()]);
     let back = best(|| {

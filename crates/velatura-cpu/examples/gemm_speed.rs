@@ -94,7 +94,7 @@ impl Bench {
             let weight = PackedMatrix::linear(pool, isa, dtype, &w, [n, k]).expect("shapes fit");
             let epilogue = Epilogue { bias: Some(&w[..n]), ..Epilogue::default() };
             for (name, algorithm) in [
-                (name.clone(), LinearAlgorithm::Direct),
+                (name.clone(), LinearAlgorithm::Direct(Orders::default())),
                 (format!("{name} Strassen"), LinearAlgorithm::Strassen(Levels::One)),
                 (format!("{name} Strassen twice"), LinearAlgorithm::Strassen(Levels::Two)),
             ] {

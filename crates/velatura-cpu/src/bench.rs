@@ -5,9 +5,10 @@ use std::time::Instant;
 use half::bf16;
 use velatura_graph::DType;
 
+use crate::kernels::Order;
 use crate::kernels::attention::{self, AttentionShape, Rows};
 use crate::kernels::gemm::{
-    self, ConvAlgorithm, ConvGeometry, Epilogue, GemmError, LinearAlgorithm, PackedMatrix,
+    self, ConvAlgorithm, ConvGeometry, Epilogue, GemmError, LinearAlgorithm, Orders, PackedMatrix,
 };
 use crate::{AlignedBytes, Data, DataMut, Runtime};
 
@@ -194,7 +195,7 @@ fn linear(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
     let (x, mut y) = (Tensor::new(4096 * 320, 1, dtype), Tensor::new(4096 * 1280, 2, dtype));
     let weight = Tensor::new(1280 * 320, 3, DType::F32);
     let packed = PackedMatrix::linear(pool, isa, dtype, &weight.f32, [1280, 320])?;
-    let direct = LinearAlgorithm::Direct;
+    let direct = LinearAlgorithm::Direct(Orders::default());
     let mut memory = scratch(gemm::linear_scratch_bytes(isa, dtype, [4096, 320, 1280], direct));
     timed(runs, || {
         let memory = memory.typed_mut::<u8>();
@@ -207,7 +208,7 @@ fn attend(runtime: &Runtime, dtype: DType, runs: usize) -> Result<f64, GemmError
     let [q, k, v, mut out] = [1, 2, 3, 4].map(|seed| Tensor::new(ATTENTION.q_len(), seed, dtype));
     timed(runs, || {
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(x.read(), &ATTENTION));
-        attention::forward(pool, isa, &ATTENTION, q, k, v, None, false, out.write(), None);
+        attention::forward(pool, isa, &ATTENTION, q, k, v, None, false, out.write(), Order::Rows, None);
         Ok(())
     })
 }

@@ -119,7 +119,7 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 | Form::LinearInt8
                 | Form::LinearInt8Gated
                 | Form::LinearGradient(_) => match products::linear_algorithm(graph, at, isa) {
-                    LinearAlgorithm::Direct => (Method::Product, computed()?),
+                    LinearAlgorithm::Direct(_) => (Method::Product, computed()?),
                     LinearAlgorithm::Strassen(levels) => (Method::Strassen(levels), computed()?),
                 },
                 Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, computed()?),

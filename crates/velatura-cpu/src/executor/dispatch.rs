@@ -5,6 +5,7 @@ use velatura_graph::{Graph, Node, Op, TensorType, ValueId};
 
 use super::memory::Memory;
 use crate::error::CpuError;
+use crate::kernels::Order;
 use crate::kernels::elementwise as ew;
 use crate::kernels::gemm::PackedMatrix;
 use crate::runtime::Runtime;
@@ -16,6 +17,7 @@ pub(super) struct Frame<'a> {
     pub runtime: &'a Runtime,
     pub graph: &'a Graph,
     pub memory: &'a Memory<'a>,
+    pub orders: &'a [Order],
     pub weights: &'a Loaded<'a>,
     /// The weight of the node that runs, where it is packed for this run alone.
     pub streamed: Option<&'a PackedMatrix>,
@@ -24,6 +26,11 @@ pub(super) struct Frame<'a> {
 impl Frame<'_> {
     pub fn ty(&self, value: ValueId) -> &TensorType {
         self.graph.ty(value)
+    }
+
+    /// How a value lies in memory.
+    pub fn order(&self, value: ValueId) -> Order {
+        self.orders[value.index()]
     }
 
     pub fn read(&self, value: ValueId) -> Result<Data<'_>, CpuError> {

@@ -3,6 +3,7 @@
 mod algorithm;
 mod dispatch;
 mod memory;
+mod order;
 mod products;
 mod simple;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use velatura_graph::{DType, Graph, MemoryPlan, Op, ValueId, plan_memory};
 
 use crate::error::CpuError;
+use crate::kernels::Order;
 use crate::runtime::{CancelToken, Runtime};
 use crate::weights::{Form, WeightStore, bytes_of};
 use crate::{AlignedBytes, Data, Isa};
@@ -33,6 +35,8 @@ pub struct Executor {
     constants: Vec<Option<Vec<f32>>>,
     /// For each value that is a parameter read as it is: its place in the store.
     raw: Vec<Option<usize>>,
+    /// How each value lies in memory.
+    orders: Vec<Order>,
     /// For each node that reads a packed weight: its place in the store.
     packed: Vec<Option<usize>>,
 }
@@ -122,7 +126,9 @@ impl Executor {
             }
         }
         let (runtime, store) = (Arc::clone(runtime), Arc::clone(store));
-        Ok(Executor { runtime, store, graph, plan, arena: AlignedBytes::default(), constants, raw, packed })
+        let orders = order::orders(&graph, runtime.isa);
+        let arena = AlignedBytes::default();
+        Ok(Executor { runtime, store, graph, plan, arena, constants, raw, orders, packed })
     }
 
     /// The graph that is run.
@@ -191,6 +197,7 @@ impl Executor {
                 runtime: &self.runtime,
                 graph: &self.graph,
                 memory: &memory,
+                orders: &self.orders,
                 weights: &weights,
                 streamed: streamed.as_ref(),
             };

@@ -8,7 +8,7 @@ use crate::Data;
 use crate::error::CpuError;
 use crate::kernels::attention::{self, AttentionShape, Gradients, Mask, Rows};
 use crate::kernels::gemm::{
-    self, ConvAlgorithm, ConvGeometry, GemmError, LinearAlgorithm, MatmulGeometry, PackedMatrix,
+    self, ConvAlgorithm, ConvGeometry, GemmError, LinearAlgorithm, MatmulGeometry, Orders, PackedMatrix,
 };
 use crate::runtime::Runtime;
 use crate::weights::Form;
@@ -78,7 +78,7 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     let levels = gemm::strassen_pays(tokens, inputs, outputs, computed, rough);
     levels
         .filter(|_| graph.shortcuts() > Shortcuts::None && !gemm::on_tiles(isa, computed))
-        .map_or(LinearAlgorithm::Direct, LinearAlgorithm::Strassen)
+        .map_or(LinearAlgorithm::Direct(Orders::default()), LinearAlgorithm::Strassen)
 }
 
 /// Rows, inputs and outputs of the product of a linear layer, or of the gradient of its input.
@@ -227,7 +227,19 @@ impl Frame<'_> {
                 let [q, k, v] = [input(0)?, input(1)?, input(2)?].map(|x| Rows::packed(x, &attention));
                 let mask = self.mask(node, op.mask)?;
                 let lse = self.write_f32(node.outputs[1]);
-                attention::forward(pool, isa, &attention, q, k, v, mask, op.int8, out(), lse);
+                attention::forward(
+                    pool,
+                    isa,
+                    &attention,
+                    q,
+                    k,
+                    v,
+                    mask,
+                    op.int8,
+                    out(),
+                    self.order(node.outputs[0]),
+                    lse,
+                );
             }
             Op::AttentionGradient(op) => {
                 let attention = attention_shape(&op.forward, shape(0), shape(1));
@@ -267,7 +279,13 @@ impl Frame<'_> {
         };
         let (x, out, scratch) =
             (self.read(node.inputs[0])?, self.write(node.outputs[0]), self.memory.scratch(index));
-        let algorithm = linear_algorithm(self.graph, node, isa);
+        let algorithm = match linear_algorithm(self.graph, node, isa) {
+            LinearAlgorithm::Direct(_) => {
+                let [input, output] = [node.inputs[0], node.outputs[0]].map(|value| self.order(value));
+                LinearAlgorithm::Direct(Orders { input, output })
+            }
+            strassen => strassen,
+        };
         Ok(gemm::linear(pool, isa, algorithm, x, rows, weight, epilogue, out, scratch)?)
     }
 

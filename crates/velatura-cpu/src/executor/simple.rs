@@ -144,7 +144,8 @@ impl Frame<'_> {
                 let gamma = op.gamma.then(|| self.read_f32(node.inputs[1])).transpose()?;
                 let beta = op.beta.then(|| self.read_f32(node.inputs[2])).transpose()?;
                 let stats = self.write_f32(node.outputs[1]);
-                norm::row_norm(pool, isa, &norm, input(0)?, gamma, beta, out(), stats);
+                let order = self.order(node.outputs[0]);
+                norm::row_norm(pool, isa, &norm, input(0)?, gamma, beta, out(), order, stats);
             }
             Op::LayerNormGradient(op) => {
                 let norm = row_norm(RowNormKind::Layer, 0.0, shape(0));
@@ -155,7 +156,8 @@ impl Frame<'_> {
             Op::RmsNorm(op) => {
                 let norm = row_norm(RowNormKind::Rms, op.eps, shape(0));
                 let (gamma, stats) = (self.read_f32(node.inputs[1])?, self.write_f32(node.outputs[1]));
-                norm::row_norm(pool, isa, &norm, input(0)?, Some(gamma), None, out(), stats);
+                let order = self.order(node.outputs[0]);
+                norm::row_norm(pool, isa, &norm, input(0)?, Some(gamma), None, out(), order, stats);
             }
             Op::RmsNormGradient(_) => {
                 let norm = row_norm(RowNormKind::Rms, 0.0, shape(0));

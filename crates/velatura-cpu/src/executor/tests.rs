@@ -79,3 +79,57 @@ fn the_arena_is_as_large_as_planned_and_is_used() {
         }
     }
 }
+
+/// A transformer block of 64 tokens, whose attention also is an output where asked for.
+fn block(shown: bool, precision: Precision) -> Graph {
+    let b = Builder::new();
+    let weight = |name: &str, shape: &[usize]| b.parameter(name, shape, Init::Zeros);
+    let x = b.input("x", &[2, 32, 64], DType::F32);
+    let h = x.layer_norm(Some(weight("norm", &[64])), None, 1e-5);
+    let [q, k, v] = ["q", "k", "v"].map(|name| h.linear(weight(name, &[64, 64]), None));
+    let attention = q.attention(k, v, None, 2, None, false);
+    if shown {
+        b.output("attention", attention);
+    }
+    let x = x + attention.linear(weight("out", &[64, 64]), None);
+    let h = x.rms_norm(weight("norm2", &[64]), 1e-5).linear(weight("up", &[128, 64]), None);
+    b.output("y", x + h.gelu().linear(weight("down", &[64, 128]), None));
+    for_inference(b.finish().unwrap(), precision)
+}
+
+#[test]
+fn what_linear_layers_alone_read_lies_in_tiles() {
+    let in_tiles = |graph: &Graph, isa| -> Vec<&'static str> {
+        let orders = order::orders(graph, isa);
+        let nodes = graph.nodes().iter();
+        nodes.filter(|n| orders[n.outputs[0].index()] == Order::Tiles).map(|n| n.op.name()).collect()
+    };
+    let all = ["layer norm", "attention", "rms norm", "linear"];
+    assert_eq!(in_tiles(&block(false, Precision::Bf16), Isa::Amx), all);
+    assert_eq!(in_tiles(&block(true, Precision::Bf16), Isa::Amx), ["layer norm", "rms norm", "linear"]);
+    assert!(in_tiles(&block(false, Precision::F32), Isa::Amx).is_empty());
+    assert!(in_tiles(&block(false, Precision::Int8), Isa::Amx).is_empty());
+    assert!(in_tiles(&block(false, Precision::Bf16), Isa::Avx512).is_empty());
+    // What training reads again.
+    assert!(in_tiles(&for_training(training(), Precision::Bf16), Isa::Amx).is_empty());
+    let runtime = Runtime::new(Some(2));
+    let run = |rows: bool| {
+        let store = WeightStore::new(&runtime);
+        let mut executor = Executor::new(&runtime, block(false, Precision::Bf16), &store).unwrap();
+        if rows {
+            executor.orders.fill(Order::Rows);
+        }
+        let values: Vec<f32> = (0..128 * 64).map(|i| (i as f32 * 0.71).cos() / 8.0).collect();
+        let sizes: HashMap<String, usize> = executor
+            .graph()
+            .parameters()
+            .iter()
+            .map(|p| (p.name.clone(), executor.graph().ty(p.value).elements()))
+            .collect();
+        store.load(&|name| sizes.get(name).map(|&len| Cow::Borrowed(&values[..len]))).unwrap();
+        let x: Vec<f32> = (0..2 * 32 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
+        executor.run(&[("x", Data::F32(&x))], &CancelToken::default()).unwrap();
+        executor.output("y").unwrap().to_vec()
+    };
+    assert_eq!(run(false), run(true));
+}

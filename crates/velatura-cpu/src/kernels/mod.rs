@@ -9,10 +9,12 @@ pub mod elementwise;
 pub mod gemm;
 pub mod norm;
 pub mod optimizer;
+mod order;
 mod streaming;
 mod transpose;
 
 pub use bandwidth::read_bandwidth;
+pub use order::Order;
 pub(crate) use streaming::Streaming;
 
 /// Bytes of a line of the caches.

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use half::bf16;
+
 use super::block::{Block, block};
 #[cfg(target_arch = "x86_64")]
 use super::dot::Dot;
@@ -12,7 +14,8 @@ use super::product::{Product, Single, for_runs};
 use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
-use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
+use crate::kernels::Order;
+use crate::kernels::elementwise::dispatch::{Out, Shared, narrow, with_scratch};
 use crate::kernels::transpose::transpose;
 use crate::{DataMut, Isa, ThreadPool};
 
@@ -38,7 +41,7 @@ const BLOCKS: usize = 4;
 /// `lse`, where given, receives `[batch, heads, q_tokens]`: the natural logarithm of the sum of
 /// exponentials of each query's scores, negative infinity for a query that sees no key.
 ///
-/// With `int8` the scores are products of bytes where there are many keys and the processor has AVX-512 with BF16.
+/// The output lies in `order`. With `int8` the scores are products of bytes where there are many keys and the processor has AVX-512 with BF16.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     pool: &ThreadPool,
@@ -50,6 +53,7 @@ pub fn forward(
     mask: Option<Mask<'_>>,
     int8: bool,
     out: DataMut<'_>,
+    order: Order,
     lse: Option<&mut [f32]>,
 ) {
     shape.check_rows("q", &q, shape.q_tokens);
@@ -57,6 +61,8 @@ pub fn forward(
     shape.check_rows("v", &v, shape.k_tokens);
     shape.check_mask(&mask);
     assert_eq!(out.len(), shape.q_len(), "attention: output size");
+    let rows = [shape.batch * shape.q_tokens, shape.heads * shape.head_dim];
+    assert!(order.takes(rows), "attention: an output that does not fill tiles");
     assert!(
         lse.as_ref().is_none_or(|l| l.len() == shape.batch * shape.heads * shape.q_tokens),
         "attention: size of lse"
@@ -65,7 +71,7 @@ pub fn forward(
     let computed = compute_dtype(isa, [q, k, v].map(|rows| rows.data.dtype()));
     let bytes = int8 && scores_are_of_bytes(isa, computed, shape.k_tokens);
     let kernel = if bytes { kernel.with_bytes() } else { kernel };
-    let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), lse: lse.map(Shared::new) };
+    let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), order, lse: lse.map(Shared::new) };
     #[cfg(target_arch = "x86_64")]
     if kernel == Kernel::Tiles {
         return tiles::forward(pool, &job);
@@ -88,7 +94,8 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize, queries: Range<usize>) {
     let products = 2 * d * width
         + 2 * width
         + 2 * BLOCKS * MOST_KEYS * d
-        + (2 * MOST_KEYS + d + 1) * 3 * MAX_LANES
+        + (2 * MOST_KEYS + 1) * 3 * MAX_LANES
+        + finished_rows(d, 3 * MAX_LANES)
         + 9 * 16;
     let of_bytes = 2 * width + (MOST_KEYS + 1) * bytes::row(d) + BLOCKS + 5 * 16;
     let len = products + of_bytes;
@@ -109,6 +116,7 @@ pub(super) struct Job<'a> {
     pub(super) v: Rows<'a>,
     pub(super) mask: Option<Mask<'a>>,
     pub(super) out: Out<'a>,
+    pub(super) order: Order,
     pub(super) lse: Option<Shared<'a, f32>>,
 }
 
@@ -151,7 +159,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, [first, end]: [usize; 2],
     let [packed_q, out, state, packed_k, packed_v, scores] = sizes.map(|n| parts.take(n));
     let weights = parts.take(block_keys * 3 * lanes);
     let totals = parts.take(3 * lanes);
-    let rows = parts.take(d * 3 * lanes);
+    let rows = parts.take(finished_rows(d, 3 * lanes));
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
     let state: &mut [f32] = bytemuck::cast_slice_mut(state);
@@ -258,7 +266,12 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Divides by the sums and writes the rows of the output.
+/// Cells of the memory that [`finish`] works in: rows in single precision, and narrowed.
+pub(super) fn finished_rows(head_dim: usize, lanes: usize) -> usize {
+    head_dim * lanes + (head_dim * lanes).div_ceil(2)
+}
+
+/// Divides by the sums and writes the rows of the output. `rows` are [`finished_rows`].
 #[inline(always)]
 pub(super) fn finish(
     job: &Job<'_>,
@@ -272,16 +285,32 @@ pub(super) fn finish(
     let shape = job.shape;
     let d = shape.head_dim;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
+    let (rows, narrowed) = rows.split_at_mut(d * lanes);
     transpose(job.isa, bytemuck::cast_slice(out), lanes, [d, lanes], rows, d);
     let rows: &mut [f32] = bytemuck::cast_slice_mut(rows);
-    for (lane, (&sum, values)) in sum.iter().zip(rows.chunks_exact_mut(d)).enumerate() {
+    for (&sum, values) in sum.iter().zip(rows.chunks_exact_mut(d)) {
         let factor = if sum == 0.0 { 0.0 } else { 1.0 / sum };
         for value in values.iter_mut() {
             *value *= factor;
         }
-        let row = sequence * shape.q_tokens + first + lane;
-        // SAFETY: each row of a head belongs to one task.
-        unsafe { job.out.store(job.isa, (row * shape.heads + in_sequence) * d, values) };
+    }
+    let row = |lane: usize| sequence * shape.q_tokens + first + lane;
+    let (column, columns, count) = (in_sequence * d, shape.heads * d, sum.len() * d);
+    match &job.out {
+        Out::F32(out) => {
+            for (lane, values) in rows[..count].chunks_exact(d).enumerate() {
+                // SAFETY: each row of a head belongs to one task.
+                unsafe { job.order.copy(out, row(lane), column, columns, values) };
+            }
+        }
+        Out::Bf16(out) => {
+            let narrowed: &mut [bf16] = &mut bytemuck::cast_slice_mut(narrowed)[..count];
+            narrow(job.isa, &rows[..count], narrowed);
+            for (lane, values) in narrowed.chunks_exact(d).enumerate() {
+                // SAFETY: as above.
+                unsafe { job.order.copy(out, row(lane), column, columns, values) };
+            }
+        }
     }
     if let Some(lse) = &job.lse {
         // SAFETY: as above.

@@ -1,6 +1,7 @@
 //! Every kernel against attention in double precision, written as its definition.
 
 use super::{AttentionShape, Gradients, Mask, Rows, backward, forward};
+use crate::kernels::Order;
 use crate::kernels::elementwise::tests::{narrow, noise, rounded};
 use crate::{Data, DataMut, Isa, ThreadPool};
 
@@ -105,7 +106,19 @@ impl Case {
         let [q, k, v] = [q, k, v].map(|x| Rows::packed(x, s));
         let mut out = vec![f32::NAN; s.q_len()];
         let mut lse = vec![f32::NAN; s.batch * s.heads * s.q_tokens];
-        forward(&pool, isa, s, q, k, v, self.mask(), int8, DataMut::F32(&mut out), Some(&mut lse));
+        forward(
+            &pool,
+            isa,
+            s,
+            q,
+            k,
+            v,
+            self.mask(),
+            int8,
+            DataMut::F32(&mut out),
+            Order::Rows,
+            Some(&mut lse),
+        );
         let (mut dq, mut dk, mut dv) =
             (vec![f32::NAN; s.q_len()], vec![f32::NAN; s.k_len()], vec![f32::NAN; s.k_len()]);
         let gradients =
@@ -289,11 +302,57 @@ fn a_joint_product_is_read_in_place() {
     for isa in Isa::supported() {
         let (mut a, mut b) = (vec![0.0; s.q_len()], vec![0.0; s.q_len()]);
         let rows = [0, 1, 2].map(|i| Rows { data: Data::F32(&joint[i * 16..]), stride: 48 });
-        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, false, DataMut::F32(&mut a), None);
+        forward(
+            &pool,
+            isa,
+            &s,
+            rows[0],
+            rows[1],
+            rows[2],
+            None,
+            false,
+            DataMut::F32(&mut a),
+            Order::Rows,
+            None,
+        );
         let parts = [part(0), part(1), part(2)];
         let rows = [0, 1, 2].map(|i| Rows::packed(Data::F32(&parts[i]), &s));
-        forward(&pool, isa, &s, rows[0], rows[1], rows[2], None, false, DataMut::F32(&mut b), None);
+        forward(
+            &pool,
+            isa,
+            &s,
+            rows[0],
+            rows[1],
+            rows[2],
+            None,
+            false,
+            DataMut::F32(&mut b),
+            Order::Rows,
+            None,
+        );
         assert_eq!(a, b);
+    }
+}
+
+#[test]
+fn an_output_in_tiles_is_the_same() {
+    // Heads that are blocks, and heads that begin in the middle of one.
+    for s in [shape(2, 2, 48, 40, 64, false), shape(1, 4, 32, 7, 40, true)] {
+        let [q, k, v] =
+            [(s.q_len(), 1), (s.k_len(), 2), (s.k_len(), 3)].map(|(n, seed)| narrow(&noise(n, seed)));
+        let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::Bf16(x), &s));
+        let (pool, columns) = (ThreadPool::new(2), s.heads * s.head_dim);
+        for isa in Isa::supported() {
+            let run = |order| {
+                let mut out = narrow(&vec![f32::NAN; s.q_len()]);
+                forward(&pool, isa, &s, q, k, v, None, false, DataMut::Bf16(&mut out), order, None);
+                out
+            };
+            let (want, got) = (run(Order::Rows), run(Order::Tiles));
+            for (i, want) in want.iter().enumerate() {
+                assert_eq!(got[Order::Tiles.place(i / columns, i % columns, columns)], *want, "{isa:?} {i}");
+            }
+        }
     }
 }
 
@@ -306,14 +365,14 @@ fn not_a_number_is_passed_on() {
         k[30] = f32::NAN;
         let mut out = vec![0.0; s.q_len()];
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::F32(x), &s));
-        forward(&pool, isa, &s, q, k, v, None, false, DataMut::F32(&mut out), None);
+        forward(&pool, isa, &s, q, k, v, None, false, DataMut::F32(&mut out), Order::Rows, None);
         assert!(out.iter().all(|x| x.is_nan()), "{isa:?}");
         let [q, k, v] = [q, k, v].map(|x| match x.data {
             Data::F32(x) => narrow(x),
             _ => unreachable!(),
         });
         let [q, k, v] = [&q, &k, &v].map(|x| Rows::packed(Data::Bf16(x), &s));
-        forward(&pool, isa, &s, q, k, v, None, true, DataMut::F32(&mut out), None);
+        forward(&pool, isa, &s, q, k, v, None, true, DataMut::F32(&mut out), Order::Rows, None);
         assert!(out.iter().all(|x| x.is_nan()), "bytes, {isa:?}");
     }
 }

@@ -49,6 +49,9 @@ pub(super) struct Product<'a> {
     pub first_column: usize,
     /// Whether successive segments read a row's neighbours: see [`Slide`].
     pub slide: Option<Slide>,
+    /// The rows of one product and segment, in [`Order::Tiles`](crate::kernels::Order::Tiles): on AMX tiles only. Pointers to rows are
+    /// not wanted then.
+    pub tiles: Option<*const u8>,
     /// For products of bytes.
     pub dequantize: Option<Dequantize<'a>>,
     pub finish: &'a Finish,
@@ -77,6 +80,7 @@ impl<'a> Product<'a> {
             item_columns: 0,
             first_column: 0,
             slide: None,
+            tiles: None,
             dequantize: None,
             finish,
             turned: false,

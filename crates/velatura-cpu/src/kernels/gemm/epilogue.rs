@@ -4,6 +4,7 @@ use velatura_graph::{Activation, DType};
 
 use super::error::{GemmError, check_len};
 use super::finish::{Finish, Matrix};
+use crate::kernels::Order;
 use crate::{Data, DataMut};
 
 /// `out = activation(product + bias + per_image) + residual`, before the only store; with a gate, of the sums' first half times
@@ -64,6 +65,7 @@ impl Epilogue<'_> {
         };
         let mut finish = Finish {
             out: target,
+            order: Order::Rows,
             bias: std::ptr::null(),
             per_image: Matrix::NONE,
             image_rows: 1,

@@ -29,6 +29,23 @@ pub enum GemmError {
         /// What was given.
         found: DType,
     },
+    /// An operand that cannot lie in tiles.
+    #[error(
+        "{operation}: {operand}, {shape:?} of {dtype:?}, cannot lie in tiles: they are of bf16 on AMX, rows and columns multiples of 32; \
+         the weight is {weight}"
+    )]
+    Order {
+        /// The operation.
+        operation: &'static str,
+        /// The operand.
+        operand: &'static str,
+        /// How it is stored.
+        dtype: DType,
+        /// Its rows and columns.
+        shape: [usize; 2],
+        /// What the weight was packed for.
+        weight: String,
+    },
     /// The packed weight was made for something else.
     #[error("{operation}: the weight was packed for {found}, not for {expected}")]
     Packing {

@@ -6,7 +6,7 @@ use super::lanes::{Lanes, Plain};
 use super::tile::ROWS;
 use crate::Isa;
 use crate::kernels::elementwise::unary::activate_in_place;
-use crate::kernels::fetch;
+use crate::kernels::{Order, fetch};
 
 /// A row-major matrix that the end of a tile reads or writes; null where there is none.
 #[derive(Clone, Copy)]
@@ -26,6 +26,8 @@ impl Matrix {
 #[derive(Clone, Copy)]
 pub(super) struct Finish {
     pub out: Matrix,
+    /// How the output lies in memory.
+    pub order: Order,
     /// One number for each column, or null.
     pub bias: *const f32,
     /// One row for each image.
@@ -41,6 +43,12 @@ pub(super) struct Finish {
 unsafe impl Sync for Finish {}
 
 impl Finish {
+    /// Elements before a row and column of the output.
+    #[inline(always)]
+    fn place(&self, row: usize, column: usize) -> usize {
+        self.order.place(row, column, self.out.stride)
+    }
+
     /// Whether an activation is rounded to bf16 before anything is added.
     fn rounds(&self) -> bool {
         self.out.bf16 && self.residual.data.is_null()
@@ -58,7 +66,8 @@ impl Finish {
         alone && self.out.bf16 && !self.bias.is_null()
     }
 
-    /// Brings the lines of the output and the residual that the end of a tile will touch into the first-level cache.
+    /// Brings the lines of the output, which lies row after row, and the residual that the end of a tile will touch into the
+    /// first-level cache.
     pub(super) fn fetch(&self, rows: &[usize], column: usize, columns: usize) {
         let halves = if self.gate.is_some() { 2 } else { 1 };
         for matrix in [&self.out, &self.residual].into_iter().filter(|m| !m.data.is_null()) {
@@ -138,7 +147,7 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
         let bias = f.bias.wrapping_add(sums.column);
         for (r, &row) in sums.rows.iter().enumerate() {
             let x = sums.data.wrapping_add(r * sums.width);
-            let out = out.wrapping_add(row * f.out.stride + sums.column);
+            let out = out.wrapping_add(f.place(row, sums.column));
             let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
             let mut at = 0;
             // Two vectors become one.
@@ -237,7 +246,7 @@ unsafe fn gated_pairs<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Act
             for (r, &row) in rows.iter().enumerate() {
                 let value = L::load(from.wrapping_add(r * sums.width)).add(bias[0]);
                 let gated = L::zero().multiply_add(value, L::load(gates.as_ptr().wrapping_add(r * width)));
-                gated.store_bf16(f.out.data.cast::<u16>().wrapping_add(row * f.out.stride + column));
+                gated.store_bf16(f.out.data.cast::<u16>().wrapping_add(f.place(row, column)));
             }
             from = from.wrapping_add(rows.len() * sums.width);
         }
@@ -295,7 +304,7 @@ unsafe fn write<L: Lanes>(f: &Finish, mut x: L, row: usize, column: usize, n: us
         if !f.residual.data.is_null() {
             x = x.add(read(&f.residual, row, column, n));
         }
-        let at = row * f.out.stride + column;
+        let at = f.place(row, column);
         match (f.out.bf16, n == L::WIDTH) {
             (false, true) => x.store(f.out.data.cast::<f32>().add(at)),
             (false, false) => x.store_first(f.out.data.cast::<f32>().add(at), n),

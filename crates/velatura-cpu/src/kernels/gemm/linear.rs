@@ -10,6 +10,7 @@ use super::prepare::{Rows, rows, rows_bytes};
 use super::scratch;
 use super::strassen::{self, Levels};
 use super::tile::{Kernels, ROWS};
+use crate::kernels::Order;
 use crate::{Data, DataMut, Isa, ThreadPool};
 use velatura_graph::DType;
 
@@ -17,10 +18,20 @@ use velatura_graph::DType;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LinearAlgorithm {
     /// As it is written.
-    Direct,
+    Direct(Orders),
     /// Strassen's algorithm where rows and depth can be divided so often, and products do not run [on tiles](super::on_tiles); see
     /// [`strassen_pays`](super::strassen_pays).
     Strassen(Levels),
+}
+
+/// How the operands of a linear layer lie in memory. In [`Order::Tiles`] they can where products run [on them](super::on_tiles), stored
+/// in brain floating point, and where the weight is not in 8 bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Orders {
+    /// Of the input.
+    pub input: Order,
+    /// Of the output.
+    pub output: Order,
 }
 
 /// Bytes of scratch memory that [`linear`] needs for `[m, in]` stored as `storage` to `[m, out]`; often zero.
@@ -40,7 +51,7 @@ fn parts(
     algorithm: LinearAlgorithm,
 ) -> [usize; 2] {
     let sums = match algorithm {
-        LinearAlgorithm::Direct => 0,
+        LinearAlgorithm::Direct(_) => 0,
         LinearAlgorithm::Strassen(levels) => strassen::scratch_bytes(kernels, [m, inputs, outputs], levels),
     };
     [rows_bytes(kernels, storage, m, 1, inputs), sums]
@@ -80,7 +91,21 @@ pub fn linear(
         });
     }
     check_len(operation, "the input", m * weight.depth, x.len())?;
-    let finish = epilogue.bind(operation, m, weight.columns, &mut out)?;
+    let mut finish = epilogue.bind(operation, m, weight.columns, &mut out)?;
+    let orders = match algorithm {
+        LinearAlgorithm::Direct(orders) => orders,
+        LinearAlgorithm::Strassen(_) => Orders::default(),
+    };
+    let tiles = weight.kernels.amx && weight.kernels.pairs();
+    let shapes = [(orders.input, x.dtype(), weight.depth), (orders.output, out.dtype(), finish.out.stride)];
+    for ((order, dtype, columns), operand) in shapes.into_iter().zip(["the input", "the output"]) {
+        let can = tiles && dtype == DType::Bf16 && order.takes([m, columns]);
+        if order == Order::Tiles && !can {
+            let weight = weight.description();
+            return Err(GemmError::Order { operation, operand, dtype, shape: [m, columns], weight });
+        }
+    }
+    finish.order = orders.output;
     if weight.purpose.is_int8() {
         if x.dtype() == DType::I32 {
             let (operand, expected) = ("the input", "f32 or bf16");
@@ -91,13 +116,19 @@ pub fn linear(
         unsafe { int8::product(pool, weight, x, m, &finish, memory) };
         return Ok(());
     }
+    if let (Order::Tiles, Data::Bf16(x)) = (orders.input, x) {
+        let product = Product { tiles: Some(x.as_ptr().cast()), ..whole(weight, m, None, &finish) };
+        // SAFETY: lengths were checked; rows in tiles want no pointers.
+        unsafe { run(pool, &product, 0, |block| name(0, block)) };
+        return Ok(());
+    }
     let sizes = [m, weight.depth, weight.columns];
     let memory = scratch::cut(operation, scratch, parts(weight.kernels, x.dtype(), sizes, algorithm))?;
     // SAFETY: lengths were checked, and the scratch memory was cut for it.
     unsafe {
         let x = rows(pool, weight.kernels, operation, x, [m, 1, weight.depth], memory[0])?;
         match algorithm {
-            LinearAlgorithm::Direct => product(pool, weight, x, m, None, &finish),
+            LinearAlgorithm::Direct(_) => product(pool, weight, x, m, None, &finish),
             LinearAlgorithm::Strassen(levels) => {
                 strassen::product(pool, weight, x, m, &finish, levels, memory[1]);
             }
@@ -136,10 +167,16 @@ pub(super) fn whole<'a>(
 
 /// Names successive rows, from row `base` on.
 pub(super) fn fill(x: Rows, base: usize, block: &mut RowBlock<'_>) {
-    for (i, output) in block.outputs.iter_mut().enumerate() {
-        let row = base + block.first + i;
-        *output = row;
+    name(base, block);
+    for (i, row) in block.outputs.iter().enumerate() {
         block.pointers[i / ROWS][i % ROWS] = x.data.wrapping_add(row * x.stride);
+    }
+}
+
+/// Names the rows of the output alone.
+fn name(base: usize, block: &mut RowBlock<'_>) {
+    for (i, output) in block.outputs.iter_mut().enumerate() {
+        *output = base + block.first + i;
     }
 }
 

@@ -49,7 +49,7 @@ pub use conv::{
 };
 pub use epilogue::Epilogue;
 pub use error::GemmError;
-pub use linear::{LinearAlgorithm, linear, linear_int8_scratch_bytes, linear_scratch_bytes};
+pub use linear::{LinearAlgorithm, Orders, linear, linear_int8_scratch_bytes, linear_scratch_bytes};
 pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;

@@ -1,12 +1,16 @@
 //! Layer norm and RMS norm over the last axis.
 
+use std::ops::Range;
+
 use half::bf16;
 
+use crate::kernels::Order;
 use crate::kernels::elementwise::dispatch::{
     Out, Shared, buffer_len, for_chunks, read, round_bf16, simd, with_scratch,
 };
 use crate::kernels::elementwise::math::madd;
 use crate::kernels::elementwise::reduce::{add_into, sum_of};
+use crate::kernels::order::{SIDE, copy_to_tiles};
 use crate::{Data, DataMut, Isa, ThreadPool};
 
 /// Which statistics a row is normalised by.
@@ -34,21 +38,27 @@ pub struct RowNorm {
 /// Rows whose parameter gradients are summed first. Fixed, so that the order of additions is.
 const PART: usize = 64;
 
+/// Rows that are copied to tiles together: they are in the first-level cache.
+const TOGETHER: usize = 8;
+
 impl RowNorm {
     fn check(&self, elements: usize) {
         assert!(self.channels > 0, "row norm: no channels");
         assert_eq!(elements, self.rows * self.channels, "row norm: size");
     }
 
-    fn rows_per_task(&self) -> usize {
-        (16_384 / self.channels).clamp(1, 256)
+    /// Rows of a task, which writes them in this order.
+    fn rows_per_task(&self, order: Order) -> usize {
+        let rows = (16_384 / self.channels).clamp(1, 256);
+        if order == Order::Tiles { rows.next_multiple_of(SIDE) } else { rows }
     }
 }
 
 /// `(x - mean) * rstd * gamma + beta` for each row (mean zero for RMS norm).
 ///
 /// `gamma` and `beta` have one value for each channel (`None`: one and zero). `stats`, where given,
-/// receives `[rows, 2]`: the mean and the reciprocal standard deviation.
+/// receives `[rows, 2]`: the mean and the reciprocal standard deviation. The output lies in `order`, in that of tiles if it is of
+/// brain floating-point numbers.
 #[allow(clippy::too_many_arguments)]
 pub fn row_norm(
     pool: &ThreadPool,
@@ -58,18 +68,21 @@ pub fn row_norm(
     gamma: Option<&[f32]>,
     beta: Option<&[f32]>,
     out: DataMut<'_>,
+    order: Order,
     stats: Option<&mut [f32]>,
 ) {
     norm.check(x.len());
     norm.check(out.len());
     let c = norm.channels;
+    assert!(order.takes([norm.rows, c]), "row norm: rows that do not fill tiles");
     assert!(gamma.is_none_or(|g| g.len() == c) && beta.is_none_or(|b| b.len() == c), "row norm: parameters");
     assert!(stats.as_ref().is_none_or(|s| s.len() == norm.rows * 2), "row norm: stats");
     let out = Out::new(out);
     let stats = stats.map(Shared::new);
-    for_chunks(pool, norm.rows, norm.rows_per_task(), |first, count| {
+    // Writes some rows to `out`, which begins with row `before`.
+    let write = |rows: Range<usize>, out: &Out<'_>, before: usize| {
         with_scratch(buffer_len(x, c), |buffer: &mut [f32]| {
-            for row in first..first + count {
+            for row in rows {
                 let x = read(isa, x, row * c, c, buffer);
                 let mean = if norm.kind == RowNormKind::Layer { sum_of(isa, x) / c as f32 } else { 0.0 };
                 let variance = squares_around(isa, x, mean) / c as f32;
@@ -78,18 +91,19 @@ pub fn row_norm(
                     // SAFETY: rows are disjoint.
                     unsafe { stats.slice(row * 2, 2) }.copy_from_slice(&[mean, rstd]);
                 }
-                match (gamma, beta, &out) {
+                let at = (row - before) * c;
+                match (gamma, beta, out) {
                     (Some(gamma), Some(beta), Out::F32(out)) => {
                         // SAFETY: rows are disjoint.
-                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(row * c, c) });
+                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(at, c) });
                     }
                     (Some(gamma), Some(beta), Out::Bf16(out)) => {
                         // SAFETY: as above.
-                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(row * c, c) });
+                        affine(isa, x, mean, rstd, gamma, beta, unsafe { out.slice(at, c) });
                     }
                     // SAFETY: as above.
                     _ => unsafe {
-                        out.write(isa, row * c, c, |out| {
+                        out.write(isa, at, c, |out| {
                             normalise(isa, x, mean, rstd, out);
                             if let Some(gamma) = gamma {
                                 scale_by(isa, gamma, out);
@@ -102,6 +116,19 @@ pub fn row_norm(
                 }
             }
         });
+    };
+    for_chunks(pool, norm.rows, norm.rows_per_task(order), |first, count| match (order, &out) {
+        (Order::Rows, _) => write(first..first + count, &out, 0),
+        (Order::Tiles, Out::F32(_)) => panic!("row norm: tiles are of brain floating-point numbers"),
+        (Order::Tiles, Out::Bf16(tiles)) => with_scratch(TOGETHER * c, |rows: &mut [bf16]| {
+            for row in (first..first + count).step_by(TOGETHER) {
+                write(row..row + TOGETHER, &Out::new(DataMut::Bf16(rows)), row);
+                let in_block = row % SIDE;
+                // SAFETY: tasks have blocks of their own.
+                let tiles = unsafe { tiles.slice((row - in_block) * c, SIDE * c) };
+                copy_to_tiles(isa, rows, in_block, c, tiles);
+            }
+        }),
     });
 }
 

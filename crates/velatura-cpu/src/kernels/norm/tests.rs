@@ -6,6 +6,7 @@ use super::{
     Affine, GroupNorm, GroupNormGradients, RowNorm, RowNormKind, group_norm, group_norm_backward, row_norm,
     row_norm_backward,
 };
+use crate::kernels::Order;
 use crate::kernels::elementwise::tests::{
     Input, assert_close, assert_threads_agree, every_kind, noise, output,
 };
@@ -191,6 +192,7 @@ fn row_norms_and_their_gradients() {
                         Some(&gamma),
                         Some(&beta),
                         out,
+                        Order::Rows,
                         Some(&mut stats),
                     );
                 });
@@ -224,6 +226,31 @@ fn row_norms_and_their_gradients() {
                 check_slopes("dbeta", &beta64, &dbeta, 1e-4, db);
             });
         }
+    }
+}
+
+#[test]
+fn rows_in_tiles_are_the_same() {
+    for (kind, rows, channels) in [(RowNormKind::Layer, 64, 96), (RowNormKind::Rms, 96, 1280)] {
+        let norm = RowNorm { kind, rows, channels, eps: 1e-6 };
+        let x = Input::new(&noise(rows * channels, 1));
+        let (gamma, beta) = (noise(channels, 2), noise(channels, 3));
+        let beta = (kind == RowNormKind::Layer).then_some(&beta[..]);
+        every_kind(|isa, pool, short, _| {
+            let run = |order| {
+                let mut stats = vec![f32::NAN; rows * 2];
+                let (x, gamma, stats_out) = (x.data(short), Some(&gamma[..]), Some(&mut stats[..]));
+                let got = output(rows * channels, true, |out| {
+                    row_norm(pool, isa, &norm, x, gamma, beta, out, order, stats_out);
+                });
+                (got, stats)
+            };
+            let ((want, stats), (got, same)) = (run(Order::Rows), run(Order::Tiles));
+            assert_eq!(stats, same);
+            for (i, want) in want.iter().enumerate() {
+                assert_eq!(got[Order::Tiles.place(i / channels, i % channels, channels)], *want, "{i}");
+            }
+        });
     }
 }
 
@@ -294,7 +321,7 @@ fn neither_threads_nor_the_batch_change_bits() {
         let mut stats = vec![0.0; 600];
         let (mut dgamma, mut dbeta) = (vec![0.0; 50], vec![0.0; 50]);
         let mut all = output(15_000, false, |out| {
-            row_norm(pool, isa, &norm, Data::F32(&x), None, None, out, Some(&mut stats))
+            row_norm(pool, isa, &norm, Data::F32(&x), None, None, out, Order::Rows, Some(&mut stats))
         });
         all.extend(output(15_000, false, |out| {
             let (dg, db) = (Some(&mut dgamma[..]), Some(&mut dbeta[..]));

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::forward::{Job, Parts, finish, head_rows};
+use super::super::forward::{Job, Parts, finish, finished_rows, head_rows};
 use super::pack::{self, Turned};
 use super::run::{BLOCK, Run, State};
 use super::{CELLS, PAIR, SQUARE};
@@ -86,7 +86,7 @@ fn lens(job: &Job<'_>, queries: usize) -> [usize; 9] {
         BLOCK * SQUARE,
         sizes.keys * CELLS,
         3 * SIDE * PAIR,
-        PAIR * job.shape.head_dim.max(PAIR),
+        finished_rows(job.shape.head_dim, PAIR).max(PAIR * PAIR),
     ]
 }
 

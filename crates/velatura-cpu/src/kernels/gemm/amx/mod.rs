@@ -10,7 +10,7 @@
 //! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later. The chain
 //! then takes a chunk's channels tap by tap. How the depth is cut depends on it and on the taps alone, not on rows or columns.
 //!
-//! Copied rows also are the end of all questions: where they come from (pixels of a convolution), how they are aligned, and
+//! Rows that lie [in tiles](crate::kernels::Order::Tiles) are not copied. Copied rows also are the end of all questions: where they come from (pixels of a convolution), how they are aligned, and
 //! whether the depth is a multiple of what a tile holds (there are zeros behind it).
 
 mod left;
@@ -93,7 +93,7 @@ unsafe fn task(
         table * size_of::<[*const u8; ROWS]>(),
         rows * size_of::<usize>(),
         zeros,
-        plan.chunk * plan.slot(),
+        if product.tiles.is_none() { plan.chunk * plan.slot() } else { 0 },
         Tails::bytes(product, some.len()),
         sums * SUMS * size_of::<f32>(),
     ];
@@ -121,6 +121,7 @@ unsafe fn task(
                 plan,
                 strips,
                 some,
+                first,
                 unit: Unit::take(),
                 pointers,
                 outputs,
@@ -143,6 +144,8 @@ struct Task<'a> {
     plan: &'a Plan,
     strips: &'a Strips<'a>,
     some: Range<usize>,
+    /// The first row.
+    first: usize,
     unit: Unit,
     /// Of rows, as in [`RowBlock`].
     pointers: &'a [[*const u8; ROWS]],
@@ -213,8 +216,18 @@ impl Task<'_> {
         before: &mut Option<Block>,
     ) {
         let rows = self.rows(pair);
-        // SAFETY: the caller's promise; there is room for a chunk.
-        unsafe { left::copy(self.product, self.plan, self.pointers, rows.clone(), slots.clone(), self.left) };
+        let left = match self.product.tiles {
+            Some(tiles) => {
+                let pair = (self.first + rows.start) / PAIR;
+                tiles.wrapping_add((pair * self.plan.slots + slots.start) * unit::TILES)
+            }
+            None => {
+                let (rows, slots) = (rows.clone(), slots.clone());
+                // SAFETY: the caller's promise; there is room for a chunk.
+                unsafe { left::copy(self.product, self.plan, self.pointers, rows, slots, self.left) };
+                self.left.cast_const()
+            }
+        };
         let upcoming = slots.end..self.plan.slots.min(slots.end + self.plan.chunk);
         for number in 0..self.some.len() {
             let strip = self.some.start + number;
@@ -227,10 +240,10 @@ impl Task<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 match two {
-                    [true, true] => self.tiles::<OF_BYTES, 2, 2>(&slots, start, &block, before),
-                    [true, false] => self.tiles::<OF_BYTES, 2, 1>(&slots, start, &block, before),
-                    [false, true] => self.tiles::<OF_BYTES, 1, 2>(&slots, start, &block, before),
-                    [false, false] => self.tiles::<OF_BYTES, 1, 1>(&slots, start, &block, before),
+                    [true, true] => self.tiles::<OF_BYTES, 2, 2>(&slots, left, start, &block, before),
+                    [true, false] => self.tiles::<OF_BYTES, 2, 1>(&slots, left, start, &block, before),
+                    [false, true] => self.tiles::<OF_BYTES, 1, 2>(&slots, left, start, &block, before),
+                    [false, false] => self.tiles::<OF_BYTES, 1, 1>(&slots, left, start, &block, before),
                 }
             }
             *before = Some(block);
@@ -318,6 +331,7 @@ impl Task<'_> {
     unsafe fn tiles<const OF_BYTES: bool, const R: usize, const C: usize>(
         &self,
         slots: &Range<usize>,
+        left: *const u8,
         start: Right,
         block: &Block,
         before: &Option<Block>,
@@ -388,9 +402,9 @@ impl Task<'_> {
         // SAFETY: the caller's promise.
         unsafe {
             for [line, first, count] in self.plan.lines(slots.clone()) {
-                let left = (line * self.plan.units + first - slots.start) * slot;
+                let left = left.wrapping_add((line * self.plan.units + first - slots.start) * slot);
                 for offset in 0..self.plan.slide.taps {
-                    let a = self.left.wrapping_add(left + offset * ROW).cast_const();
+                    let a = left.wrapping_add(offset * ROW);
                     let b = self.slot(start, line, offset, first);
                     let whole = count.min((self.product.steps / SIDE).saturating_sub(first));
                     multiply(whole, a, b);

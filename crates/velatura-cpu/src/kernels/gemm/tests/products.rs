@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use velatura_graph::{Activation, DType};
 
 use super::{Exact, Finish, Noise, Store, activate, check, everywhere, on_any_threads, scratch};
+use crate::kernels::Order;
 use crate::kernels::gemm::*;
 use crate::{Data, DataMut, Isa, ThreadPool, Values};
 
@@ -22,7 +23,7 @@ pub(super) fn product(
     out
 }
 
-const DIRECT: LinearAlgorithm = LinearAlgorithm::Direct;
+const DIRECT: LinearAlgorithm = LinearAlgorithm::Direct(Orders { input: Order::Rows, output: Order::Rows });
 
 fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bits: usize) {
     let what = format!("linear {m} {n} {k} {images} {bits} {dtype:?} {isa:?}");
@@ -66,6 +67,60 @@ fn linear_layers_of_odd_shapes() {
             linear_case(isa, dtype, shape, 1, 0xf5);
         }
     });
+}
+
+/// A matrix from one order to the other.
+fn in_tiles(rows: &[half::bf16], columns: usize) -> Vec<half::bf16> {
+    let mut tiles = rows.to_vec();
+    for (i, x) in rows.iter().enumerate() {
+        tiles[Order::Tiles.place(i / columns, i % columns, columns)] = *x;
+    }
+    tiles
+}
+
+#[test]
+fn layers_in_tiles_are_those_of_rows() {
+    let pool = ThreadPool::new(2);
+    for isa in Isa::supported() {
+        for ([m, n, k], gate) in [
+            ([32, 32, 32], None),
+            ([160, 96, 224], None),
+            ([64, 192, 320], Some(Activation::Gelu)),
+            ([32, 64, 64], Some(Activation::Silu)),
+        ] {
+            let mut noise = Noise(17);
+            let (x, w) = (Store::new(DType::Bf16, &noise.numbers(m * k)), noise.numbers(n * k));
+            let (bias, width) = (noise.numbers(n), if gate.is_some() { n / 2 } else { n });
+            let residual = Store::new(DType::Bf16, &noise.numbers(m * width));
+            let pack = if gate.is_some() { PackedMatrix::linear_gated } else { PackedMatrix::linear };
+            let weight = pack(&pool, isa, DType::Bf16, &w, [n, k]).unwrap();
+            for residual in [None, Some(residual.data())] {
+                let epilogue = Epilogue { bias: Some(&bias), gate, residual, ..Epilogue::default() };
+                let run = |x: Data<'_>, orders: Orders| {
+                    let algorithm = LinearAlgorithm::Direct(orders);
+                    let mut out = vec![half::bf16::NAN; m * width];
+                    let mut memory = scratch(linear_scratch_bytes(isa, DType::Bf16, [m, k, n], algorithm));
+                    let to = DataMut::Bf16(&mut out);
+                    linear(&pool, isa, algorithm, x, m, &weight, &epilogue, to, &mut memory).map(|()| out)
+                };
+                let Data::Bf16(rows) = x.data() else { unreachable!() };
+                let tiles = in_tiles(rows, k);
+                let want = run(x.data(), Orders::default()).unwrap();
+                for (input, output) in
+                    [(Order::Tiles, Order::Rows), (Order::Rows, Order::Tiles), (Order::Tiles, Order::Tiles)]
+                {
+                    let x = if input == Order::Tiles { Data::Bf16(&tiles) } else { x.data() };
+                    let got = run(x, Orders { input, output });
+                    if !on_tiles(isa, compute_dtype(isa, DType::Bf16)) {
+                        assert!(matches!(got, Err(GemmError::Order { .. })), "{isa:?}");
+                        continue;
+                    }
+                    let want = if output == Order::Tiles { in_tiles(&want, width) } else { want.clone() };
+                    assert!(got.unwrap() == want, "{m} {n} {k} {gate:?} {input:?} {output:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
