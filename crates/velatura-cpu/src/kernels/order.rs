@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::elementwise::dispatch::{Shared, simd};
+use super::elementwise::dispatch::{Shared, Stored, simd};
 
 /// An order of the elements of a matrix `[rows, columns]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -37,25 +37,26 @@ impl Order {
         }
     }
 
-    /// Copies some elements of a row, from a column on, of a matrix of so many columns.
+    /// Writes some elements of a row, from a column on, of a matrix of so many columns.
     ///
     /// # Safety
     /// As for [`Shared::slice`].
     #[inline(always)]
-    pub(crate) unsafe fn copy<T: Copy>(
+    pub(crate) unsafe fn write<T: Stored>(
         self,
         out: &Shared<'_, T>,
         row: usize,
         mut column: usize,
         columns: usize,
-        values: &[T],
+        values: &[f32],
     ) {
         let before_end = column.wrapping_neg() % SIDE;
-        let mut write = |values: &[T]| {
+        let mut write = |values: &[f32]| {
             if !values.is_empty() {
                 let place = self.place(row, column, columns);
                 // SAFETY: the caller's promise.
-                unsafe { out.slice(place, values.len()) }.copy_from_slice(values);
+                let to = unsafe { out.slice(place, values.len()) };
+                to.iter_mut().zip(values).for_each(|(to, &x)| *to = T::of(x));
             }
             column += values.len();
         };
@@ -107,7 +108,8 @@ mod tests {
     #[test]
     fn rows_come_to_their_places() {
         let [rows, columns] = [32, 160];
-        let narrow: Vec<bf16> = (0..rows * columns).map(|i| bf16::from_f32((i % 251) as f32)).collect();
+        let values: Vec<f32> = (0..rows * columns).map(|i| (i % 251) as f32).collect();
+        let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
         let mut expected = vec![bf16::ZERO; rows * columns];
         for (i, &x) in narrow.iter().enumerate() {
             expected[Order::Tiles.place(i / columns, i % columns, columns)] = x;
@@ -123,10 +125,10 @@ mod tests {
         for length in [40, 10, 160] {
             let mut copied = vec![bf16::ZERO; rows * columns];
             let out = Shared::new(&mut copied);
-            for (row, values) in narrow.chunks(columns).enumerate() {
+            for (row, values) in values.chunks(columns).enumerate() {
                 for (piece, values) in values.chunks(length).enumerate() {
                     // SAFETY: one after the other.
-                    unsafe { Order::Tiles.copy(&out, row, piece * length, columns, values) };
+                    unsafe { Order::Tiles.write(&out, row, piece * length, columns, values) };
                 }
             }
             assert_eq!(copied, expected);

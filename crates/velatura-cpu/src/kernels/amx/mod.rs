@@ -111,6 +111,13 @@ macro_rules! on {
     };
 }
 
+/// Asks for a line of the caches, to be written soon; a hint, which any address may be given.
+#[inline(always)]
+pub(crate) fn fetch_to_write(line: *const u8) {
+    // SAFETY: fetching touches nothing.
+    unsafe { asm!("prefetchw [{}]", in(reg) line, options(nostack, preserves_flags, readonly)) };
+}
+
 /// Sums of `R` by `C` tiles become zero.
 ///
 /// # Safety

@@ -3,8 +3,6 @@
 
 use std::ops::Range;
 
-use half::bf16;
-
 use super::block::{Block, block};
 #[cfg(target_arch = "x86_64")]
 use super::dot::Dot;
@@ -15,7 +13,7 @@ use super::tiles;
 use super::vector::{Plain, Vector};
 use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
 use crate::kernels::Order;
-use crate::kernels::elementwise::dispatch::{Out, Shared, narrow, with_scratch};
+use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::kernels::transpose::transpose;
 use crate::{DataMut, Isa, ThreadPool};
 
@@ -94,8 +92,7 @@ fn run(kernel: Kernel, job: &Job<'_>, head: usize, queries: Range<usize>) {
     let products = 2 * d * width
         + 2 * width
         + 2 * BLOCKS * MOST_KEYS * d
-        + (2 * MOST_KEYS + 1) * 3 * MAX_LANES
-        + finished_rows(d, 3 * MAX_LANES)
+        + (2 * MOST_KEYS + d + 1) * 3 * MAX_LANES
         + 9 * 16;
     let of_bytes = 2 * width + (MOST_KEYS + 1) * bytes::row(d) + BLOCKS + 5 * 16;
     let len = products + of_bytes;
@@ -159,7 +156,7 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, [first, end]: [usize; 2],
     let [packed_q, out, state, packed_k, packed_v, scores] = sizes.map(|n| parts.take(n));
     let weights = parts.take(block_keys * 3 * lanes);
     let totals = parts.take(3 * lanes);
-    let rows = parts.take(finished_rows(d, 3 * lanes));
+    let rows = parts.take(d * 3 * lanes);
     let out: &mut [f32] = bytemuck::cast_slice_mut(out);
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
     let state: &mut [f32] = bytemuck::cast_slice_mut(state);
@@ -266,12 +263,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// Cells of the memory that [`finish`] works in: rows in single precision, and narrowed.
-pub(super) fn finished_rows(head_dim: usize, lanes: usize) -> usize {
-    head_dim * lanes + (head_dim * lanes).div_ceil(2)
-}
-
-/// Divides by the sums and writes the rows of the output. `rows` are [`finished_rows`].
+/// Divides by the sums and writes the rows of the output.
 #[inline(always)]
 pub(super) fn finish(
     job: &Job<'_>,
@@ -285,7 +277,6 @@ pub(super) fn finish(
     let shape = job.shape;
     let d = shape.head_dim;
     let (sequence, in_sequence) = (head / shape.heads, head % shape.heads);
-    let (rows, narrowed) = rows.split_at_mut(d * lanes);
     transpose(job.isa, bytemuck::cast_slice(out), lanes, [d, lanes], rows, d);
     let rows: &mut [f32] = bytemuck::cast_slice_mut(rows);
     for (&sum, values) in sum.iter().zip(rows.chunks_exact_mut(d)) {
@@ -296,19 +287,12 @@ pub(super) fn finish(
     }
     let row = |lane: usize| sequence * shape.q_tokens + first + lane;
     let (column, columns, count) = (in_sequence * d, shape.heads * d, sum.len() * d);
-    match &job.out {
-        Out::F32(out) => {
-            for (lane, values) in rows[..count].chunks_exact(d).enumerate() {
-                // SAFETY: each row of a head belongs to one task.
-                unsafe { job.order.copy(out, row(lane), column, columns, values) };
-            }
-        }
-        Out::Bf16(out) => {
-            let narrowed: &mut [bf16] = &mut bytemuck::cast_slice_mut(narrowed)[..count];
-            narrow(job.isa, &rows[..count], narrowed);
-            for (lane, values) in narrowed.chunks_exact(d).enumerate() {
-                // SAFETY: as above.
-                unsafe { job.order.copy(out, row(lane), column, columns, values) };
+    for (lane, values) in rows[..count].chunks_exact(d).enumerate() {
+        // SAFETY: each row of a head belongs to one task.
+        unsafe {
+            match &job.out {
+                Out::F32(out) => job.order.write(out, row(lane), column, columns, values),
+                Out::Bf16(out) => job.order.write(out, row(lane), column, columns, values),
             }
         }
     }

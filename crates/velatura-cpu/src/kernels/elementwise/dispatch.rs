@@ -6,6 +6,7 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
+use crate::kernels::LINE;
 use crate::{AlignedBytes, Data, DataMut, Isa};
 
 /// Defines a function over plain slices three times: as written, with AVX2 and FMA, and with AVX-512, and a
@@ -104,6 +105,22 @@ impl<'a> Out<'a> {
         }
     }
 
+    /// Elements of a line of the caches.
+    pub(crate) fn of_line(&self) -> usize {
+        match self {
+            Out::F32(_) => LINE / size_of::<f32>(),
+            Out::Bf16(_) => LINE / size_of::<bf16>(),
+        }
+    }
+
+    /// Where an element is, to be fetched.
+    pub(crate) fn at(&self, place: usize) -> *const u8 {
+        match self {
+            Out::F32(shared) => shared.pointer.wrapping_add(place).cast(),
+            Out::Bf16(shared) => shared.pointer.wrapping_add(place).cast(),
+        }
+    }
+
     /// Stores `values` from `start` on.
     ///
     /// # Safety
@@ -137,6 +154,25 @@ impl<'a> Out<'a> {
                 });
             }
         }
+    }
+}
+
+/// How a result is stored.
+pub(crate) trait Stored {
+    fn of(x: f32) -> Self;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn of(x: f32) -> f32 {
+        x
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn of(x: f32) -> bf16 {
+        round_bf16(x)
     }
 }
 

@@ -6,7 +6,7 @@ use half::bf16;
 
 use crate::kernels::Order;
 use crate::kernels::elementwise::dispatch::{
-    Out, Shared, buffer_len, for_chunks, read, round_bf16, simd, with_scratch,
+    Out, Shared, Stored, buffer_len, for_chunks, read, simd, with_scratch,
 };
 use crate::kernels::elementwise::math::madd;
 use crate::kernels::elementwise::reduce::{add_into, sum_of};
@@ -263,25 +263,6 @@ simd! {
         for (o, &x) in out.iter_mut().zip(x) {
             *o = (x - mean) * rstd;
         }
-    }
-}
-
-/// How a result is stored.
-trait Stored {
-    fn of(x: f32) -> Self;
-}
-
-impl Stored for f32 {
-    #[inline(always)]
-    fn of(x: f32) -> f32 {
-        x
-    }
-}
-
-impl Stored for bf16 {
-    #[inline(always)]
-    fn of(x: f32) -> bf16 {
-        round_bf16(x)
     }
 }
 

@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use super::super::forward::{Job, Parts, finish, finished_rows, head_rows};
+use super::super::forward::{Job, Parts, finish, head_rows};
 use super::pack::{self, Turned};
 use super::run::{BLOCK, Run, State};
 use super::{CELLS, PAIR, SQUARE};
 use crate::ThreadPool;
-use crate::kernels::amx::{SIDE, Unit};
+use crate::kernels::amx::{SIDE, Unit, fetch_to_write};
 use crate::kernels::elementwise::dispatch::with_scratch;
 
 /// Cells of packed keys and values, and of weights, that stay in the second-level cache.
@@ -86,8 +86,21 @@ fn lens(job: &Job<'_>, queries: usize) -> [usize; 9] {
         BLOCK * SQUARE,
         sizes.keys * CELLS,
         3 * SIDE * PAIR,
-        finished_rows(job.shape.head_dim, PAIR).max(PAIR * PAIR),
+        PAIR * job.shape.head_dim.max(PAIR),
     ]
+}
+
+/// Asks for the rows of the output that some queries of a head write in the end: nothing else comes from as far.
+fn fetch_output(job: &Job<'_>, head: usize, queries: Range<usize>) {
+    let shape = job.shape;
+    let (sequence, head) = (head / shape.heads, head % shape.heads);
+    let columns = shape.heads * shape.head_dim;
+    for query in queries {
+        for column in (head * shape.head_dim..(head + 1) * shape.head_dim).step_by(job.out.of_line()) {
+            let place = job.order.place(sequence * shape.q_tokens + query, column, columns);
+            fetch_to_write(job.out.at(place));
+        }
+    }
 }
 
 /// # Safety
@@ -135,6 +148,9 @@ unsafe fn task(job: &Job<'_>, head: usize, queries: Range<usize>, parts: [&mut [
                 greatest.fill(f32::NEG_INFINITY);
                 // SAFETY: compiled for the instruction set.
                 unsafe { pack::lanes(job.isa, &q, first..first + count, sizes.channels, rows, packed) };
+            }
+            if group.end == end {
+                fetch_output(job, head, first..first + count);
             }
             let (queries, sums_at) = (packed.as_ptr(), sums.as_mut_ptr());
             let state = State { first, count, queries, sums: sums_at, greatest: greatest.as_mut_ptr() };
