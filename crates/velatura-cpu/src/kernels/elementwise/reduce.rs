@@ -238,7 +238,7 @@ fn offset(shape: &[usize], strides: &[usize], mut index: usize, selected: impl F
 }
 
 /// Lanes of the running sums: wide enough for two registers of the widest vectors.
-const LANES: usize = 32;
+const LANES: usize = 64;
 
 simd! {
     /// The sum in a fixed order: lanes first, then a tree over the lanes.

@@ -209,7 +209,7 @@ pub fn row_norm_backward(
 }
 
 /// Lanes of running sums.
-const LANES: usize = 32;
+const LANES: usize = 64;
 
 simd! {
     /// The sum of squared differences from `mean`.
