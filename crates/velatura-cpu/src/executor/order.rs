@@ -1,10 +1,10 @@
-//! Which values lie in tiles: those that products on AMX tiles alone read, and that their makers can write so.
+//! Which values lie in tiles: those that nothing but products on AMX tiles read, and that their makers can write so.
 
 use velatura_graph::{Graph, Node, Op, ValueId};
 
 use crate::Isa;
-use crate::kernels::Order;
 use crate::kernels::gemm::{compute_dtype, on_tiles};
+use crate::kernels::{Order, attention};
 
 /// The order of each value's elements, seen as rows of its last axis.
 pub(super) fn orders(graph: &Graph, isa: Isa) -> Vec<Order> {
@@ -33,12 +33,17 @@ fn multiplies_tiles(graph: &Graph, node: &Node, isa: Isa) -> bool {
     !op.int8 && on_tiles(isa, compute_dtype(isa, graph.ty(node.inputs[0]).dtype))
 }
 
-/// Whether a value is nothing but the input of linear layers on tiles.
+/// Whether a value is nothing but the input of linear layers and attention on tiles.
 fn is_read_in_tiles(graph: &Graph, value: ValueId, isa: Isa) -> bool {
     let mut readers = graph.nodes().iter().filter(|node| node.inputs.contains(&value));
-    let reads = |node: &Node| {
-        let alone = node.inputs[0] == value && !node.inputs[1..].contains(&value);
-        alone && multiplies_tiles(graph, node, isa)
+    let reads = |node: &Node| match &node.op {
+        Op::Attention(op) => {
+            let (inputs, rest) = node.inputs.split_at(3);
+            let computed = attention::compute_dtype(isa, inputs.iter().map(|&input| graph.ty(input).dtype));
+            let head_dim = graph.ty(inputs[0]).last() / op.heads;
+            attention::reads_tiles(isa, computed, head_dim) && !rest.contains(&value)
+        }
+        _ => multiplies_tiles(graph, node, isa) && !node.inputs[1..].contains(&value),
     };
     readers.all(reads) && graph.outputs().iter().all(|(_, output)| *output != value)
 }

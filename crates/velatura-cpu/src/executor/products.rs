@@ -224,7 +224,11 @@ impl Frame<'_> {
             }
             Op::Attention(op) => {
                 let attention = attention_shape(op, shape(0), shape(1));
-                let [q, k, v] = [input(0)?, input(1)?, input(2)?].map(|x| Rows::packed(x, &attention));
+                let [q, k, v] = [0, 1, 2].map(|i| -> Result<_, CpuError> {
+                    let order = self.order(node.inputs[i]);
+                    Ok(Rows { order, ..Rows::packed(input(i)?, &attention) })
+                });
+                let (q, k, v) = (q?, k?, v?);
                 let mask = self.mask(node, op.mask)?;
                 let lse = self.write_f32(node.outputs[1]);
                 attention::forward(

@@ -81,13 +81,13 @@ fn the_arena_is_as_large_as_planned_and_is_used() {
 }
 
 /// A transformer block of 64 tokens, whose attention also is an output where asked for.
-fn block(shown: bool, precision: Precision) -> Graph {
+fn block(heads: usize, shown: bool, precision: Precision) -> Graph {
     let b = Builder::new();
     let weight = |name: &str, shape: &[usize]| b.parameter(name, shape, Init::Zeros);
     let x = b.input("x", &[2, 32, 64], DType::F32);
     let h = x.layer_norm(Some(weight("norm", &[64])), None, 1e-5);
     let [q, k, v] = ["q", "k", "v"].map(|name| h.linear(weight(name, &[64, 64]), None));
-    let attention = q.attention(k, v, None, 2, None, false);
+    let attention = q.attention(k, v, None, heads, None, false);
     if shown {
         b.output("attention", attention);
     }
@@ -98,24 +98,29 @@ fn block(shown: bool, precision: Precision) -> Graph {
 }
 
 #[test]
-fn what_linear_layers_alone_read_lies_in_tiles() {
+fn what_products_on_tiles_alone_read_lies_in_them() {
     let in_tiles = |graph: &Graph, isa| -> Vec<&'static str> {
         let orders = order::orders(graph, isa);
         let nodes = graph.nodes().iter();
         nodes.filter(|n| orders[n.outputs[0].index()] == Order::Tiles).map(|n| n.op.name()).collect()
     };
-    let all = ["layer norm", "attention", "rms norm", "linear"];
-    assert_eq!(in_tiles(&block(false, Precision::Bf16), Isa::Amx), all);
-    assert_eq!(in_tiles(&block(true, Precision::Bf16), Isa::Amx), ["layer norm", "rms norm", "linear"]);
-    assert!(in_tiles(&block(false, Precision::F32), Isa::Amx).is_empty());
-    assert!(in_tiles(&block(false, Precision::Int8), Isa::Amx).is_empty());
-    assert!(in_tiles(&block(false, Precision::Bf16), Isa::Avx512).is_empty());
+    let projected = ["layer norm", "linear", "linear", "linear"];
+    let all = [&projected[..], &["attention", "rms norm", "linear"]].concat();
+    assert_eq!(in_tiles(&block(2, false, Precision::Bf16), Isa::Amx), all);
+    let without = [&projected[..], &["rms norm", "linear"]].concat();
+    assert_eq!(in_tiles(&block(2, true, Precision::Bf16), Isa::Amx), without);
+    // Heads of half a block.
+    let without = ["layer norm", "attention", "rms norm", "linear"];
+    assert_eq!(in_tiles(&block(4, false, Precision::Bf16), Isa::Amx), without);
+    assert!(in_tiles(&block(2, false, Precision::F32), Isa::Amx).is_empty());
+    assert!(in_tiles(&block(2, false, Precision::Int8), Isa::Amx).is_empty());
+    assert!(in_tiles(&block(2, false, Precision::Bf16), Isa::Avx512).is_empty());
     // What training reads again.
     assert!(in_tiles(&for_training(training(), Precision::Bf16), Isa::Amx).is_empty());
     let runtime = Runtime::new(Some(2));
     let run = |rows: bool| {
         let store = WeightStore::new(&runtime);
-        let mut executor = Executor::new(&runtime, block(false, Precision::Bf16), &store).unwrap();
+        let mut executor = Executor::new(&runtime, block(2, false, Precision::Bf16), &store).unwrap();
         if rows {
             executor.orders.fill(Order::Rows);
         }

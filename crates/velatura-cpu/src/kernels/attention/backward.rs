@@ -276,8 +276,7 @@ pub(super) fn query_sums(job: &Job<'_>, head: usize, lse: &mut [f32], delta: &mu
 #[inline(always)]
 fn dot(a: &Head<'_>, b: &Head<'_>, token: usize) -> f32 {
     const LANES: usize = 8;
-    let rows =
-        [a, b].map(|head| head.start + token * head.stride..head.start + token * head.stride + head.width);
+    let rows = [a, b].map(|head| head.at(token, 0)..head.at(token, 0) + head.width);
     macro_rules! sum {
         ($a:ident, $b:ident, $x:ident => $wide_x:expr, $y:ident => $wide_y:expr) => {{
             // Whole chunks first: their sums stay in registers.

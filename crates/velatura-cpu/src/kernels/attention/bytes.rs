@@ -33,7 +33,7 @@ pub(super) fn row(width: usize) -> usize {
 /// A token's channels in single precision, then zeros.
 #[inline(always)]
 fn read(head: &Head<'_>, token: usize, to: &mut [f32]) {
-    let start = head.start + token * head.stride;
+    let start = head.at(token, 0);
     let (to, rest) = to.split_at_mut(head.width);
     rest.fill(0.0);
     match head.data {

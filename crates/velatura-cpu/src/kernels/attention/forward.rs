@@ -11,7 +11,9 @@ use super::product::{Product, Single, for_runs};
 #[cfg(target_arch = "x86_64")]
 use super::tiles;
 use super::vector::{Plain, Vector};
-use super::{AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, scores_are_of_bytes};
+use super::{
+    AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, reads_tiles, scores_are_of_bytes,
+};
 use crate::kernels::Order;
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::kernels::transpose::transpose;
@@ -67,6 +69,10 @@ pub fn forward(
     );
     let kernel = Kernel::choose(isa, &[q.data, k.data, v.data]);
     let computed = compute_dtype(isa, [q, k, v].map(|rows| rows.data.dtype()));
+    for rows in [&q, &k, &v] {
+        let can = rows.order == Order::Rows || reads_tiles(isa, computed, shape.head_dim);
+        assert!(can, "attention: an input in tiles, which {kernel:?} does not read");
+    }
     let bytes = int8 && scores_are_of_bytes(isa, computed, shape.k_tokens);
     let kernel = if bytes { kernel.with_bytes() } else { kernel };
     let job = Job { isa, shape, q, k, v, mask, out: Out::new(out), order, lse: lse.map(Shared::new) };
@@ -122,7 +128,9 @@ pub(super) fn head_rows<'a>(shape: &AttentionShape, rows: &Rows<'a>, tokens: usi
     let (sequence, head) = (head / shape.heads, head % shape.heads);
     Head {
         data: rows.data,
-        start: sequence * tokens * rows.stride + head * shape.head_dim,
+        order: rows.order,
+        first: sequence * tokens,
+        column: head * shape.head_dim,
         stride: rows.stride,
         width: shape.head_dim,
     }

@@ -30,6 +30,7 @@ mod vector;
 pub use backward::{Gradients, backward};
 pub use forward::forward;
 
+use crate::kernels::{Order, order};
 use crate::{Data, Isa};
 use velatura_graph::DType;
 
@@ -61,12 +62,14 @@ pub struct Rows<'a> {
     pub data: Data<'a>,
     /// Elements from one row to the next.
     pub stride: usize,
+    /// How the rows lie in memory: in tiles only where [`reads_tiles`] says so, and without anything between them.
+    pub order: Order,
 }
 
 impl<'a> Rows<'a> {
     /// Rows without anything between them.
     pub fn packed(data: Data<'a>, shape: &AttentionShape) -> Self {
-        Rows { data, stride: shape.heads * shape.head_dim }
+        Rows { data, stride: shape.heads * shape.head_dim, order: Order::Rows }
     }
 }
 
@@ -106,6 +109,7 @@ impl AttentionShape {
         assert!(rows.data.dtype().is_float(), "attention: {name} is not floating point");
         let width = self.heads * self.head_dim;
         let count = self.batch * tokens;
+        assert!(rows.order.takes([count, rows.stride]), "attention: {name} does not fill tiles");
         assert!(rows.stride >= width, "attention: stride of {name} below heads * head_dim");
         assert!(
             count == 0 || rows.data.len() >= (count - 1) * rows.stride + width,
@@ -153,6 +157,12 @@ enum Kernel {
 pub fn compute_dtype(isa: Isa, inputs: impl IntoIterator<Item = DType>) -> DType {
     let pairs = isa.multiplies_bf16() && inputs.into_iter().all(|dtype| dtype == DType::Bf16);
     if pairs { DType::Bf16 } else { DType::F32 }
+}
+
+/// Whether the forward pass reads queries, keys and values in [`Order::Tiles`], where products are computed so: on AMX tiles, if
+/// heads are whole blocks.
+pub fn reads_tiles(isa: Isa, computed: DType, head_dim: usize) -> bool {
+    isa == Isa::Amx && computed == DType::Bf16 && head_dim.is_multiple_of(order::SIDE)
 }
 
 /// Whether scores that may be products of bytes are: where products are of brain floating point, and there are many keys. On AMX

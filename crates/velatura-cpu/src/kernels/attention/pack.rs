@@ -3,29 +3,41 @@
 use half::bf16;
 
 use super::product::Product;
+use crate::kernels::Order;
 use crate::kernels::transpose::transpose;
 use crate::kernels::{LINE, fetch};
 use crate::{Data, Isa};
 
-/// One head's rows of a `[B, T, heads * D]` tensor: element `start + token * stride + d`.
+/// One head's rows of a `[B, T, heads * D]` tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Head<'a> {
     pub(super) data: Data<'a>,
-    pub(super) start: usize,
+    pub(super) order: Order,
+    /// The row of the first token.
+    pub(super) first: usize,
+    /// The first of its columns.
+    pub(super) column: usize,
     pub(super) stride: usize,
     pub(super) width: usize,
 }
 
 impl Head<'_> {
+    /// Elements before a channel of a token.
+    #[inline(always)]
+    pub(super) fn at(&self, token: usize, channel: usize) -> usize {
+        self.order.place(self.first + token, self.column + channel, self.stride)
+    }
+
+    /// The channels of a token, of rows that lie one after another.
     #[inline(always)]
     pub(super) fn row<T>(&self, x: &[T], token: usize) -> std::ops::Range<usize> {
-        let start = self.start + token * self.stride;
+        let start = self.at(token, 0);
         debug_assert!(start + self.width <= x.len());
         start..start + self.width
     }
 
-    /// Asks for the row that will be copied after some others. A head's rows lie far apart, where the processor does not look
-    /// for the next by itself.
+    /// Asks for the row that will be copied after some others. A head's rows lie far apart, if not in
+    /// tiles, where the processor does not look for the next by itself.
     #[inline(always)]
     pub(super) fn fetch_ahead(&self, token: usize) {
         let (from, size) = match self.data {
@@ -33,7 +45,10 @@ impl Head<'_> {
             Data::Bf16(x) => (x.as_ptr().cast::<u8>(), size_of::<bf16>()),
             Data::I32(_) => unreachable!("checked on entry"),
         };
-        let row = from.wrapping_add((self.start + (token + AHEAD) * self.stride) * size);
+        if self.order == Order::Tiles {
+            return;
+        }
+        let row = from.wrapping_add(self.at(token + AHEAD, 0) * size);
         let before = row as usize % LINE;
         fetch(row.wrapping_sub(before), before + self.width * size);
     }

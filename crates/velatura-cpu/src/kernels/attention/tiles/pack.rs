@@ -26,7 +26,9 @@ unsafe fn square(head: &Head<'_>, tokens: Range<usize>, unit: usize, to: &mut [u
                 if unit == 0 {
                     head.fetch_ahead(token);
                 }
-                let from = x[head.row(x, token)].as_ptr().wrapping_add(unit * PAIR);
+                let at = head.at(token, unit * PAIR);
+                assert!(count == 0 || at + count <= x.len());
+                let from = x.as_ptr().wrapping_add(at);
                 cells = _mm512_maskz_loadu_epi16(mask, from.cast());
             }
             _mm512_storeu_si512(to.as_mut_ptr().cast(), cells);
