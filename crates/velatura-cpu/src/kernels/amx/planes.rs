@@ -70,7 +70,8 @@ pub(crate) unsafe fn multiply_planes<const R: usize>(
                 "jnz 2b",
                 n = inout(reg) count => _, a = inout(reg) a => _, row = in(reg) ROW,
                 $($name = inout(reg) a.wrapping_add($number * plane) => _,)*
-                b = inout(reg) b.from => _, c = inout(reg) b.from.wrapping_add(b.apart) => _, bs = in(reg) b.stride, after = in(reg) SIDE * b.stride,
+                b = inout(reg) b.from => _, c = inout(reg) b.from.wrapping_add(b.apart) => _,
+                bs = in(reg) b.stride, after = in(reg) SIDE * b.stride,
                 options(nostack, readonly)
             )
         };

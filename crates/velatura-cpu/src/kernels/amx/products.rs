@@ -123,8 +123,9 @@ const FETCHED: usize = 2 * LINE;
 pub(crate) const FETCHED_SUMS: usize = PLACES * FETCHED / size_of::<f32>();
 
 /// Adds the products of `count` times 16 steps to the sums of `R` by `C` tiles. `a` has two tiles of rows for each 16 steps, one
-/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step. Steps are pairs of brain floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. Sums from
-/// `next` on are [fetched](Fetched::Sums).
+/// after the other, and its stride is that from 16 steps to the next; `b` begins with the first step. Steps are pairs of brain
+/// floating-point numbers, or, `OF_BYTES`, four numbers without a sign of `a` and with one of `b`. Sums from `next` on are
+/// [fetched](Fetched::Sums).
 ///
 /// # Safety
 /// The operands have so many steps, and `count` is not zero; the unit is of this thread.

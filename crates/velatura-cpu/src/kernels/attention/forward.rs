@@ -41,7 +41,8 @@ const BLOCKS: usize = 4;
 /// `lse`, where given, receives `[batch, heads, q_tokens]`: the natural logarithm of the sum of
 /// exponentials of each query's scores, negative infinity for a query that sees no key.
 ///
-/// The output lies in `order`. With `int8` the scores are products of bytes where there are many keys and the processor has AVX-512 with BF16.
+/// The output lies in `order`. With `int8` the scores are products of bytes where there are many keys and the processor has AVX-512
+/// with BF16.
 #[allow(clippy::too_many_arguments)]
 pub fn forward(
     pool: &ThreadPool,

@@ -36,8 +36,8 @@ impl Head<'_> {
         start..start + self.width
     }
 
-    /// Asks for the row that will be copied after some others. A head's rows lie far apart, if not in
-    /// tiles, where the processor does not look for the next by itself.
+    /// Asks for the row that will be copied after some others. If not in tiles, a head's rows lie far apart, where the processor does
+    /// not look for the next by itself.
     #[inline(always)]
     pub(super) fn fetch_ahead(&self, token: usize) {
         let (from, size) = match self.data {

@@ -106,6 +106,7 @@ impl<'a> Out<'a> {
     }
 
     /// Elements of a line of the caches.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn of_line(&self) -> usize {
         match self {
             Out::F32(_) => LINE / size_of::<f32>(),
@@ -114,6 +115,7 @@ impl<'a> Out<'a> {
     }
 
     /// Where an element is, to be fetched.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn at(&self, place: usize) -> *const u8 {
         match self {
             Out::F32(shared) => shared.pointer.wrapping_add(place).cast(),

@@ -16,11 +16,13 @@ pub(super) struct Strips<'a> {
 }
 
 impl<'a> Strips<'a> {
+    /// Those of matrix `item`.
     pub fn new(product: &'a Product<'a>, item: usize) -> Self {
         let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
         Strips { product, layout, item }
     }
 
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.layout.panels().div_ceil(2)
     }
