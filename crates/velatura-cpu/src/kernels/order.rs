@@ -86,9 +86,18 @@ simd! {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::Isa;
+
+    /// Rows of so many columns, in tiles.
+    pub(in crate::kernels) fn in_tiles<T: Copy>(rows: &[T], columns: usize) -> Vec<T> {
+        let mut tiles = rows.to_vec();
+        for (i, x) in rows.iter().enumerate() {
+            tiles[Order::Tiles.place(i / columns, i % columns, columns)] = *x;
+        }
+        tiles
+    }
 
     #[test]
     fn every_element_has_its_own_place() {
@@ -110,10 +119,7 @@ mod tests {
         let [rows, columns] = [32, 160];
         let values: Vec<f32> = (0..rows * columns).map(|i| (i % 251) as f32).collect();
         let narrow: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
-        let mut expected = vec![bf16::ZERO; rows * columns];
-        for (i, &x) in narrow.iter().enumerate() {
-            expected[Order::Tiles.place(i / columns, i % columns, columns)] = x;
-        }
+        let expected = in_tiles(&narrow, columns);
         for isa in Isa::supported() {
             let mut copied = vec![bf16::ZERO; rows * columns];
             for (some, rows) in narrow.chunks(8 * columns).enumerate() {

@@ -6,6 +6,7 @@ use velatura_graph::DType;
 use super::{AttentionShape, Gradients, Mask, Rows, backward, compute_dtype, forward, reads_tiles};
 use crate::kernels::Order;
 use crate::kernels::elementwise::tests::{narrow, noise, rounded};
+use crate::kernels::order::tests::in_tiles;
 use crate::{Data, DataMut, Isa, ThreadPool};
 
 struct Case {
@@ -336,15 +337,6 @@ fn a_joint_product_is_read_in_place() {
         );
         assert_eq!(a, b);
     }
-}
-
-/// A matrix in tiles.
-fn in_tiles(rows: &[bf16], columns: usize) -> Vec<bf16> {
-    let mut tiles = rows.to_vec();
-    for (i, x) in rows.iter().enumerate() {
-        tiles[Order::Tiles.place(i / columns, i % columns, columns)] = *x;
-    }
-    tiles
 }
 
 #[test]

@@ -6,6 +6,7 @@ use velatura_graph::{Activation, DType};
 use super::{Exact, Finish, Noise, Store, activate, check, everywhere, on_any_threads, scratch};
 use crate::kernels::Order;
 use crate::kernels::gemm::*;
+use crate::kernels::order::tests::in_tiles;
 use crate::{Data, DataMut, Isa, ThreadPool, Values};
 
 /// `[m, k] x [k, n]` with elements by function.
@@ -67,15 +68,6 @@ fn linear_layers_of_odd_shapes() {
             linear_case(isa, dtype, shape, 1, 0xf5);
         }
     });
-}
-
-/// A matrix from one order to the other.
-fn in_tiles(rows: &[half::bf16], columns: usize) -> Vec<half::bf16> {
-    let mut tiles = rows.to_vec();
-    for (i, x) in rows.iter().enumerate() {
-        tiles[Order::Tiles.place(i / columns, i % columns, columns)] = *x;
-    }
-    tiles
 }
 
 #[test]
