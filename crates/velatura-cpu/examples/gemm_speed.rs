@@ -93,11 +93,14 @@ impl Bench {
         if self.wanted(&name) {
             let weight = PackedMatrix::linear(pool, isa, dtype, &w, [n, k]).expect("shapes fit");
             let epilogue = Epilogue { bias: Some(&w[..n]), ..Epilogue::default() };
-            for (name, algorithm) in [
+            let algorithms = [
                 (name.clone(), LinearAlgorithm::Direct(Orders::default())),
                 (format!("{name} Strassen"), LinearAlgorithm::Strassen(Levels::One)),
                 (format!("{name} Strassen twice"), LinearAlgorithm::Strassen(Levels::Two)),
-            ] {
+            ];
+            // On tiles there is the first alone.
+            let count = if on_tiles(isa, compute_dtype(isa, dtype)) { 1 } else { algorithms.len() };
+            for (name, algorithm) in algorithms.into_iter().take(count) {
                 let mut memory = vec![0; linear_scratch_bytes(isa, dtype, [m, k, n], algorithm)];
                 self.report(&name, dtype, peak, flops, || {
                     let (x, y) = (x.data(), dy.data_mut());

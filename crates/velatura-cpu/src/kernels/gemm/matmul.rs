@@ -1,21 +1,19 @@
 //! Batched products of two activations.
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::weight_gradient::{turn_rows, turned_row};
 use super::driver::{Product, run};
 use super::epilogue::Epilogue;
 use super::error::{GemmError, check_len};
 use super::linear::{fill, kernels_for};
-use super::pack::{Block, Cells, Layout, Number, Source, pack, pack_pairs};
-use super::prepare::{Rows, rows, rows_bytes};
+use super::pack::{Layout, Number, Source, pack};
+use super::prepare::{rows, rows_bytes};
 use super::scratch;
 use super::tile::{Kernels, ROWS, STEP};
-use crate::kernels::elementwise::dispatch::with_scratch;
-use crate::kernels::transpose::transpose_to;
+#[cfg(target_arch = "x86_64")]
+use super::{pack::Cells, prepare::Rows};
 use crate::{Data, DataMut, Isa, ThreadPool};
-use half::bf16;
 use velatura_graph::DType;
-
-/// Columns and steps that are turned at a time.
-const TURNED: usize = 64;
 
 /// Shapes of `[batch, m, k] x [batch, k, n]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +50,11 @@ impl MatmulGeometry {
         let right = Layout::right(kernels, self.n, steps);
         let left = Layout::left(self.m, steps);
         let right_items = if self.broadcast_b { 1 } else { self.batch };
-        let a = if self.transpose_a && kernels.amx {
-            self.batch * self.m * steps * STEP
-        } else if self.transpose_a {
-            self.batch * left.bytes()
-        } else {
-            rows_bytes(kernels, storage, self.batch * self.m, 1, self.k)
+        let a = match self.transpose_a {
+            #[cfg(target_arch = "x86_64")]
+            true if kernels.amx => self.batch * self.m * turned_row(steps) * STEP,
+            true => self.batch * left.bytes(),
+            false => rows_bytes(kernels, storage, self.batch * self.m, 1, self.k),
         };
         Sizes { steps, right, left, right_items, parts: [a, right_items * right.bytes()] }
     }
@@ -125,17 +122,24 @@ pub fn matmul(
         item_panels: if g.broadcast_b { 0 } else { sizes.right.bytes() },
         ..Product::new(kernels, [m, sizes.steps, g.n], right, &finish)
     };
-    if g.transpose_a && kernels.amx {
-        let stride = sizes.steps * STEP;
-        let x = Rows { data: left, stride, group: 0 };
-        // SAFETY: the scratch memory was cut for the rows.
-        unsafe {
-            if let Data::Bf16(a) = a {
-                turn(pool, kernels, g, a, &Cells(left.cast()));
-            }
-            run(pool, &product, 0, |block| fill(x, block.item * m, block));
+    #[cfg(target_arch = "x86_64")]
+    if let (true, true, Data::Bf16(a)) = (g.transpose_a, kernels.amx, a) {
+        let row = turned_row(sizes.steps);
+        for (item, a) in a.chunks_exact((g.k * g.m).max(1)).enumerate() {
+            turn_rows(
+                pool,
+                kernels,
+                a,
+                [g.k, g.m],
+                &Cells(left.cast::<u32>().wrapping_add(item * g.m * row)),
+            );
         }
-    } else if g.transpose_a {
+        let x = Rows { data: left, stride: row * STEP, group: 0 };
+        // SAFETY: the scratch memory was cut for the rows.
+        unsafe { run(pool, &product, 0, |block| fill(x, block.item * m, block)) };
+        return Ok(());
+    }
+    if g.transpose_a {
         product.row_step = ROWS * STEP;
         let left = Panels(left);
         // SAFETY: the scratch memory was cut for the panels; rows start at multiples of ROWS, as panels do.
@@ -160,28 +164,6 @@ pub fn matmul(
         }
     }
     Ok(())
-}
-
-/// Turns matrices `[k, m]`: for each column a row of steps, as AMX tiles read them.
-///
-/// # Safety
-/// `to` has room for all, and nothing else uses it meanwhile.
-unsafe fn turn(pool: &ThreadPool, kernels: &Kernels, g: &MatmulGeometry, a: &[bf16], to: &Cells) {
-    let (all, depth) = (g.k.div_ceil(2), 2 * TURNED);
-    let (groups, parts) = (g.m.div_ceil(TURNED), g.k.div_ceil(depth));
-    pool.run(g.batch * groups * parts, |index, _| {
-        let (part, index) = (index % parts * TURNED, index / parts);
-        let (column, item) = (index % groups * TURNED, index / groups);
-        let (columns, depth) = (TURNED.min(g.m - column), depth.min(g.k - 2 * part));
-        let block = Block { depth, depth_stride: g.m, columns, column_stride: 1, width: columns };
-        let steps = depth.div_ceil(2);
-        with_scratch(steps * columns, |cells: &mut [u32]| {
-            pack_pairs(kernels.isa, &a[(item * g.k + 2 * part) * g.m + column..], block, cells);
-            let to = to.at((item * g.m + column) * all + part);
-            // SAFETY: the caller's promise; tasks have columns or steps of their own.
-            unsafe { transpose_to(kernels.isa, cells, columns, [steps, columns], to, all) };
-        });
-    });
 }
 
 #[derive(Clone, Copy)]

@@ -90,7 +90,7 @@ fn lens(job: &Job<'_>, queries: usize) -> [usize; 9] {
     ]
 }
 
-/// Asks for the rows of the output that some queries of a head write in the end: nothing else comes from as far.
+/// Asks for the rows of the output that some queries of a head write in the end.
 fn fetch_output(job: &Job<'_>, head: usize, queries: Range<usize>) {
     let shape = job.shape;
     let (sequence, head) = (head / shape.heads, head % shape.heads);

@@ -220,8 +220,22 @@ impl WeightGradient {
 }
 
 /// Cells of a row of so many steps: whole lines of the caches.
-fn turned_row(steps: usize) -> usize {
+pub(in super::super) fn turned_row(steps: usize) -> usize {
     steps.next_multiple_of(LINE / STEP)
+}
+
+/// Turns a matrix `[depth, columns]`: for each column a row of [`turned_row`] cells, of pairs of its numbers, then zeros.
+pub(in super::super) fn turn_rows<T: Number>(
+    pool: &ThreadPool,
+    kernels: &Kernels,
+    matrix: &[T],
+    [depth, columns]: [usize; 2],
+    to: &Cells,
+) {
+    let pixels = depth.next_multiple_of(2);
+    let lines = Lines { images: 1, height: 1, width: depth, rows: 1, pixels };
+    let row = turned_row(lines.steps());
+    turn(pool, kernels, &lines, columns, to, row, |_| (Some(matrix), Place { first: 0, step: 1 }));
 }
 
 /// Turns an operand `[lines][pixels][columns]`: for each column a row of `row` cells, of the steps of all lines, then zeros.
