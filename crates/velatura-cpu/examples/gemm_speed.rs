@@ -99,7 +99,9 @@ impl Bench {
                 (format!("{name} Strassen twice"), LinearAlgorithm::Strassen(Levels::Two)),
             ];
             // On tiles there is the first alone.
-            let count = if on_tiles(isa, compute_dtype(isa, dtype)) { 1 } else { algorithms.len() };
+            let computed = compute_dtype(isa, dtype);
+            let count =
+                if on_tiles(isa, computed) || in_thirds(isa, computed) { 1 } else { algorithms.len() };
             for (name, algorithm) in algorithms.into_iter().take(count) {
                 let mut memory = vec![0; linear_scratch_bytes(isa, dtype, [m, k, n], algorithm)];
                 self.report(&name, dtype, peak, flops, || {

@@ -321,7 +321,9 @@ fn large_linear_layers_do_not_depend_on_the_batch() {
             let direct =
                 Array { shape: vec![both.len()], data: direct.iter().map(|&x| f64::from(x)).collect() };
             let error = relative_error(&both, &direct);
-            assert!(error > 0.0 && error <= tolerance, "{precision:?} {isa:?}: {error:.2e}");
+            assert!(error <= tolerance, "{precision:?} {isa:?}: {error:.2e}");
+            // Thirds on tiles are multiplied as it is written.
+            assert_eq!(error == 0.0, (precision, isa) == (Precision::F32, Isa::Amx), "{precision:?} {isa:?}");
             let alone = x.chunks(tokens * inputs).flat_map(|x| run(layer(1, precision), x, isa));
             assert!(alone.eq(both), "{precision:?} {isa:?}: the batch changes bits");
         }

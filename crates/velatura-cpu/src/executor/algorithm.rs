@@ -16,6 +16,8 @@ use crate::weights::{Form, bytes_of};
 pub enum Arithmetic {
     /// Single precision.
     F32,
+    /// The same as products of thirds in brain floating point, six for one.
+    F32InThirds,
     /// Brain floating point.
     Bf16,
     /// Whole numbers of 8 bits.
@@ -61,12 +63,18 @@ impl Arithmetic {
     fn of(dtype: DType) -> Self {
         if dtype == DType::Bf16 { Arithmetic::Bf16 } else { Arithmetic::F32 }
     }
+
+    /// Of linear layers and convolutions as they are written.
+    fn of_products(isa: Isa, dtype: DType) -> Self {
+        if gemm::in_thirds(isa, dtype) { Arithmetic::F32InThirds } else { Arithmetic::of(dtype) }
+    }
 }
 
 impl fmt::Display for Arithmetic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Arithmetic::F32 => "f32",
+            Arithmetic::F32InThirds => "f32 in thirds",
             Arithmetic::Bf16 => "bf16",
             Arithmetic::Int8 => "int8",
         })
@@ -108,6 +116,7 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
     let at = &graph.nodes()[node];
     let dtype = |place: usize| at.inputs.get(place).map(|&value| graph.ty(value).dtype);
     let computed = || dtype(0).map(|dtype| Arithmetic::of(gemm::compute_dtype(isa, dtype)));
+    let as_written = || dtype(0).map(|dtype| Arithmetic::of_products(isa, gemm::compute_dtype(isa, dtype)));
     let (method, arithmetic) = match products::packed_weight(graph, node, isa) {
         Some((place, form)) => {
             let stored = parameter(graph, at.inputs[place]).is_some();
@@ -119,10 +128,10 @@ pub fn algorithm(graph: &Graph, node: usize, isa: Isa) -> Option<Algorithm> {
                 | Form::LinearInt8
                 | Form::LinearInt8Gated
                 | Form::LinearGradient(_) => match products::linear_algorithm(graph, at, isa) {
-                    LinearAlgorithm::Direct(_) => (Method::Product, computed()?),
+                    LinearAlgorithm::Direct(_) => (Method::Product, as_written()?),
                     LinearAlgorithm::Strassen(levels) => (Method::Strassen(levels), computed()?),
                 },
-                Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, computed()?),
+                Form::Conv(..) | Form::ConvGradient(..) if stored => (Method::Direct, as_written()?),
                 Form::Winograd(_, tiling) | Form::WinogradGradient(_, tiling) if stored => {
                     (Method::Winograd(tiling), computed()?)
                 }
@@ -237,6 +246,8 @@ mod tests {
         expected(Isa::Avx512, 4, Int8, "direct, bf16", "int8", "scores int8, bf16");
         expected(Isa::Avx2, 4, Int8, "direct, f32", "int8", "f32");
         expected(Isa::Avx512, 32, F32, "Winograd F(4x4), f32", "f32", "f32");
+        expected(Isa::Amx, 32, F32, "Winograd F(4x4), f32", "f32 in thirds", "f32");
+        expected(Isa::Amx, 8, F32, "direct, f32 in thirds", "f32 in thirds", "f32");
         // Stored as bf16, and multiplied in single precision.
         expected(Isa::Avx2, 32, Bf16, "Winograd F(4x4), f32", "f32", "f32");
         let rough = |side| {

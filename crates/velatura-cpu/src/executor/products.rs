@@ -77,7 +77,11 @@ pub(super) fn linear_algorithm(graph: &Graph, node: &Node, isa: Isa) -> LinearAl
     let rough = graph.shortcuts() == Shortcuts::Rough;
     let levels = gemm::strassen_pays(tokens, inputs, outputs, computed, rough);
     levels
-        .filter(|_| graph.shortcuts() > Shortcuts::None && !gemm::on_tiles(isa, computed))
+        .filter(|_| {
+            graph.shortcuts() > Shortcuts::None
+                && !gemm::on_tiles(isa, computed)
+                && !gemm::in_thirds(isa, computed)
+        })
         .map_or(LinearAlgorithm::Direct(Orders::default()), LinearAlgorithm::Strassen)
 }
 

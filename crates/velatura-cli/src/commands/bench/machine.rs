@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use velatura_cpu::kernels::gemm::{byte_peak, compute_dtype, fma_peak};
+use velatura_cpu::kernels::gemm::{PRODUCTS_OF_THIRDS, byte_peak, compute_dtype, fma_peak, in_thirds};
 use velatura_cpu::kernels::read_bandwidth;
 use velatura_cpu::{Arithmetic, Runtime};
 use velatura_graph::DType;
@@ -14,8 +14,8 @@ pub struct Machine {
     pub isa: &'static str,
     /// Threads in use.
     pub threads: usize,
-    /// Multiply-add peaks, operations a second: of f32, of bf16 where the instruction set multiplies it, of bytes where asked
-    /// for.
+    /// Multiply-add peaks, operations a second: of f32, of bf16 where the instruction set multiplies it, of f32 in thirds where
+    /// that is a sixth of it, of bytes where asked for.
     pub peaks: Vec<(Arithmetic, f64)>,
     /// Bytes a second that are read from memory.
     pub bandwidth: f64,
@@ -27,7 +27,11 @@ impl Machine {
         let Runtime { pool, isa } = runtime;
         let mut peaks = vec![(Arithmetic::F32, fma_peak(pool, *isa, DType::F32))];
         if compute_dtype(*isa, DType::Bf16) == DType::Bf16 {
-            peaks.push((Arithmetic::Bf16, fma_peak(pool, *isa, DType::Bf16)));
+            let peak = fma_peak(pool, *isa, DType::Bf16);
+            peaks.push((Arithmetic::Bf16, peak));
+            if in_thirds(*isa, DType::F32) {
+                peaks.push((Arithmetic::F32InThirds, peak / PRODUCTS_OF_THIRDS as f64));
+            }
         }
         if int8 {
             peaks.push((Arithmetic::Int8, byte_peak(pool, *isa)));

@@ -7,19 +7,22 @@
 
 mod planes;
 mod products;
+mod thirds;
 
 use std::arch::asm;
 
 pub(crate) use planes::{hold, multiply_held, multiply_planes};
 pub(crate) use products::{FETCHED_SUMS, Fetched, PLACES, add_up, exchange, multiply, multiply_passing};
+pub(crate) use thirds::{FETCHED_WITH_THIRDS, PLACES_OF_THIRDS, exchange_thirds, multiply_thirds};
 
 /// Rows of a tile, its columns, and the steps that one product adds up.
 pub(crate) const SIDE: usize = 16;
 /// Bytes of a row of a tile.
 pub(crate) const ROW: usize = 64;
 
-/// Bytes of two tiles.
-pub(crate) const TILES: usize = 2 * SIDE * ROW;
+/// Bytes of a tile, and of two.
+pub(crate) const TILE: usize = SIDE * ROW;
+pub(crate) const TILES: usize = 2 * TILE;
 
 /// What `ldtilecfg` reads.
 #[repr(C, align(64))]

@@ -54,10 +54,10 @@ impl Finish {
         self.out.bf16 && self.residual.data.is_null()
     }
 
-    /// Whether nothing but a bias and a residual is added, and all is stored as brain floating-point numbers: most layers.
+    /// Whether nothing but a bias and a residual is added, and all is stored as numbers of one type: most layers.
     fn is_plain(&self) -> bool {
-        let halves = self.out.bf16 && (self.residual.data.is_null() || self.residual.bf16);
-        halves && self.activation.is_none() && self.gate.is_none() && self.per_image.data.is_null()
+        let alike = self.residual.data.is_null() || self.residual.bf16 == self.out.bf16;
+        alike && self.activation.is_none() && self.gate.is_none() && self.per_image.data.is_null()
     }
 
     /// Whether a gate is all there is beside a bias, and brain floating-point numbers are stored.
@@ -105,11 +105,15 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     // SAFETY: the caller's promise.
     unsafe {
         if f.is_plain() && sums.columns.is_multiple_of(L::WIDTH) {
-            match (f.bias.is_null(), f.residual.data.is_null()) {
-                (false, false) => plain::<L, true, true>(f, sums),
-                (false, true) => plain::<L, true, false>(f, sums),
-                (true, false) => plain::<L, false, true>(f, sums),
-                (true, true) => plain::<L, false, false>(f, sums),
+            match (f.out.bf16, f.bias.is_null(), f.residual.data.is_null()) {
+                (true, false, false) => plain::<L, true, true>(f, sums),
+                (true, false, true) => plain::<L, true, false>(f, sums),
+                (true, true, false) => plain::<L, false, true>(f, sums),
+                (true, true, true) => plain::<L, false, false>(f, sums),
+                (false, false, false) => plain_singles::<L, true, true>(f, sums),
+                (false, false, true) => plain_singles::<L, true, false>(f, sums),
+                (false, true, false) => plain_singles::<L, false, true>(f, sums),
+                (false, true, true) => plain_singles::<L, false, false>(f, sums),
             }
         } else if let Some(gate) = f.gate {
             let together = MOST_GATES / (sums.columns / 2).max(1);
@@ -162,6 +166,33 @@ unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, su
                 } else {
                     first.store_bf16(out);
                 }
+            }
+        }
+    }
+}
+
+/// As [`plain`], in single precision.
+#[inline(always)]
+unsafe fn plain_singles<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
+    // SAFETY: the contract of `finish`.
+    unsafe {
+        let (out, residual) = (f.out.data.cast::<f32>(), f.residual.data.cast::<f32>().cast_const());
+        let bias = f.bias.wrapping_add(sums.column);
+        for (r, &row) in sums.rows.iter().enumerate() {
+            let x = sums.data.wrapping_add(r * sums.width);
+            let out = out.wrapping_add(f.place(row, sums.column));
+            let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
+            let mut at = 0;
+            while at < sums.columns {
+                let mut x = L::load(x.wrapping_add(at));
+                if BIAS {
+                    x = x.add(L::load(bias.wrapping_add(at)));
+                }
+                if RESIDUAL {
+                    x = x.add(L::load(residual.wrapping_add(at)));
+                }
+                x.store(out.wrapping_add(at));
+                at += L::WIDTH;
             }
         }
     }

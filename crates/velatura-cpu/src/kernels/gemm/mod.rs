@@ -39,6 +39,7 @@ mod strassen;
 mod sums;
 #[cfg(test)]
 mod tests;
+mod thirds;
 mod tile;
 mod weight_gradient;
 mod winograd;
@@ -53,9 +54,10 @@ pub use linear::{LinearAlgorithm, Orders, linear, linear_int8_scratch_bytes, lin
 pub use linear_gradient::{linear_weight_gradient, linear_weight_gradient_scratch_bytes};
 pub use matmul::{MatmulGeometry, matmul, matmul_scratch_bytes};
 pub(crate) use packed::Purpose;
-pub use packed::{PackedMatrix, compute_dtype, on_tiles};
+pub use packed::{PackedMatrix, compute_dtype, in_thirds, on_tiles};
 pub use peak::{byte_peak, fma_peak};
 pub use strassen::{Levels, strassen_pays};
 pub use sums::{column_sums, column_sums_scratch_bytes};
+pub use thirds::PRODUCTS as PRODUCTS_OF_THIRDS;
 pub use weight_gradient::{conv2d_weight_gradient, conv2d_weight_gradient_scratch_bytes};
 pub use winograd::{Tiling, winograd_pays, winograd_pays_for_weight_gradient};

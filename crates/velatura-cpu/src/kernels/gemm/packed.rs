@@ -5,7 +5,8 @@ use velatura_graph::DType;
 use super::error::{GemmError, check_len};
 use super::int8;
 use super::pack::{Layout, Number, Source, pack};
-use super::tile::Kernels;
+use super::thirds;
+use super::tile::{Kernels, Steps};
 use super::winograd::{self, Tiling};
 use crate::{AlignedBytes, Isa, ThreadPool, Values};
 
@@ -19,6 +20,12 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
 /// not, and take several times as long. `computed` is the type of the products ([`compute_dtype`]).
 pub fn on_tiles(isa: Isa, computed: DType) -> bool {
     (isa, computed) == (Isa::Amx, DType::Bf16)
+}
+
+/// Whether linear layers and convolutions as they are written are products of [thirds](super::thirds) on AMX tiles: twice as fast as
+/// those of single precision, and no less exact. `computed` is as for [`on_tiles`].
+pub fn in_thirds(isa: Isa, computed: DType) -> bool {
+    (isa, computed) == (Isa::Amx, DType::F32)
 }
 
 /// What a packed weight is for.
@@ -253,7 +260,10 @@ impl PackedMatrix {
         }
         let kernels = match purpose {
             purpose if purpose.is_int8() => Kernels::of_bytes(isa),
-            _ => Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16),
+            Purpose::ConvWinograd(_) | Purpose::ConvInputGradientWinograd(_) => {
+                Kernels::of(isa, compute_dtype(isa, storage) == DType::Bf16)
+            }
+            _ => Kernels::of_products(isa, compute_dtype(isa, storage) == DType::Bf16),
         };
         let (area, out_per_group) = (kh * kw, out / groups);
         let (depth, depth_stride, columns, column_stride) = match purpose {
@@ -280,7 +290,7 @@ impl PackedMatrix {
         let mut parts = Vec::new();
         let mut start = 0;
         for taps in taps_of_parts {
-            let steps = taps.len() * depth.div_ceil(kernels.depth());
+            let steps = taps.len() * kernels.panel_steps(depth.div_ceil(kernels.depth()));
             parts.push(Part { start, taps });
             start += groups * Layout::right(kernels, columns, steps).cells();
         }
@@ -375,7 +385,12 @@ impl PackedMatrix {
             };
             let to = self.cells.as_mut_ptr().cast::<u32>().wrapping_add(*start);
             // SAFETY: there are `bytes` of memory, which hold `groups * layout.cells()` cells from `start` on for this part.
-            unsafe { pack(pool, self.kernels.isa, self.kernels.pairs(), &source, &layout, to) };
+            unsafe {
+                match self.kernels.steps {
+                    Steps::Thirds => thirds::pack(pool, self.kernels.isa, &source, &layout, to),
+                    _ => pack(pool, self.kernels.isa, self.kernels.pairs(), &source, &layout, to),
+                }
+            }
         }
     }
 
@@ -417,11 +432,11 @@ impl PackedMatrix {
 
     /// The panels of one group of a part.
     pub(super) fn layout(&self, part: usize) -> Layout {
-        let steps = self.parts[part].taps.len() * self.steps();
+        let steps = self.parts[part].taps.len() * self.kernels.panel_steps(self.steps());
         Layout::right(self.kernels, self.columns, steps)
     }
 
-    /// Steps of one tap.
+    /// Steps of a row for one tap.
     pub(super) fn steps(&self) -> usize {
         self.depth.div_ceil(self.kernels.depth())
     }

@@ -14,7 +14,7 @@
 
 use super::finish::{self, FinishFn};
 use super::lanes::{Lanes, Plain};
-use super::{strassen, winograd};
+use super::{strassen, thirds, winograd};
 use crate::Isa;
 use crate::kernels::{LINE, fetch, fetch_far};
 
@@ -96,12 +96,16 @@ pub(super) enum Steps {
     Pairs,
     /// Four bytes; sums are then whole numbers, stored as the bits of single-precision ones.
     Bytes,
+    /// Of rows a single-precision number, of panels two brain floating-point numbers that are a third of one each: see
+    /// [`thirds`](super::thirds).
+    Thirds,
 }
 
 // The same as constants of the kernel, which cannot be of an enum's type.
 pub(super) const SINGLE: u8 = Steps::Single as u8;
 pub(super) const PAIRS: u8 = Steps::Pairs as u8;
 pub(super) const BYTES: u8 = Steps::Bytes as u8;
+pub(super) const THIRDS: u8 = Steps::Thirds as u8;
 
 /// A tile kernel for a fixed number of rows and vectors of columns.
 pub(super) type TileFn = unsafe fn(&Tile);
@@ -144,6 +148,15 @@ impl Kernels {
         }
     }
 
+    /// The kernels for products as they are written: on AMX tiles single precision is taken in thirds.
+    pub(super) fn of_products(isa: Isa, pairs: bool) -> &'static Kernels {
+        match (isa, pairs) {
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, false) => &x86::AMX_THIRDS,
+            _ => Kernels::of(isa, pairs),
+        }
+    }
+
     /// The kernels for products of bytes.
     pub(super) fn of_bytes(isa: Isa) -> &'static Kernels {
         match isa {
@@ -160,9 +173,17 @@ impl Kernels {
     /// The numbers of a row that a step holds.
     pub(super) fn depth(&self) -> usize {
         match self.steps {
-            Steps::Single => 1,
+            Steps::Single | Steps::Thirds => 1,
             Steps::Pairs => 2,
             Steps::Bytes => 4,
+        }
+    }
+
+    /// Steps of a panel for so many of a row.
+    pub(super) fn panel_steps(&self, steps: usize) -> usize {
+        match self.steps {
+            Steps::Thirds => steps.div_ceil(thirds::DEPTH) * thirds::STEPS,
+            _ => steps,
         }
     }
 
@@ -469,6 +490,8 @@ mod x86 {
     pub(super) static AMX_BF16: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 16, ..AVX512_BF16 };
 
     pub(super) static AMX_BYTES: Kernels = Kernels { isa: Isa::Amx, amx: true, panel: 16, ..AVX512_BYTES };
+
+    pub(super) static AMX_THIRDS: Kernels = Kernels { amx: true, panel: 16, steps: Steps::Thirds, ..AMX_F32 };
 
     pub(super) const AVX512_BF16: Kernels = Kernels {
         isa: Isa::Avx512,

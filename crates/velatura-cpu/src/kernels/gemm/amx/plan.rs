@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use super::super::driver::{Product, Slide};
+use super::super::thirds;
+use super::super::tile::Steps;
 use super::{PAIR, UNIT};
 use crate::kernels::amx::{ROW, SIDE};
 
@@ -19,6 +21,13 @@ const SUM_BYTES: usize = if cfg!(test) { 1 << 14 } else { 640 << 10 };
 const MOST_ROWS: usize = if cfg!(test) { 3 * PAIR } else { 512 };
 const LEAST_ROWS: usize = if cfg!(test) { PAIR } else { 256 };
 
+/// Of numbers in thirds the slots of a chunk, alone and times the taps that share them, the bytes of a task's rows, which stay in the
+/// second-level cache, and those of its sums, which are seldom carried on.
+const CHUNK_OF_THIRDS: usize = if cfg!(test) { 2 } else { 20 };
+const SLIDING_THIRDS: usize = if cfg!(test) { 6 } else { 30 };
+const ROW_BYTES: usize = if cfg!(test) { 1 << 15 } else { 960 << 10 };
+const SUM_BYTES_OF_THIRDS: usize = if cfg!(test) { 1 << 15 } else { 1280 << 10 };
+
 /// Rows of a product from which on strips are not fetched ahead. It helps where few rows share them, which so come from memory;
 /// the convolutions of 32x32 and 64x64 pixels of Stable Diffusion 1.5 lose by it.
 const MANY_ROWS: usize = 2048;
@@ -28,45 +37,107 @@ const TASK_PRODUCTS: usize = 4000;
 /// Tasks that keep a few threads evenly busy.
 const ENOUGH_TASKS: usize = 8;
 
-/// How a product is divided. The depth is a number of slots: 16 steps of a segment, or of all that slide over the same rows.
+/// How a product is divided. The depth is a number of slots: the steps of a segment that meet a tile, 16, or of numbers in
+/// thirds 32, or those of all segments that slide over the same rows.
 pub(super) struct Plan {
     /// Rows and strips of a task.
     pub rows: usize,
     pub strips: usize,
     /// Segments that share a slot's rows, in the order in which they are read.
     pub slide: Slide,
-    /// Slots of a segment, and of all that do not share them.
+    /// Tiles of the same numbers, and the steps of a row that they hold: a slot's.
+    pub planes: usize,
+    pub of_slot: usize,
+    /// Slots of a segment, and those of them that are whole in panels.
     pub units: usize,
+    pub whole: usize,
+    /// Steps of a segment of a panel.
+    pub panel_steps: usize,
+    /// Slots of all segments that do not share them.
     pub slots: usize,
     /// Slots of a chunk.
     pub chunk: usize,
-    /// Whether strips are fetched ahead.
+    /// Whether all rows meet a strip before the next one, and not all strips a pair of tiles of rows.
+    pub strips_first: bool,
+    /// Whether strips are fetched ahead where rows come first.
     pub ahead: bool,
+}
+
+/// Slots of a chunk, and the most rows and strips of a task.
+struct Division {
+    chunk: usize,
+    rows: usize,
+    strips: usize,
+}
+
+impl Division {
+    /// Where all strips meet a pair of tiles of rows before the next one.
+    fn by_rows(slots: usize, taps: usize, strips: usize) -> Division {
+        let most = if taps > 1 { (SLIDING / taps).max(1) } else { CHUNK };
+        let chunk = if slots * taps > ALONE { even(slots, most) } else { slots };
+        let of_chunk = (STRIP_BYTES / (chunk * taps * UNIT).max(1)).clamp(1, strips);
+        let of_sums = (SUM_BYTES / (LEAST_ROWS * PAIR * size_of::<f32>())).max(1);
+        let strips = if chunk < slots { of_chunk.min(of_sums) } else { of_chunk };
+        let rows = (SUM_BYTES / (strips * PAIR * size_of::<f32>())).clamp(LEAST_ROWS, MOST_ROWS);
+        Division { chunk, rows, strips }
+    }
+
+    /// Where all rows meet a strip before the next one, of numbers in thirds. Of each product's operands six thirds are read for six
+    /// products, not two for one, so that neither has to come from the first-level cache, and a longer chunk pays.
+    fn by_strips(slots: usize, taps: usize) -> Division {
+        let most = if taps > 1 { (SLIDING_THIRDS / taps).max(1) } else { CHUNK_OF_THIRDS };
+        let chunk = even(slots, most);
+        let of_pair = (chunk * thirds::PARTS * (PAIR + taps - 1) * ROW).max(1);
+        let rows = (ROW_BYTES / of_pair).max(1) * PAIR;
+        let of_sums = (SUM_BYTES_OF_THIRDS / (rows * PAIR * size_of::<f32>())).max(1);
+        Division { chunk, rows, strips: if chunk < slots { of_sums } else { usize::MAX } }
+    }
+}
+
+/// Slots of chunks of about the same size, of no more than `most`.
+fn even(slots: usize, most: usize) -> usize {
+    slots.div_ceil(slots.div_ceil(most).max(1))
 }
 
 impl Plan {
     pub fn new(product: &Product<'_>, strips: usize) -> Plan {
-        let units = product.steps.div_ceil(SIDE);
+        let planes = if product.kernels.steps == Steps::Thirds { thirds::PARTS } else { 1 };
+        let of_slot = if planes == 1 { SIDE } else { thirds::DEPTH };
+        let (units, panel_steps) =
+            (product.steps.div_ceil(of_slot), product.kernels.panel_steps(product.steps));
+        let whole = panel_steps / (SIDE * planes);
         // The zeros behind a depth that does not fill its tiles would have to be in the panels, too.
-        let slide = product.slide.filter(|_| product.steps.is_multiple_of(SIDE) && units > 0);
+        let slide = product.slide.filter(|_| whole == units && units > 0);
         let slide = slide.unwrap_or(Slide { taps: 1, backward: false });
         let slots = product.segments / slide.taps * units;
-        let most = if slide.taps > 1 { (SLIDING / slide.taps).max(1) } else { CHUNK };
-        // Chunks of about the same size.
-        let chunk = if slots * slide.taps > ALONE { slots.div_ceil(slots.div_ceil(most)) } else { slots };
-        let of_chunk = (STRIP_BYTES / (chunk * slide.taps * UNIT).max(1)).clamp(1, strips);
-        let of_sums = (SUM_BYTES / (LEAST_ROWS * PAIR * size_of::<f32>())).max(1);
-        let group = if chunk < slots { of_chunk.min(of_sums) } else { of_chunk };
-        let most = (SUM_BYTES / (group * PAIR * size_of::<f32>())).clamp(LEAST_ROWS, MOST_ROWS);
+        let thirds = product.kernels.steps == Steps::Thirds;
+        let Division { chunk, rows: most, strips: group } = match thirds {
+            true => Division::by_strips(slots, slide.taps),
+            false => Division::by_rows(slots, slide.taps, strips),
+        };
         let blocks = product.rows.div_ceil(most);
         let rows = product.rows.div_ceil(blocks).next_multiple_of(PAIR);
         // Rows are copied for each group of strips, so that there are no more of these than keep the threads busy.
-        let of_strip = (rows / SIDE * 2 * slots * slide.taps).max(1);
+        let products = if thirds { thirds::PRODUCTS } else { 1 };
+        let of_strip = (rows / SIDE * 2 * slots * slide.taps * products).max(1);
         let wanted = ENOUGH_TASKS.div_ceil(product.items * blocks);
         let wanted = wanted.clamp(1, strips.div_ceil(TASK_PRODUCTS.div_ceil(of_strip)));
-        let groups = strips.div_ceil(group).max(wanted);
+        let strips = strips.div_ceil(strips.div_ceil(group).max(wanted));
         let ahead = product.rows < MANY_ROWS;
-        Plan { rows, strips: strips.div_ceil(groups), slide, units, slots, chunk, ahead }
+        Plan {
+            rows,
+            strips,
+            slide,
+            planes,
+            of_slot,
+            units,
+            whole,
+            panel_steps,
+            slots,
+            chunk,
+            strips_first: thirds,
+            ahead,
+        }
     }
 
     /// Rows of a slot: those of a pair of tiles, and those that the last tap reads beyond.
@@ -74,9 +145,14 @@ impl Plan {
         PAIR + self.slide.taps - 1
     }
 
+    /// Bytes of one of the planes of a slot.
+    pub fn plane(&self) -> usize {
+        self.slot_rows() * ROW
+    }
+
     /// Bytes of a slot.
     pub fn slot(&self) -> usize {
-        self.slot_rows() * ROW
+        self.planes * self.plane()
     }
 
     /// The segment that reads the rows of a line of segments from row `offset` on.

@@ -18,7 +18,8 @@ pub(super) struct Strips<'a> {
 impl<'a> Strips<'a> {
     /// Those of matrix `item`.
     pub fn new(product: &'a Product<'a>, item: usize) -> Self {
-        let layout = Layout::right(product.kernels, product.columns, product.segments * product.steps);
+        let steps = product.segments * product.kernels.panel_steps(product.steps);
+        let layout = Layout::right(product.kernels, product.columns, steps);
         Strips { product, layout, item }
     }
 

@@ -4,10 +4,12 @@ use std::ops::Range;
 
 use super::super::driver::Product;
 use super::strip::Strips;
-use crate::kernels::amx::{ROW, Right, SIDE};
+use crate::kernels::amx::{ROW, Right, SIDE, TILE};
 
-/// Bytes of a tile.
-const TILE: usize = SIDE * ROW;
+/// Steps of a segment of a panel beyond the last 16.
+fn over(product: &Product<'_>) -> usize {
+    product.kernels.panel_steps(product.steps) % SIDE
+}
 
 /// For some strips the last steps of each segment, where they are not 16, with zeros behind them.
 pub(super) struct Tails {
@@ -18,14 +20,14 @@ pub(super) struct Tails {
 impl Tails {
     /// Bytes of memory for those of so many strips.
     pub(super) fn bytes(product: &Product<'_>, strips: usize) -> usize {
-        if product.steps.is_multiple_of(SIDE) { 0 } else { strips * product.segments * 2 * TILE }
+        if over(product) == 0 { 0 } else { strips * product.segments * 2 * TILE }
     }
 
     /// # Safety
     /// The strips are the product's, and `memory` has [`Tails::bytes`].
     pub(super) unsafe fn make(strips: &Strips<'_>, some: Range<usize>, memory: *mut u8) -> Tails {
         let product = strips.product;
-        let (over, segments) = (product.steps % SIDE, product.segments);
+        let (over, segments) = (over(product), product.segments);
         if over == 0 {
             return Tails { data: None, segments };
         }

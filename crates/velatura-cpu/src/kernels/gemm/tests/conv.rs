@@ -46,9 +46,9 @@ fn case(isa: Isa, dtype: DType, g: ConvGeometry, bits: usize) {
     let mut noise = Noise(17);
     let shape = g.weight_shape();
     let weights: usize = shape.iter().product();
-    let x = noise.numbers(g.in_pixels() * g.in_channels);
-    let w = noise.numbers(weights);
-    let dy = noise.numbers(g.out_pixels() * g.out_channels);
+    let x = noise.stored(dtype, g.in_pixels() * g.in_channels);
+    let w = noise.stored(dtype, weights);
+    let dy = noise.stored(dtype, g.out_pixels() * g.out_channels);
     let (x_store, dy_store) = (Store::new(dtype, &x), Store::new(dtype, &dy));
     let finish = Finish::new(bits, g.batch, g.out_pixels(), g.out_channels, &mut noise);
     let got = on_any_threads(&what, |pool| {
@@ -180,8 +180,8 @@ fn an_image_does_not_depend_on_its_batch() {
     everywhere(|isa, dtype| {
         for g in [square(3, [3, 32], [64, 40], 3, 1), square(5, [6, 7], [20, 70], 3, 1)] {
             let (pool, mut noise) = (crate::ThreadPool::new(2), Noise(29));
-            let x = noise.numbers(g.in_pixels() * g.in_channels);
-            let w = noise.numbers(g.weight_shape().iter().product());
+            let x = noise.stored(dtype, g.in_pixels() * g.in_channels);
+            let w = noise.stored(dtype, g.weight_shape().iter().product());
             let weight = PackedMatrix::conv2d(&pool, isa, dtype, &w, g.weight_shape(), 1).unwrap();
             let run = |g: &ConvGeometry| {
                 let x = Store::new(dtype, &x[..g.in_pixels() * g.in_channels]);

@@ -25,6 +25,14 @@ impl Noise {
     pub(super) fn numbers(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| bf16::from_f32(self.next()).to_f32()).collect()
     }
+
+    /// Numbers in -1..1 that a type holds exactly, with all of its bits.
+    pub(super) fn stored(&mut self, dtype: DType, count: usize) -> Vec<f32> {
+        match dtype {
+            DType::Bf16 => self.numbers(count),
+            _ => (0..count).map(|_| self.next()).collect(),
+        }
+    }
 }
 
 /// A tensor in either storage type.

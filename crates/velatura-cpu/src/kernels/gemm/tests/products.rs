@@ -29,7 +29,7 @@ const DIRECT: LinearAlgorithm = LinearAlgorithm::Direct(Orders { input: Order::R
 fn linear_case(isa: Isa, dtype: DType, [m, n, k]: [usize; 3], images: usize, bits: usize) {
     let what = format!("linear {m} {n} {k} {images} {bits} {dtype:?} {isa:?}");
     let mut noise = Noise((m * 7919 + n * 31 + k) as u64);
-    let (x, w) = (noise.numbers(m * k), noise.numbers(n * k));
+    let (x, w) = (noise.stored(dtype, m * k), noise.stored(dtype, n * k));
     let finish = Finish::new(bits, images, m, n, &mut noise);
     let x_store = Store::new(dtype, &x);
     let out_dtype = if bits & 128 != 0 { DType::F32 } else { dtype };
@@ -68,6 +68,33 @@ fn linear_layers_of_odd_shapes() {
             linear_case(isa, dtype, shape, 1, 0xf5);
         }
     });
+}
+
+/// Root mean square, relative.
+fn error(got: &[f32], want: &[Exact]) -> f64 {
+    let squares = |f: &dyn Fn(usize) -> f64| (0..want.len()).map(|i| f(i).powi(2)).sum::<f64>();
+    (squares(&|i| f64::from(got[i]) - want[i].sum) / squares(&|i| want[i].sum)).sqrt()
+}
+
+/// Products of thirds are nearer to exact ones than those of single precision; without the low thirds they would not be.
+#[test]
+fn single_precision_in_thirds_is_no_less_exact() {
+    let (pool, [m, n, k]) = (ThreadPool::new(2), [33, 48, 1291]);
+    let mut noise = Noise(41);
+    let (x, w) = (noise.stored(DType::F32, m * k), noise.stored(DType::F32, n * k));
+    let want = product([m, n, k], |i, k_| x[i * k + k_], |k_, j| w[j * k + k_]);
+    let run = |isa: Isa| {
+        let weight = PackedMatrix::linear(&pool, isa, DType::F32, &w, [n, k]).unwrap();
+        let mut out = vec![f32::NAN; m * n];
+        let (x, to) = (Data::F32(&x), DataMut::F32(&mut out));
+        linear(&pool, isa, DIRECT, x, m, &weight, &Epilogue::default(), to, &mut []).unwrap();
+        error(&out, &want)
+    };
+    for isa in Isa::supported().filter(|&isa| in_thirds(isa, DType::F32)) {
+        let [thirds, single] = [isa, Isa::Avx512].map(run);
+        println!("{thirds:.2e} in thirds, {single:.2e} in single precision");
+        assert!(thirds <= single, "{thirds:.2e} in thirds, {single:.2e} in single precision");
+    }
 }
 
 #[test]
@@ -157,7 +184,7 @@ fn gradients_of_linear_layers() {
         {
             let what = format!("gradients {m} {n} {k} {dtype:?} {isa:?}");
             let mut noise = Noise(9);
-            let (x, w, dy) = (noise.numbers(m * k), noise.numbers(n * k), noise.numbers(m * n));
+            let [x, w, dy] = [m * k, n * k, m * n].map(|count| noise.stored(dtype, count));
             let (xs, dys) = (Store::new(dtype, &x), Store::new(dtype, &dy));
             let got = on_any_threads(&what, |pool| {
                 let weight = PackedMatrix::linear_input_gradient(pool, isa, dtype, &w, [n, k]).unwrap();
@@ -194,7 +221,7 @@ fn repacking_replaces_the_weight() {
     let pool = ThreadPool::new(2);
     let (n, k) = (70, 9);
     let mut noise = Noise(1);
-    let (first, second) = (noise.numbers(n * k), noise.numbers(n * k));
+    let [first, second] = [(); 2].map(|()| noise.stored(DType::F32, n * k));
     for isa in Isa::supported() {
         let mut weight = PackedMatrix::linear(&pool, isa, DType::F32, &first, [n, k]).unwrap();
         weight.repack(&pool, &second).unwrap();
@@ -399,7 +426,7 @@ fn gated_layers() {
         ] {
             let what = format!("gated {m}x{inputs}x{outputs}, {dtype:?} {isa:?} {int8} {plus}");
             let mut noise = Noise(7);
-            let (x, w) = (noise.numbers(m * inputs), noise.numbers(inputs * outputs));
+            let (x, w) = (noise.stored(dtype, m * inputs), noise.stored(dtype, inputs * outputs));
             let (bias, residual) = (noise.numbers(outputs), noise.numbers(m * outputs / 2));
             let (x_store, residual) = (Store::new(dtype, &x), Store::new(dtype, &residual));
             let epilogue = Epilogue {

@@ -129,6 +129,7 @@ pub fn winograd_pays(
     match (g.out_height() * g.out_width(), computed) {
         _ if !slides(g) || !wide || !repaid => None,
         _ if super::on_tiles(isa, computed) => pays_on_tiles(g, kept).then_some(Tiling::Wide),
+        (..256, _) if super::in_thirds(isa, computed) => None,
         (16..1024, _) if !kept => Some(Tiling::Small),
         (1024.., DType::F32) => Some(Tiling::Large),
         (1024.., _) if rough => Some(Tiling::Large),
