@@ -84,12 +84,13 @@ impl Tiling {
         down * across
     }
 
-    /// Tiles of a task.
+    /// Tiles of a task: the more, the seldomer the weight comes from the third-level cache, while the products of all points stay in
+    /// the second.
     const fn block(self) -> usize {
         match self {
-            Tiling::Small => 8 * ROWS,
-            Tiling::Wide => 6 * ROWS,
-            Tiling::Large => 4 * ROWS,
+            Tiling::Small => 16 * ROWS,
+            Tiling::Wide => 12 * ROWS,
+            Tiling::Large => 8 * ROWS,
         }
     }
 }
@@ -101,6 +102,10 @@ const MOST_OUT: usize = Tiling::Large.out()[0];
 /// Bytes of transformed input that are worked on at a time. Tests take less, so that small images are divided too; it
 /// changes no bit.
 const CHUNK_BYTES: usize = if cfg!(test) { 64 << 10 } else { 6 << 20 };
+/// Columns for which a task reads the transformed input of its tiles, which comes from the third-level cache, once.
+const GROUP_COLUMNS: usize = 64;
+/// Tasks that keep a few threads evenly busy.
+const ENOUGH_TASKS: usize = 8;
 /// Tiles that a task transforms.
 const TRANSFORMED: usize = 8;
 
@@ -294,83 +299,84 @@ pub(super) unsafe fn conv2d(
             }
         });
         let (blocks, panels) = (count.div_ceil(block), weight.layout(0).panels());
-        // Both threads work on the same panel, so that the weights come from memory once.
-        pool.run(blocks * panels, |index, _| {
-            let (block, panel) = (index % blocks, index / blocks);
+        // All threads work on the same panels, so that the weights come from memory once.
+        let group = (GROUP_COLUMNS / weight.layout(0).panel).min(panels * blocks / ENOUGH_TASKS).max(1);
+        pool.run(blocks * panels.div_ceil(group), |index, _| {
+            let (block, panel) = (index % blocks, index / blocks * group);
+            let panels = panel..panels.min(panel + group);
             // SAFETY: the caller's promise; tasks write disjoint pixels or columns.
-            unsafe { products(weight, &transformed, block, panel, first, &places, finish) };
+            unsafe { products(weight, &transformed, block, panels, first, &places, finish) };
         });
     }
     Ok(())
 }
 
-/// The products of a block of tiles with a panel, one for each point, and back to pixels.
+/// The products of a block of tiles with some panels, one for each point and panel, and back to pixels.
 unsafe fn products(
     weight: &PackedMatrix,
     transformed: &Transformed,
     block: usize,
-    panel: usize,
+    panels: Range<usize>,
     first: usize,
     places: &Tiles,
     finish: &Finish,
 ) {
     let (kernels, layout, steps) = (weight.kernels, weight.layout(0), weight.steps());
-    let (width, count) = (layout.width(panel), transformed.len(block));
-    let base = weight.panels(0).wrapping_add(layout.start(panel) * STEP);
-    let point = apart(count.next_multiple_of(ROWS) * width * size_of::<f32>()) / size_of::<f32>();
+    let count = transformed.len(block);
+    let start = |panel: usize| weight.panels(0).wrapping_add(layout.start(panel) * STEP);
+    let point = apart(count.next_multiple_of(ROWS) * layout.panel * size_of::<f32>()) / size_of::<f32>();
     let (points, pixels) = (places.tiling.points(), ROWS * places.tiling.pixels());
-    with_scratch(points * point + pixels * width, |memory: &mut [f32]| {
-        let (sums, pixels) = memory.split_at_mut(points * point);
+    with_scratch(panels.len() * points * point + pixels * layout.panel, |memory: &mut [f32]| {
+        let (sums, pixels) = memory.split_at_mut(panels.len() * points * point);
         for p in 0..points {
             let rows = transformed.start(block).wrapping_add(p * transformed.point(block));
-            let panel_bytes = steps * width * STEP;
-            // Of the next point.
-            let (next_rows, next_panel) = match p + 1 < points {
-                true => (ROWS * transformed.row, panel_bytes),
-                false => (0, 0),
-            };
-            for at in (0..count).step_by(ROWS) {
-                let n = ROWS.min(count - at);
-                let row = |r: usize| rows.wrapping_add((at + r.min(n - 1)) * transformed.row).cast_const();
-                let tile = Tile {
-                    rows: &[0, 1, 2, 3, 4, 5].map(row),
-                    segments: 1,
-                    steps,
-                    offset: 0,
-                    row_step: STEP,
-                    panel: base.wrapping_add(p * steps * width * STEP),
-                    panel_step: width * STEP,
-                    panel_segment: 0,
-                    panel_offsets: std::ptr::null(),
-                    carry: false,
-                    sums: sums[p * point + at * width..].as_mut_ptr(),
-                    sums_stride: width,
-                    adds: [Add::NONE; 2],
-                    kept: true,
-                    next: [
-                        Lines::part(
-                            rows.wrapping_add(transformed.point(block) + at * transformed.row),
-                            next_rows,
-                            0,
-                            1,
-                        ),
-                        Lines::part(
-                            base.wrapping_add((p + 1) * panel_bytes),
-                            next_panel,
-                            at / ROWS,
-                            count.div_ceil(ROWS),
-                        ),
-                    ],
-                };
-                // SAFETY: the caller's promise; the sums have `ROWS` rows for every tile of the kernel.
-                unsafe { kernels.run(n, width, &tile) };
+            for (panel, sums) in panels.clone().zip(sums.chunks_exact_mut(points * point)) {
+                let width = layout.width(panel);
+                let bytes = |panel: usize| steps * layout.width(panel) * STEP;
+                // What comes after this panel at this point: the next panel, or the next point.
+                let last = panel + 1 == panels.end;
+                let (upcoming, at_point) = if last { (panels.start, p + 1) } else { (panel + 1, p) };
+                let more = at_point < points;
+                let next_rows = if last && more { ROWS * transformed.row } else { 0 };
+                let next_bytes = if more { bytes(upcoming) } else { 0 };
+                let next_panel = start(upcoming).wrapping_add(at_point * bytes(upcoming));
+                for at in (0..count).step_by(ROWS) {
+                    let n = ROWS.min(count - at);
+                    let row =
+                        |r: usize| rows.wrapping_add((at + r.min(n - 1)) * transformed.row).cast_const();
+                    let next = rows.wrapping_add(transformed.point(block) + at * transformed.row);
+                    let tile = Tile {
+                        rows: &[0, 1, 2, 3, 4, 5].map(row),
+                        segments: 1,
+                        steps,
+                        offset: 0,
+                        row_step: STEP,
+                        panel: start(panel).wrapping_add(p * bytes(panel)),
+                        panel_step: width * STEP,
+                        panel_segment: 0,
+                        panel_offsets: std::ptr::null(),
+                        carry: false,
+                        sums: sums[p * point + at * width..].as_mut_ptr(),
+                        sums_stride: width,
+                        adds: [Add::NONE; 2],
+                        kept: true,
+                        next: [
+                            Lines::part(next, next_rows, 0, 1),
+                            Lines::part(next_panel, next_bytes, at / ROWS, count.div_ceil(ROWS)),
+                        ],
+                    };
+                    // SAFETY: the caller's promise; the sums have `ROWS` rows for every tile of the kernel.
+                    unsafe { kernels.run(n, width, &tile) };
+                }
             }
         }
         let tiles = first + block * transformed.block;
-        let (column, columns) = (panel * layout.panel, layout.valid(panel));
-        let made = Made { sums, point, width, column, columns };
-        // SAFETY: the caller's promise; all points of all tiles were made.
-        unsafe { made.write(kernels, places, tiles..tiles + count, finish, pixels) };
+        for (panel, sums) in panels.zip(sums.chunks_exact(points * point)) {
+            let (width, column, columns) = (layout.width(panel), panel * layout.panel, layout.valid(panel));
+            let made = Made { sums, point, width, column, columns };
+            // SAFETY: the caller's promise; all points of all tiles were made.
+            unsafe { made.write(kernels, places, tiles..tiles + count, finish, pixels) };
+        }
     });
 }
 
