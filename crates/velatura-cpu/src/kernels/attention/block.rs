@@ -3,18 +3,14 @@
 use super::finish::{Accumulate, Powers, Rescale, Scale, Scores, Weights, weight};
 use super::forward::Job;
 use super::product::{Finish, Left, Product, Right, multiply, multiply_scores};
-use super::vector::{EXP2_HIGHEST, Vector};
+use super::vector::Vector;
 use super::{AttentionShape, Mask};
-use crate::kernels::fetch;
 
 /// The sum of a block's weights from which on they are made anew, relative to a greater score: far from what overflows.
 pub(super) const GREATEST_SUM: f32 = (1u64 << 40) as f32;
 
 /// The same for the first block, where a sum may be too little.
 pub(super) const LEAST_SUM: f32 = 1.0 / GREATEST_SUM;
-
-/// Sums of a run that are brought into the first-level cache beforehand; more would push out what is read meanwhile.
-const FETCHED: usize = 4096;
 
 /// Hides keys from the scores of one block: `scores[key][lane]`, already scaled and in units of log2.
 pub(super) fn apply_mask(
@@ -125,11 +121,6 @@ impl Block<'_> {
 pub(super) unsafe fn block<P: Product, const N: usize>(mut b: Block<'_>) {
     // SAFETY: the contract of this function.
     unsafe {
-        // Meanwhile what is added to later comes from the second-level cache.
-        let out = b.job.shape.head_dim * N * P::V::LANES;
-        if out <= FETCHED {
-            fetch(b.out.cast(), out * size_of::<f32>());
-        }
         if b.is_masked() || !against_known::<P, N>(&b) {
             against_greatest::<P, N>(&mut b);
         }
@@ -171,14 +162,8 @@ unsafe fn against_known<P: Product, const N: usize>(b: &Block<'_>) -> bool {
                 *total = P::V::load(b.totals.add(j * lanes));
             }
         } else {
-            let greatest = [P::V::splat(0.0); N];
-            let mut weights = Weights { to: b.weights, scale, offset, total, greatest };
+            let mut weights = Weights { to: b.weights, scale, offset, total };
             b.score::<P, N>(&mut weights);
-            for greatest in &weights.greatest {
-                if !greatest.all_below(EXP2_HIGHEST) {
-                    return false;
-                }
-            }
             total = weights.total;
         }
         for total in &total {

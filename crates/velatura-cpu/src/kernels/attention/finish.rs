@@ -44,8 +44,6 @@ pub(super) struct Weights<V, const N: usize> {
     pub(super) scale: Scale<V, N>,
     pub(super) offset: [V; N],
     pub(super) total: [V; N],
-    /// The greatest exponents, where [`Vector::exp2`] does not bear all.
-    pub(super) greatest: [V; N],
 }
 
 impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
@@ -56,9 +54,6 @@ impl<P: Product, const N: usize> Finish<P, N> for Weights<P::V, N> {
             // SAFETY: the contract of this module.
             unsafe {
                 let exponent = values[i][j].fma(self.scale.of::<P>(j), self.offset[j]);
-                if !P::V::SATURATES {
-                    self.greatest[j] = exponent.max(self.greatest[j]);
-                }
                 let one = weight::<P>(exponent);
                 self.total[j] = self.total[j].add(one);
                 one.store(self.to.cast::<f32>().add(((first + i) * N + j) * P::V::LANES));

@@ -14,9 +14,9 @@ use super::vector::{Plain, Vector};
 use super::{
     AttentionShape, Kernel, Mask, Rows, bytes, compute_dtype, dispatch, reads_tiles, scores_are_of_bytes,
 };
-use crate::kernels::Order;
 use crate::kernels::elementwise::dispatch::{Out, Shared, with_scratch};
 use crate::kernels::transpose::transpose;
+use crate::kernels::{Order, fetch};
 use crate::{DataMut, Isa, ThreadPool};
 
 /// Queries of a task, enough to make packing the keys and values for each task cheap, and more while their sums stay in the
@@ -31,6 +31,9 @@ const UNITS: usize = 64;
 
 /// The most keys of a block.
 const MOST_KEYS: usize = 2 * UNITS;
+
+/// Sums of a run that are brought into the first-level cache beforehand; more would push out what is read meanwhile.
+const FETCHED: usize = 4096;
 
 /// Blocks whose keys and values are packed at a time. Each run of queries meets all of them while its sums are in the
 /// first-level cache; keys and values come from the second, only to be read.
@@ -211,6 +214,11 @@ unsafe fn task<P: Product>(job: &Job<'_>, head: usize, [first, end]: [usize; 2],
         for_runs!(P, vectors, N, run => {
             let start = run * lanes;
             let count = (N * lanes).min(queries - start);
+            // While the first scores are made what is added to later comes from the second-level cache.
+            let sums = d * N * lanes;
+            if sums <= FETCHED {
+                fetch(out[d * start..].as_ptr().cast(), sums * size_of::<f32>());
+            }
             for first_k in blocks.clone().step_by(block_keys) {
                 let keys = block_keys.min(blocks.end - first_k);
                 let before = first_k - blocks.start;

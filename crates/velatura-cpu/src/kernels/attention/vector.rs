@@ -15,13 +15,11 @@ const EXP2_UNIT: [f32; 4] = [9.999_252e-1, 6.958_335_4e-1, 2.260_671_6e-1, 7.802
 /// Below it the result is zero; keeps the exponent arithmetic in range.
 const EXP2_LOWEST: f32 = -127.0;
 
-/// From it on the result is infinite, or, where that is not in the vector's nature, anything.
-pub(super) const EXP2_HIGHEST: f32 = 128.0;
+/// From it on the result is infinite.
+const EXP2_HIGHEST: f32 = 128.0;
 
 pub(super) trait Vector: Copy {
     const LANES: usize;
-    /// Whether [`Vector::exp2`] is infinite from [`EXP2_HIGHEST`] on.
-    const SATURATES: bool = false;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -32,22 +30,26 @@ pub(super) trait Vector: Copy {
     unsafe fn fma(self, b: Self, c: Self) -> Self;
     /// The greater; `b` where either is NaN.
     unsafe fn max(self, b: Self) -> Self;
+    /// The less; `b` where either is NaN.
+    unsafe fn min(self, b: Self) -> Self;
     /// Whether every lane is below it; a NaN is not.
     unsafe fn all_below(self, limit: f32) -> bool;
-    /// The nearest integer.
-    unsafe fn round(self) -> Self;
-    /// `self * 2^n` for integers `n` from -127 to 127, with 2^-127 taken as zero.
-    unsafe fn scale_by_power(self, n: Self) -> Self;
+    /// 2^self, infinite from 128 on, and perhaps a little before; zero, or nearly, from -127 down; passes NaN on. If not `FINE`, for what is rounded to bf16.
+    unsafe fn exp2<const FINE: bool>(self) -> Self;
+}
 
-    /// 2^self below [`EXP2_HIGHEST`]; zero, or nearly, from -127 down; passes NaN on. If not `FINE`, for what is rounded to bf16.
-    #[inline(always)]
-    unsafe fn exp2<const FINE: bool>(self) -> Self {
-        // SAFETY: the contract of this trait.
-        unsafe {
-            let x = Self::splat(EXP2_LOWEST).max(self);
-            let n = x.round();
-            polynomial(&EXP2_FINE, x.sub(n)).scale_by_power(n)
-        }
+/// Adding it rounds to the nearest integer, which is then, as the exponent of a single-precision number, in the low bits of the sum.
+const TO_EXPONENT: f32 = 12_582_912.0 + 127.0;
+
+/// 2^x as a product: of a number near one and of that whose bits are those of the second result, 23 places further left.
+#[inline(always)]
+unsafe fn exp2_factors<V: Vector>(x: V) -> (V, V) {
+    // SAFETY: the contract of the trait.
+    unsafe {
+        let x = V::splat(EXP2_HIGHEST).min(V::splat(EXP2_LOWEST).max(x));
+        let exponent = x.add(V::splat(TO_EXPONENT));
+        let whole = exponent.sub(V::splat(TO_EXPONENT));
+        (polynomial(&EXP2_FINE, x.sub(whole)), exponent)
     }
 }
 
@@ -120,19 +122,18 @@ impl Vector for Plain {
         lanes!(i => if self.0[i] > b.0[i] { self.0[i] } else { b.0[i] })
     }
     #[inline(always)]
+    unsafe fn min(self, b: Self) -> Self {
+        lanes!(i => if self.0[i] < b.0[i] { self.0[i] } else { b.0[i] })
+    }
+    #[inline(always)]
     unsafe fn all_below(self, limit: f32) -> bool {
         self.0.iter().all(|&x| x < limit)
     }
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        const ROUND: f32 = 12_582_912.0;
-        lanes!(i => (self.0[i] + ROUND) - ROUND)
-    }
-    #[inline(always)]
-    unsafe fn scale_by_power(self, n: Self) -> Self {
-        const ROUND: f32 = 12_582_912.0;
-        // The integer is in the low bits of the sum.
-        lanes!(i => self.0[i] * f32::from_bits((n.0[i] + (ROUND + 127.0)).to_bits().wrapping_shl(23)))
+    unsafe fn exp2<const FINE: bool>(self) -> Self {
+        // SAFETY: the contract of this trait.
+        let (x, exponent) = unsafe { exp2_factors(self) };
+        lanes!(i => x.0[i] * f32::from_bits(exponent.0[i].to_bits() << 23))
     }
 }
 
@@ -140,7 +141,7 @@ impl Vector for Plain {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{EXP2_FINE, EXP2_UNIT, Vector, polynomial};
+    use super::{EXP2_FINE, EXP2_UNIT, Vector, exp2_factors, polynomial};
 
     // SAFETY (of every block below): the contract of the trait, which names the instruction set and the
     // pointers.
@@ -180,18 +181,19 @@ mod x86 {
             unsafe { _mm256_max_ps(self, b) }
         }
         #[inline(always)]
+        unsafe fn min(self, b: Self) -> Self {
+            unsafe { _mm256_min_ps(self, b) }
+        }
+        #[inline(always)]
         unsafe fn all_below(self, limit: f32) -> bool {
             unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(self, _mm256_set1_ps(limit))) == 0xff }
         }
         #[inline(always)]
-        unsafe fn round(self) -> Self {
-            unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
-        }
-        #[inline(always)]
-        unsafe fn scale_by_power(self, n: Self) -> Self {
+        unsafe fn exp2<const FINE: bool>(self) -> Self {
             unsafe {
-                let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
-                _mm256_mul_ps(self, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+                let (x, exponent) = exp2_factors(self);
+                let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(exponent));
+                _mm256_mul_ps(x, _mm256_castsi256_ps(power))
             }
         }
     }
@@ -199,7 +201,6 @@ mod x86 {
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Vector for __m512 {
         const LANES: usize = 16;
-        const SATURATES: bool = true;
         #[inline(always)]
         unsafe fn splat(x: f32) -> Self {
             unsafe { _mm512_set1_ps(x) }
@@ -233,12 +234,12 @@ mod x86 {
             unsafe { _mm512_max_ps(self, b) }
         }
         #[inline(always)]
-        unsafe fn all_below(self, limit: f32) -> bool {
-            unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_set1_ps(limit)) == 0xffff }
+        unsafe fn min(self, b: Self) -> Self {
+            unsafe { _mm512_min_ps(self, b) }
         }
         #[inline(always)]
-        unsafe fn round(self) -> Self {
-            unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self) }
+        unsafe fn all_below(self, limit: f32) -> bool {
+            unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self, _mm512_set1_ps(limit)) == 0xffff }
         }
         /// Two instructions do what takes eight elsewhere: the distance from a whole number, and the scaling by a power of it,
         /// zero or infinite where that is out of range.
@@ -252,10 +253,6 @@ mod x86 {
                 let f = _mm512_reduce_ps::<{ _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC }>(self);
                 _mm512_scalef_ps(polynomial(&EXP2_UNIT, f), self)
             }
-        }
-        #[inline(always)]
-        unsafe fn scale_by_power(self, n: Self) -> Self {
-            unsafe { _mm512_scalef_ps(self, n) }
         }
     }
 }

@@ -60,10 +60,10 @@ impl Finish {
         alike && self.activation.is_none() && self.gate.is_none() && self.per_image.data.is_null()
     }
 
-    /// Whether a gate is all there is beside a bias, and brain floating-point numbers are stored.
+    /// Whether a gate is all there is beside a bias.
     fn is_plain_gate(&self) -> bool {
         let alone = self.residual.data.is_null() && self.per_image.data.is_null();
-        alone && self.out.bf16 && !self.bias.is_null()
+        alone && !self.bias.is_null()
     }
 
     /// Brings the lines of the output, which lies row after row, and the residual that the end of a tile will touch into the
@@ -277,7 +277,11 @@ unsafe fn gated_pairs<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>, gate: Act
             for (r, &row) in rows.iter().enumerate() {
                 let value = L::load(from.wrapping_add(r * sums.width)).add(bias[0]);
                 let gated = L::zero().multiply_add(value, L::load(gates.as_ptr().wrapping_add(r * width)));
-                gated.store_bf16(f.out.data.cast::<u16>().wrapping_add(f.place(row, column)));
+                let at = f.place(row, column);
+                match f.out.bf16 {
+                    true => gated.store_bf16(f.out.data.cast::<u16>().wrapping_add(at)),
+                    false => gated.store(f.out.data.cast::<f32>().wrapping_add(at)),
+                }
             }
             from = from.wrapping_add(rows.len() * sums.width);
         }

@@ -42,6 +42,9 @@ const ENOUGH_TASKS: usize = 8;
 /// The least groups of panels of a task that repay the sums of its rows.
 const LEAST_GROUPS: usize = 4;
 
+/// Elements of the largest weight that a few hundred rows repay: 32 MB.
+const MOST_WEIGHTS: usize = 8 << 20;
+
 /// The levels by which a linear layer of `tokens` rows for each image is faster, if by any: enough rows to repay the sums of the
 /// weight, and a depth that repays adding up the products. `computed` is the type of the products
 /// ([`compute_dtype`](super::compute_dtype)); the rounded sums of brain floating-point numbers have to gain more, and of two
@@ -59,7 +62,9 @@ pub fn strassen_pays(
         DType::Bf16 => (1024 * 1024, outputs >= 640),
         _ => (256 * 1024, inputs.max(outputs) >= 640),
     };
-    let once = divides(2, 4) && wide && inputs >= 320 && tokens * inputs >= least;
+    // For few rows the sums of a weight that has to come from memory cost what the products gain.
+    let near = tokens >= 512 || inputs * outputs <= MOST_WEIGHTS;
+    let once = divides(2, 4) && wide && near && inputs >= 320 && tokens * inputs >= least;
     let large = tokens >= 1024 && inputs.min(outputs) >= 1280;
     let twice = once && large && divides(4, 8) && rough && computed == DType::Bf16;
     if twice { Some(Levels::Two) } else { once.then_some(Levels::One) }
