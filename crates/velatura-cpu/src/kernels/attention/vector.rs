@@ -34,7 +34,8 @@ pub(super) trait Vector: Copy {
     unsafe fn min(self, b: Self) -> Self;
     /// Whether every lane is below it; a NaN is not.
     unsafe fn all_below(self, limit: f32) -> bool;
-    /// 2^self, infinite from 128 on, and perhaps a little before; zero, or nearly, from -127 down; passes NaN on. If not `FINE`, for what is rounded to bf16.
+    /// 2^self, infinite from 128 on, and perhaps a little before; zero, or nearly, from -127 down; passes NaN on. If not `FINE`,
+    /// for what is rounded to bf16.
     unsafe fn exp2<const FINE: bool>(self) -> Self;
 }
 

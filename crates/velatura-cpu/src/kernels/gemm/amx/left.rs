@@ -4,14 +4,15 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::super::driver::Product;
-use super::super::thirds::HIGH;
+use super::super::thirds::{HIGH, PARTS};
 use super::super::tile::{ROWS, STEP};
 use super::PAIR;
 use super::plan::Plan;
 use crate::kernels::amx::{ROW, SIDE};
 
 /// Copies some slots of a pair of tiles of rows: for each slot 16 steps of each row, or 32 numbers in thirds, and of those behind
-/// them that other segments read. Steps that are missing are zeros; rows that are missing are left as they are, for their sums are not used.
+/// them that other segments read. Steps that are missing are zeros; rows that are missing are left as they are, for their sums are
+/// not used.
 ///
 /// # Safety
 /// The pointers (laid out as in [`RowBlock`](super::super::driver::RowBlock)) are to all steps of each segment; `to` has room
@@ -48,11 +49,12 @@ pub(super) unsafe fn copy(
             let (from, to) = (&from[..count], to.wrapping_add(some * ROW));
             // SAFETY: the caller's promise.
             unsafe {
-                match plan.planes {
-                    1 => from.iter().enumerate().for_each(|(row, &from)| {
-                        steps(from, whole, over, to.wrapping_add(row * ROW), plan.slot());
-                    }),
-                    _ => in_thirds(from, whole, over, to, plan.slot(), plan.plane()),
+                if plan.planes == PARTS {
+                    in_thirds(from, whole, over, to, plan.slot(), plan.plane());
+                    continue;
+                }
+                for (row, &from) in from.iter().enumerate() {
+                    steps(from, whole, over, to.wrapping_add(row * ROW), plan.slot());
                 }
             }
         }
@@ -126,7 +128,7 @@ fn first(count: usize) -> u16 {
 #[target_feature(enable = "avx512f,avx512bw")]
 unsafe fn split([mut x, mut y]: [__m512; 2], to: *mut u8, plane: usize) {
     let mask = _mm512_set1_epi32(HIGH as i32);
-    for part in 0..3 {
+    for part in 0..PARTS {
         let [x_bits, y_bits] = [_mm512_castps_si512(x), _mm512_castps_si512(y)];
         // The bits of the mask from `y`, the others from `x`.
         let pairs = _mm512_ternarylogic_epi32::<0xca>(mask, y_bits, _mm512_srli_epi32::<16>(x_bits));
