@@ -106,14 +106,14 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     unsafe {
         if f.is_plain() && sums.columns.is_multiple_of(L::WIDTH) {
             match (f.out.bf16, f.bias.is_null(), f.residual.data.is_null()) {
-                (true, false, false) => plain::<L, true, true>(f, sums),
-                (true, false, true) => plain::<L, true, false>(f, sums),
-                (true, true, false) => plain::<L, false, true>(f, sums),
-                (true, true, true) => plain::<L, false, false>(f, sums),
-                (false, false, false) => plain_singles::<L, true, true>(f, sums),
-                (false, false, true) => plain_singles::<L, true, false>(f, sums),
-                (false, true, false) => plain_singles::<L, false, true>(f, sums),
-                (false, true, true) => plain_singles::<L, false, false>(f, sums),
+                (true, false, false) => plain::<L, true, true, true>(f, sums),
+                (true, false, true) => plain::<L, true, true, false>(f, sums),
+                (true, true, false) => plain::<L, true, false, true>(f, sums),
+                (true, true, true) => plain::<L, true, false, false>(f, sums),
+                (false, false, false) => plain::<L, false, true, true>(f, sums),
+                (false, false, true) => plain::<L, false, true, false>(f, sums),
+                (false, true, false) => plain::<L, false, false, true>(f, sums),
+                (false, true, true) => plain::<L, false, false, false>(f, sums),
             }
         } else if let Some(gate) = f.gate {
             let together = MOST_GATES / (sums.columns / 2).max(1);
@@ -142,57 +142,36 @@ unsafe fn finish<L: Lanes>(isa: Isa, f: &Finish, sums: &Sums<'_>) {
     }
 }
 
-/// As [`finish`], where it [is plain](Finish::is_plain) and all vectors are whole: no question is asked for each.
+/// As [`finish`], where it [is plain](Finish::is_plain) and all vectors are whole: no question is asked for each. What is stored are
+/// `HALVES`, brain floating-point numbers, or else single-precision ones.
 #[inline(always)]
-unsafe fn plain<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
+unsafe fn plain<L: Lanes, const HALVES: bool, const BIAS: bool, const RESIDUAL: bool>(
+    f: &Finish,
+    sums: &Sums<'_>,
+) {
+    let size = if HALVES { 2 } else { 4 };
     // SAFETY: the contract of `finish`.
     unsafe {
-        let (out, residual) = (f.out.data.cast::<u16>(), f.residual.data.cast::<u16>().cast_const());
         let bias = f.bias.wrapping_add(sums.column);
         for (r, &row) in sums.rows.iter().enumerate() {
             let x = sums.data.wrapping_add(r * sums.width);
-            let out = out.wrapping_add(f.place(row, sums.column));
-            let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
+            let out = f.out.data.wrapping_add(f.place(row, sums.column) * size);
+            let residual = f.residual.data.wrapping_add((row * f.residual.stride + sums.column) * size);
             let mut at = 0;
-            // Two vectors become one.
             while at < sums.columns {
-                let first = with_inputs::<L, BIAS, RESIDUAL>(x, bias, residual, at);
-                let out = out.wrapping_add(at);
+                let first = with_inputs::<L, HALVES, BIAS, RESIDUAL>(x, bias, residual, at);
+                let out = out.wrapping_add(at * size);
                 at += L::WIDTH;
-                if at < sums.columns {
-                    let second = with_inputs::<L, BIAS, RESIDUAL>(x, bias, residual, at);
-                    L::store_both_bf16([first, second], out);
+                if !HALVES {
+                    first.store(out.cast());
+                } else if at < sums.columns {
+                    // Two vectors become one.
+                    let second = with_inputs::<L, HALVES, BIAS, RESIDUAL>(x, bias, residual, at);
+                    L::store_both_bf16([first, second], out.cast());
                     at += L::WIDTH;
                 } else {
-                    first.store_bf16(out);
+                    first.store_bf16(out.cast());
                 }
-            }
-        }
-    }
-}
-
-/// As [`plain`], in single precision.
-#[inline(always)]
-unsafe fn plain_singles<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Finish, sums: &Sums<'_>) {
-    // SAFETY: the contract of `finish`.
-    unsafe {
-        let (out, residual) = (f.out.data.cast::<f32>(), f.residual.data.cast::<f32>().cast_const());
-        let bias = f.bias.wrapping_add(sums.column);
-        for (r, &row) in sums.rows.iter().enumerate() {
-            let x = sums.data.wrapping_add(r * sums.width);
-            let out = out.wrapping_add(f.place(row, sums.column));
-            let residual = residual.wrapping_add(row * f.residual.stride + sums.column);
-            let mut at = 0;
-            while at < sums.columns {
-                let mut x = L::load(x.wrapping_add(at));
-                if BIAS {
-                    x = x.add(L::load(bias.wrapping_add(at)));
-                }
-                if RESIDUAL {
-                    x = x.add(L::load(residual.wrapping_add(at)));
-                }
-                x.store(out.wrapping_add(at));
-                at += L::WIDTH;
             }
         }
     }
@@ -200,10 +179,10 @@ unsafe fn plain_singles<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(f: &Fi
 
 /// A vector of sums, from column `at` of all three on, with what [`plain`] adds.
 #[inline(always)]
-unsafe fn with_inputs<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(
+unsafe fn with_inputs<L: Lanes, const HALVES: bool, const BIAS: bool, const RESIDUAL: bool>(
     sums: *const f32,
     bias: *const f32,
-    residual: *const u16,
+    residual: *const u8,
     at: usize,
 ) -> L {
     // SAFETY: the contract of `finish`.
@@ -213,7 +192,10 @@ unsafe fn with_inputs<L: Lanes, const BIAS: bool, const RESIDUAL: bool>(
             x = x.add(L::load(bias.wrapping_add(at)));
         }
         if RESIDUAL {
-            x = x.add(L::load_bf16(residual.wrapping_add(at)));
+            x = x.add(match HALVES {
+                true => L::load_bf16(residual.cast::<u16>().wrapping_add(at)),
+                false => L::load(residual.cast::<f32>().wrapping_add(at)),
+            });
         }
         x
     }
