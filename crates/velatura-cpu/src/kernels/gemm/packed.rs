@@ -22,8 +22,8 @@ pub fn on_tiles(isa: Isa, computed: DType) -> bool {
     (isa, computed) == (Isa::Amx, DType::Bf16)
 }
 
-/// Whether linear layers and convolutions as they are written are products of [thirds](super::thirds) on AMX tiles: twice as fast as
-/// those of single precision, and no less exact. `computed` is as for [`on_tiles`].
+/// Whether linear layers and convolutions as they are written are products of thirds in brain floating point on AMX tiles
+/// (`thirds`): faster than those of single precision, and no less exact. `computed` is as for [`on_tiles`].
 pub fn in_thirds(isa: Isa, computed: DType) -> bool {
     (isa, computed) == (Isa::Amx, DType::F32)
 }
