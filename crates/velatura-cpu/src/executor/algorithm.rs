@@ -284,6 +284,9 @@ mod tests {
         expected(8, 256, Bf16, "bf16");
         expected(8, 32, F32, "f32");
         assert_eq!(names(&layer(1, 1024, F32).in_single_precision(), Isa::Avx512), ["f32"]);
+        // Few rows repay the sums of a weight of 26 MB, and not those of one of 52.
+        let pays = |tokens, outputs| gemm::strassen_pays(tokens, 1280, outputs, DType::F32, false).is_some();
+        assert_eq!([(256, 5120), (256, 10240), (1024, 10240)].map(|(m, n)| pays(m, n)), [true, false, true]);
     }
 
     #[test]

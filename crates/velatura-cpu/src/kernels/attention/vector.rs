@@ -257,3 +257,60 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Isa;
+
+    /// The power of a number in every lane, of which the first is returned.
+    #[inline(always)]
+    unsafe fn power<V: Vector>(x: f32) -> f32 {
+        let mut out = [0.0; 16];
+        // SAFETY: no vector has more lanes.
+        unsafe { V::splat(x).exp2::<true>().store(out.as_mut_ptr()) };
+        out[0]
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2(x: f32) -> f32 {
+        // SAFETY: compiled for the instruction set.
+        unsafe { power::<std::arch::x86_64::__m256>(x) }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+    unsafe fn avx512(x: f32) -> f32 {
+        // SAFETY: compiled for the instruction set.
+        unsafe { power::<std::arch::x86_64::__m512>(x) }
+    }
+
+    #[test]
+    fn powers_bear_every_exponent() {
+        for isa in Isa::supported() {
+            let power = |x: f32| match isa {
+                // SAFETY: the processor has it.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 | Isa::Amx => unsafe { avx512(x) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => unsafe { avx2(x) },
+                // SAFETY: every processor has it.
+                _ => unsafe { power::<Plain>(x) },
+            };
+            for i in -1250..=1270 {
+                let x = i as f32 / 10.0;
+                let (got, want) = (f64::from(power(x)), f64::from(x).exp2());
+                assert!((got / want - 1.0).abs() < 4e-7, "{isa:?}: 2^{x} is {got}, not {want}");
+            }
+            for x in [128.0, 200.0, 1e30, f32::INFINITY] {
+                assert_eq!(power(x), f32::INFINITY, "{isa:?}: 2^{x}");
+            }
+            for x in [-128.0, -200.0, -1e30, f32::NEG_INFINITY] {
+                assert!((0.0..=f32::MIN_POSITIVE).contains(&power(x)), "{isa:?}: 2^{x} is {}", power(x));
+            }
+            assert!(power(f32::NAN).is_nan(), "{isa:?}");
+        }
+    }
+}

@@ -4,7 +4,8 @@
 //! filter tap has its own pointer. A linear layer is one tap; a convolution names its pixels and points at
 //! zeros for its padding; the gradient of its input is a convolution with other pointers; weight gradients
 //! step through pixels instead of channels. Weights are packed once ([`PackedMatrix`]). Where the processor multiplies tiles of
-//! 16 by 16, all products run on those (see `amx`) but those of Strassen's algorithm, and of weight gradients by Winograd's.
+//! 16 by 16, all products in bf16 run on those (see `amx`) but those of Strassen's algorithm, and of weight gradients by Winograd's; of
+//! those in single precision linear layers and convolutions as they are written do (see `thirds`).
 //!
 //! Sums are accumulated in single precision, each as one chain in a fixed order, so results depend neither on
 //! the number of threads nor on the batch. Functions that need memory to work in come with another that says

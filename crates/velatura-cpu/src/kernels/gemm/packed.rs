@@ -16,7 +16,7 @@ pub fn compute_dtype(isa: Isa, storage: DType) -> DType {
     if isa.multiplies_bf16() && storage == DType::Bf16 { DType::Bf16 } else { DType::F32 }
 }
 
-/// Whether products as they are written run on AMX tiles. Those of Strassen's algorithm, and of weight gradients by Winograd's, do
+/// Whether products as they are written run on AMX tiles, in brain floating point. Those of Strassen's algorithm, and of weight gradients by Winograd's, do
 /// not, and take several times as long. `computed` is the type of the products ([`compute_dtype`]).
 pub fn on_tiles(isa: Isa, computed: DType) -> bool {
     (isa, computed) == (Isa::Amx, DType::Bf16)

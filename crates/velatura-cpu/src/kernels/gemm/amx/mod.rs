@@ -10,6 +10,9 @@
 //! Where a window slides along the lines of an image, a copied line serves all taps across: each begins a row later. The chain
 //! then takes a chunk's channels tap by tap. How the depth is cut depends on it and on the taps alone, not on rows or columns.
 //!
+//! Numbers [in thirds](super::thirds) load less for each product. There all rows of a task are copied for a chunk, and meet one strip
+//! before the next: both come from the second-level cache.
+//!
 //! Rows that lie [in tiles](crate::kernels::Order::Tiles) are not copied, but taken from where they are. Copied rows also are the end
 //! of all questions: where they come from (pixels of a convolution), how they are aligned, and whether the depth is a multiple of
 //! what a tile holds (there are zeros behind it).

@@ -101,8 +101,11 @@ fn even(slots: usize, most: usize) -> usize {
 
 impl Plan {
     pub fn new(product: &Product<'_>, strips: usize) -> Plan {
-        let planes = if product.kernels.steps == Steps::Thirds { thirds::PARTS } else { 1 };
-        let of_slot = if planes == 1 { SIDE } else { thirds::DEPTH };
+        let thirds = product.kernels.steps == Steps::Thirds;
+        let (planes, of_slot, products) = match thirds {
+            true => (thirds::PARTS, thirds::DEPTH, thirds::PRODUCTS),
+            false => (1, SIDE, 1),
+        };
         let (units, panel_steps) =
             (product.steps.div_ceil(of_slot), product.kernels.panel_steps(product.steps));
         let whole = panel_steps / (SIDE * planes);
@@ -110,7 +113,6 @@ impl Plan {
         let slide = product.slide.filter(|_| whole == units && units > 0);
         let slide = slide.unwrap_or(Slide { taps: 1, backward: false });
         let slots = product.segments / slide.taps * units;
-        let thirds = product.kernels.steps == Steps::Thirds;
         let Division { chunk, rows: most, strips: group } = match thirds {
             true => Division::by_strips(slots, slide.taps),
             false => Division::by_rows(slots, slide.taps, strips),
@@ -118,7 +120,6 @@ impl Plan {
         let blocks = product.rows.div_ceil(most);
         let rows = product.rows.div_ceil(blocks).next_multiple_of(PAIR);
         // Rows are copied for each group of strips, so that there are no more of these than keep the threads busy.
-        let products = if thirds { thirds::PRODUCTS } else { 1 };
         let of_strip = (rows / SIDE * 2 * slots * slide.taps * products).max(1);
         let wanted = ENOUGH_TASKS.div_ceil(product.items * blocks);
         let wanted = wanted.clamp(1, strips.div_ceil(TASK_PRODUCTS.div_ceil(of_strip)));

@@ -82,8 +82,17 @@ impl Task<'_> {
         let pairs = self.pairs();
         let upcoming = slots.end..self.plan.slots.min(slots.end + self.plan.chunk);
         for pair in 0..pairs {
-            // SAFETY: the caller's promise; there is room for a chunk.
-            let left = unsafe { self.left_of(pair, &slots, self.left) };
+            let left = match self.product.tiles {
+                Some(tiles) => {
+                    let pair = (self.first + self.rows(pair).start) / PAIR;
+                    tiles.wrapping_add((pair * self.plan.slots + slots.start) * TILES)
+                }
+                None => {
+                    // SAFETY: the caller's promise; there is room for a chunk.
+                    unsafe { self.copy(pair, slots.clone(), self.left) };
+                    self.left
+                }
+            };
             for number in 0..self.some.len() {
                 if self.plan.ahead {
                     self.fetch(number, upcoming.clone(), pair, pairs);
@@ -96,7 +105,7 @@ impl Task<'_> {
     }
 
     /// A chunk of all strips one after the other, each by all pairs of tiles of rows: these and a strip stay in the second-level
-    /// cache.
+    /// cache. Rows in single precision, which is multiplied so, never lie in tiles.
     ///
     /// # Safety
     /// As for [`Task::run`].
@@ -104,7 +113,7 @@ impl Task<'_> {
         let (pairs, bytes) = (self.pairs(), self.plan.chunk * self.plan.slot());
         for pair in 0..pairs {
             // SAFETY: the caller's promise; there is room for a chunk of each pair.
-            unsafe { self.left_of(pair, &slots, self.left.wrapping_add(pair * bytes)) };
+            unsafe { self.copy(pair, slots.clone(), self.left.wrapping_add(pair * bytes)) };
         }
         for number in 0..self.some.len() {
             // The next strip, where a chunk of it lies together.
@@ -125,19 +134,13 @@ impl Task<'_> {
         }
     }
 
-    /// Rows of a chunk in tiles: where they lie so, or copied to `to`.
+    /// Copies the rows of a chunk.
     ///
     /// # Safety
-    /// As for [`Task::run`]; there is room for a chunk.
-    unsafe fn left_of(&self, pair: usize, slots: &Range<usize>, to: *mut u8) -> *const u8 {
-        let rows = self.rows(pair);
-        if let Some(tiles) = self.product.tiles {
-            let pair = (self.first + rows.start) / PAIR;
-            return tiles.wrapping_add((pair * self.plan.slots + slots.start) * TILES);
-        }
+    /// As for [`Task::run`]; there is room for them.
+    unsafe fn copy(&self, pair: usize, slots: Range<usize>, to: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { left::copy(self.product, self.plan, self.pointers, rows, slots.clone(), to) };
-        to
+        unsafe { left::copy(self.product, self.plan, self.pointers, self.rows(pair), slots, to) };
     }
 
     /// A chunk of a pair of tiles of rows by strip number `number`.

@@ -135,6 +135,8 @@ fn usual_convolutions() {
         case(isa, dtype, down, 0x70);
         // Patches.
         case(isa, dtype, ConvGeometry { padding: [0; 4], ..square(2, [8, 8], [3, 10], 4, 4) }, 0x71);
+        // More taps than numbers of a task that packs.
+        case(isa, dtype, ConvGeometry { padding: [0; 4], ..square(1, [17, 34], [3, 5], 17, 17) }, 0x71);
     });
 }
 
